@@ -1,0 +1,2 @@
+//! The process that is parent of everything.
+pub mod protocol;

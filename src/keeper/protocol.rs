@@ -1,0 +1,147 @@
+//! Every message between keeper, supervisor and logger, both sides, in one file.
+//!
+//! Each travels as one message of a SOCK_SEQPACKET pair (unix(7)), encoded as MessagePack with named fields, so that a
+//! later version can add fields without breaking an older peer. Descriptors travel beside it as SCM_RIGHTS, in the
+//! order each message states. A launch's body can be 2 MB and travels in a sealed memfd (memfd_create(2)), because a
+//! message is limited to about 212 KB.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ExitStatus, Mono, RunId, StartError};
+
+/// The version of all three conversations. A peer of another version is refused with a sentence.
+pub const VERSION: u32 = 1;
+
+/// Supervisor → keeper.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToKeeper {
+    /// The first message.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+    },
+    /// Launch a run. Descriptors: the run's cgroup directory (`O_PATH` is not enough: `O_RDONLY | O_DIRECTORY`), then
+    /// the sealed memfd with the [`LaunchPlan`](crate::kernel::launch::plan::LaunchPlan).
+    Launch {
+        /// Which.
+        run: RunId,
+        /// Where its output goes.
+        logs: LogFiles,
+    },
+    /// The exit record of `run` has been taken over and may be forgotten.
+    Ack {
+        /// Which.
+        run: RunId,
+    },
+    /// Tell all that is known.
+    List,
+    /// Signal the main process of a run. The keeper has not reaped it, so its number is its own.
+    Signal {
+        /// Which.
+        run: RunId,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// For systemd, sd_notify(3)'s text, sent on by the keeper because only the main process is heard.
+    Notify {
+        /// `READY=1`, `STATUS=…`, ….
+        state: String,
+    },
+    /// The answer to [`FromKeeper::Ping`].
+    Pong {
+        /// The number asked with.
+        nonce: u64,
+    },
+}
+
+/// Keeper → supervisor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromKeeper {
+    /// The answer to `Hello`.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+        /// How many supervisors this keeper has started before this one.
+        restarts: u32,
+        /// Why the one before ended, in words, if there was one.
+        previous: Option<String>,
+    },
+    /// The program of `run` runs. Descriptor: its pidfd.
+    Launched {
+        /// Which.
+        run: RunId,
+        /// Its main process.
+        pid: i32,
+        /// When exec was confirmed.
+        at: Mono,
+    },
+    /// `run` never ran; its child, if there was one, has been reaped.
+    Failed {
+        /// Which.
+        run: RunId,
+        /// The step and the reason.
+        error: StartError,
+    },
+    /// The main process of `run` ended and was reaped. Kept, and told again to a new supervisor, until acknowledged.
+    Exited {
+        /// Which.
+        run: RunId,
+        /// Its main process.
+        pid: i32,
+        /// waitid(2)'s word.
+        status: ExitStatus,
+        /// When it was reaped.
+        at: Mono,
+    },
+    /// The answer to `List`: first one message for each run that lives (`Launched`, pidfd beside it) or ended without
+    /// acknowledgement (`Exited`), then this.
+    Listed,
+    /// Answer with a `Pong`. Asked only where somebody waits for a sign of life, so that an idle host stays idle.
+    Ping {
+        /// A number to answer with.
+        nonce: u64,
+    },
+}
+
+/// Keeper → logger. Descriptor beside it: the read end of the run's pipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToLogger {
+    /// Take over a pipe.
+    Attach {
+        /// Whose.
+        run: RunId,
+        /// Which of its streams.
+        stream: Stream,
+        /// The file its bytes go to; made with its directories where missing, appended to otherwise.
+        path: std::path::PathBuf,
+    },
+}
+
+/// Logger → keeper.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromLogger {
+    /// The pipe has ended and all its bytes are in the file: the keeper can let go of its spare end.
+    Drained {
+        /// Whose.
+        run: RunId,
+        /// Which of its streams.
+        stream: Stream,
+    },
+}
+
+/// Where a run's output goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFiles {
+    /// stdout's file.
+    pub stdout: std::path::PathBuf,
+    /// stderr's file.
+    pub stderr: std::path::PathBuf,
+}
+
+/// One of a run's output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}

@@ -1,0 +1,2 @@
+//! Processes into cgroups.
+pub mod plan;

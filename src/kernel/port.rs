@@ -1,0 +1,97 @@
+//! What a worker needs of the kernel, in the worker's own nouns: the seam between deciding and doing.
+//!
+//! `host::HostKernel` does it on a real host; `testing::FakeKernel` does it in memory, for tests
+//! and for the deterministic simulation. The answers to everything that takes time come back as
+//! [`KernelEvent`](crate::model::KernelEvent)s on the channel given to [`Kernel::attach`].
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::model::{Counters, KernelEvent, RunId, StartError, Target, WorkerId};
+use crate::spec::types::Spec;
+
+/// The kernel as one worker's actor uses it. No method waits for a process: each is a handful of system calls at most.
+pub trait Kernel: Send + Sync + 'static {
+    /// Says where the events of `worker`'s runs go. Once, before anything else is asked for the worker.
+    fn attach(&self, worker: &WorkerId, events: UnboundedSender<KernelEvent>);
+
+    /// Makes the run's cgroup, sets its limits and reads each back, records `note` on it and takes the baseline.
+    ///
+    /// # Errors
+    /// [`StartError`] with the step that failed. Nothing is left behind then: no directory, no watch.
+    fn prepare(&self, run: &RunId, spec: &Arc<Spec>, note: &RunNote) -> Result<Counters, StartError>;
+
+    /// Asks for the program to be executed in the prepared cgroup.
+    /// Answer: `Launched` or `LaunchFailed`, in any case one of them, within a deadline.
+    fn launch(&self, run: &RunId, spec: &Arc<Spec>);
+
+    /// Sends `signal`. A run that has just ended is no error.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn signal(&self, run: &RunId, signal: i32, to: Target) -> Result<(), KernelError>;
+
+    /// Writes `cgroup.kill`: every process of the run, also forking and frozen ones. That it succeeds is not death.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn kill(&self, run: &RunId) -> Result<(), KernelError>;
+
+    /// Waits for `populated 0`. Answer: `Unpopulated`, as soon as it is so, however long it takes.
+    /// Asked once the main process has been reaped, or for a run whose launch failed.
+    fn drain(&self, run: &RunId);
+
+    /// Forgets the run: its exit record is acknowledged, its watches are taken off, its directory is removed.
+    /// Answer: `Removed`. Asked only after `Unpopulated`.
+    fn remove(&self, run: &RunId);
+
+    /// Rewrites the run's record.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn note(&self, run: &RunId, note: &RunNote) -> Result<(), KernelError>;
+}
+
+/// What a run's cgroup directory remembers of it, in an extended attribute, so that it lives and dies with the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunNote {
+    /// The version of this shape.
+    pub v: u32,
+    /// The run's own identity, unlike any other's on any host.
+    pub uuid: String,
+    /// Which run.
+    pub run: RunId,
+    /// Hash of the spec it runs, to tell a changed configuration.
+    pub spec_hash: u64,
+    /// Automatic restarts in a row before this run.
+    pub attempts: u32,
+    /// Automatic restarts before this run, in all.
+    pub restarts: u32,
+    /// Whether the worker should be up.
+    pub desired_up: bool,
+    /// The main process, from the time it is known.
+    pub pid: Option<i32>,
+    /// Field 22 of `/proc/PID/stat`: with the boot id it tells a process from a later one with its number.
+    pub pid_start_ticks: Option<u64>,
+    /// `/proc/sys/kernel/random/boot_id` at the start.
+    pub boot_id: String,
+    /// `CLOCK_MONOTONIC` at which the program began, nanoseconds.
+    pub started_mono_ns: Option<u64>,
+    /// The counters when the run began.
+    pub baseline: Counters,
+}
+
+/// A request that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} of {run}")]
+pub struct KernelError {
+    /// What was asked, in words: `cgroup.kill`.
+    pub action: &'static str,
+    /// For which run.
+    pub run: RunId,
+    /// Why not.
+    #[source]
+    pub source: std::io::Error,
+}

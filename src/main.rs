@@ -1,0 +1,3 @@
+//! The binary: picks its role before any runtime exists.
+
+fn main() {}

@@ -1,0 +1,23 @@
+//! The vocabulary of the crate: plain data that every other module speaks, and no logic beyond
+//! printing it and telling two values apart.
+//!
+//! Nothing here reads a clock, a file or the kernel. The serialised shapes (`serde`) are part of the
+//! interface a user scripts against: events, `--report` and `status -o json` all show them.
+
+mod cause;
+mod counters;
+mod event;
+mod id;
+mod record;
+mod start_error;
+mod status;
+mod time;
+
+pub use cause::{Confidence, ExitCause, ExitStatus, KilledBy, OomScope, UnknownWhy};
+pub use counters::{Counters, MemoryEvents, Usage};
+pub use event::{KernelEvent, KernelEventKind, Target};
+pub use id::{BadWorkerId, RunId, WorkerId};
+pub use record::{Decision, Event, EventKind, Evidence, Trigger, Verdict};
+pub use start_error::{Stage, StartError};
+pub use status::{Detail, Readiness, State, StoppedDetail, StoppingDetail, WorkerStatus};
+pub use time::Mono;

@@ -1,0 +1,111 @@
+use serde::{Deserialize, Serialize};
+
+/// One reading of a run's event counters. Counters only grow while a cgroup lives; what happened between two
+/// readings is their difference, never the number of notifications, which the kernel coalesces.
+///
+/// `None` means that the file is not there: its controller is not enabled for this cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// `memory.events.local`: this cgroup's own limits only.
+    pub local: Option<MemoryEvents>,
+    /// `memory.events`: this cgroup and all below it.
+    pub memory: Option<MemoryEvents>,
+    /// `max` of `pids.events`: forks that were refused. Before Linux 6.12 counted where the fork was tried, from
+    /// then on where the limit is.
+    pub pids_max: Option<u64>,
+}
+
+/// `memory.events` or `memory.events.local` (Linux Documentation/admin-guide/cgroup-v2.rst).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MemoryEvents {
+    /// Times the use went over `memory.low` protection.
+    pub low: u64,
+    /// Times tasks were throttled and made to reclaim at `memory.high`.
+    pub high: u64,
+    /// Times the use was about to go over `memory.max`.
+    pub max: u64,
+    /// Times an allocation was about to fail at the limit. No count of kills.
+    pub oom: u64,
+    /// Processes of this cgroup killed by any kind of OOM killer. Not exact (3 were seen for 2).
+    pub oom_kill: u64,
+    /// Times the whole group was killed (`memory.oom.group`).
+    pub oom_group_kill: u64,
+}
+
+/// What a run used. Times are microseconds, memory is bytes. `None`: the kernel does not tell here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// `memory.current`, page cache included.
+    pub memory_current_bytes: Option<u64>,
+    /// `memory.peak` (Linux 5.19), in the kernel's grain of 64 pages.
+    pub memory_peak_bytes: Option<u64>,
+    /// `usage_usec` of `cpu.stat`.
+    pub cpu_usec: Option<u64>,
+    /// `user_usec` of `cpu.stat`.
+    pub cpu_user_usec: Option<u64>,
+    /// `system_usec` of `cpu.stat`.
+    pub cpu_system_usec: Option<u64>,
+    /// `nr_periods` of `cpu.stat`: enforcement periods of `cpu.max` that passed.
+    pub cpu_periods: Option<u64>,
+    /// `nr_throttled` of `cpu.stat`: periods in which the quota ran out.
+    pub cpu_throttled_periods: Option<u64>,
+    /// `throttled_usec` of `cpu.stat`.
+    pub cpu_throttled_usec: Option<u64>,
+    /// `pids.current`.
+    pub pids_current: Option<u64>,
+    /// `pids.peak` (Linux 6.1).
+    pub pids_peak: Option<u64>,
+    /// `total` of the `some` line of `memory.pressure`.
+    pub memory_pressure_usec: Option<u64>,
+    /// `total` of the `some` line of `cpu.pressure`.
+    pub cpu_pressure_usec: Option<u64>,
+    /// `total` of the `some` line of `io.pressure`.
+    pub io_pressure_usec: Option<u64>,
+}
+
+impl MemoryEvents {
+    /// What happened since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            low: self.low.saturating_sub(earlier.low),
+            high: self.high.saturating_sub(earlier.high),
+            max: self.max.saturating_sub(earlier.max),
+            oom: self.oom.saturating_sub(earlier.oom),
+            oom_kill: self.oom_kill.saturating_sub(earlier.oom_kill),
+            oom_group_kill: self.oom_group_kill.saturating_sub(earlier.oom_group_kill),
+        }
+    }
+}
+
+impl Counters {
+    /// What happened since `earlier`; a counter that only one of the readings has counts from zero.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        let events =
+            |now: Option<MemoryEvents>, then: Option<MemoryEvents>| now.map(|now| now.since(then.unwrap_or_default()));
+        Self {
+            local: events(self.local, earlier.local),
+            memory: events(self.memory, earlier.memory),
+            pids_max: self.pids_max.map(|now| now.saturating_sub(earlier.pids_max.unwrap_or(0))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delta_never_goes_below_zero() {
+        let older = Counters { pids_max: Some(9), ..Default::default() };
+        let newer = Counters { pids_max: Some(4), ..Default::default() };
+        assert_eq!(newer.since(older).pids_max, Some(0));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_gives_no_number() {
+        let older = Counters { pids_max: Some(9), ..Default::default() };
+        assert_eq!(Counters::default().since(older), Counters::default());
+    }
+}

@@ -1,0 +1,53 @@
+use super::{Counters, ExitStatus, RunId, StartError, Usage};
+
+/// What the kernel (through the keeper, inotify or a read) says of one run. It carries the run, so that news of
+/// run 3 can never touch run 4.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelEvent {
+    /// Whose news.
+    pub run: RunId,
+    /// The news.
+    pub kind: KernelEventKind,
+}
+
+/// The news of one run, in the order they come in a plain life:
+/// `Launched`, `Counted`…, `Exited`, `Unpopulated`, `Removed`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelEventKind {
+    /// Its program runs: exec succeeded.
+    Launched {
+        /// The main process.
+        pid: i32,
+    },
+    /// It never ran. Its child, if there was one, has been reaped.
+    LaunchFailed(StartError),
+    /// Its counters were read anew because a notification hinted at a change.
+    Counted(Counters),
+    /// Its main process ended and was reaped. The counters were read after the exit and before anything was removed.
+    Exited {
+        /// waitid(2)'s word; `None` where the process is gone and nobody saw its status.
+        status: Option<ExitStatus>,
+        /// The counters at its end.
+        counters: Counters,
+    },
+    /// `populated 0`: not one process is left in its cgroup. Comes after `Exited` or `LaunchFailed`, never before.
+    Unpopulated {
+        /// The totals, read last.
+        usage: Usage,
+        /// The counters, read last: children may have died after the main process.
+        counters: Counters,
+    },
+    /// Its directory is gone by our hand; everything about the run is released.
+    Removed,
+    /// Somebody else removed its directory.
+    CgroupGone,
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The main process.
+    Main,
+    /// Every process of the run's cgroup.
+    All,
+}

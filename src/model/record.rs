@@ -1,0 +1,163 @@
+use serde::{Deserialize, Serialize};
+
+use super::{Confidence, Counters, Detail, ExitCause, ExitStatus, KilledBy, StartError, State, Usage, WorkerId};
+
+/// One line of the event stream (`up -o json`, later `events`, the store and the history sinks).
+///
+/// `seq` has no gaps for one worker; `time` is the wall clock for people and other systems, `mono_ns` is what
+/// orders and measures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// The version of this shape.
+    pub v: u32,
+    /// Its number among the events of this worker, from 1.
+    pub seq: u64,
+    /// RFC 3339, UTC, with microseconds.
+    pub time: String,
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub mono_ns: u64,
+    /// Whose event; `None` for the supervisor's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerId>,
+    /// Which run; `None` where the event is about none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<u32>,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum EventKind {
+    /// The worker's state or detail changed.
+    State {
+        /// The new state.
+        state: State,
+        /// Its detail.
+        detail: Detail,
+    },
+    /// Its program runs.
+    Started {
+        /// The main process.
+        pid: i32,
+    },
+    /// A run ended: once for each run, with its one cause.
+    Exited {
+        /// Why.
+        cause: ExitCause,
+        /// How sure that is.
+        confidence: Confidence,
+        /// What it was decided from.
+        evidence: Box<Evidence>,
+    },
+    /// A limit was hit.
+    Violation {
+        /// `memory`, `cpu`, `pids`, `io`.
+        resource: String,
+        /// `warning` or `critical`.
+        severity: String,
+        /// What was seen, in words with the kernel's names.
+        observed: String,
+        /// The growth of the counters since the last reading.
+        counters: Counters,
+    },
+    /// What was decided about a trigger, by which rule.
+    Decision(Decision),
+    /// Somebody asked for something.
+    Operator {
+        /// Who.
+        who: String,
+        /// What.
+        what: String,
+    },
+    /// A run directory that an earlier supervisor left was dealt with.
+    Reconciled {
+        /// What was found and done.
+        what: String,
+    },
+    /// A step of ours failed where it must not pass in silence.
+    Fault {
+        /// The whole chain of reasons.
+        error: String,
+    },
+    /// The supervisor's own life: started, stopping.
+    Supervisor {
+        /// What it does.
+        what: String,
+    },
+}
+
+/// What an exit's cause was decided from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// waitid(2)'s word; absent where nobody saw it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<ExitStatus>,
+    /// The counters when they were last read while the main process lived.
+    pub before: Counters,
+    /// The counters at its end.
+    pub after: Counters,
+    /// What the run used. Filled once the whole cgroup has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// On whose behalf we had signalled or killed it, if we had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<KilledBy>,
+    /// Why it could not start, if it could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_error: Option<StartError>,
+    /// How long its program ran, in milliseconds.
+    pub wall_ms: u64,
+}
+
+/// One decision: what asked for it, what came of it and which rule said so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// What asked.
+    pub trigger: Trigger,
+    /// The configured policy that was consulted, in the config's spelling.
+    pub policy: String,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// The rule, in words.
+    pub rule: String,
+    /// Which automatic attempt in a row this is, from 1; absent where the verdict is not a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// How many are allowed in a row; absent where there is no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    /// How long until it is due, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+}
+
+/// What can ask for a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// A run ended by itself or could not start.
+    Exit,
+    /// A limit was hit.
+    Violation,
+    /// A person or a program asked.
+    Operator,
+    /// The configuration, at start.
+    Config,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// A new run now, or when its delay has passed.
+    Restart,
+    /// It stays as it is.
+    Stay,
+    /// No further attempt.
+    GiveUp,
+    /// Recorded, nothing else.
+    Record,
+}

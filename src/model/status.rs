@@ -1,0 +1,143 @@
+use serde::{Deserialize, Serialize};
+
+use super::{ExitCause, KilledBy, Mono, WorkerId};
+
+/// The four public states. Everything finer is a [`Detail`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// No process of it is alive: proved, not assumed.
+    Stopped,
+    /// A run is being prepared or launched.
+    Starting,
+    /// Its main process has executed its program and has not been seen to end.
+    Running,
+    /// It is being ended, or its main process has ended and others of its cgroup have not.
+    Stopping,
+}
+
+/// The word beside a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detail {
+    /// While [`State::Stopped`].
+    Stopped(StoppedDetail),
+    /// While [`State::Starting`]: making the cgroup and its limits.
+    Preparing,
+    /// While [`State::Starting`]: asked of the keeper, not yet confirmed.
+    Launching,
+    /// While [`State::Running`].
+    Running(Readiness),
+    /// While [`State::Stopping`].
+    Stopping(StoppingDetail),
+}
+
+/// Why a worker is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoppedDetail {
+    /// It was never started.
+    Never,
+    /// It ended well and its restart policy is content.
+    Done,
+    /// Somebody asked for it.
+    Stopped,
+    /// It failed and its restart policy does not bring it back.
+    Failed,
+    /// The restart breaker is open.
+    BreakerOpen,
+    /// A restart is due.
+    Waiting {
+        /// When.
+        until: Mono,
+    },
+}
+
+/// How well a running worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readiness {
+    /// Nothing speaks against it.
+    Ready,
+}
+
+/// How far a stop has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoppingDetail {
+    /// The stop signal was sent; its timeout runs.
+    Term,
+    /// `cgroup.kill` was written.
+    Kill,
+    /// The main process ended by itself; what it left behind was sent SIGTERM.
+    Draining,
+    /// Killed, and still not empty after the time this takes: in uninterruptible sleep, or frozen below. Nothing is
+    /// started over it; it clears itself when the processes are gone.
+    Unkillable,
+}
+
+/// What a worker is doing, as its actor last published it. Reading it never waits for the actor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Which worker.
+    pub id: WorkerId,
+    /// One of four.
+    pub state: State,
+    /// The finer word.
+    pub detail: Detail,
+    /// The main process, while it lives.
+    pub pid: Option<i32>,
+    /// The number of the current or last run; 0 before the first.
+    pub run: u32,
+    /// Since when the worker is in this state.
+    pub since: Mono,
+    /// When the current run's program began, while it runs.
+    pub started: Option<Mono>,
+    /// Automatic restarts since the supervisor learned of the worker.
+    pub restarts: u32,
+    /// Why the last run ended.
+    pub cause: Option<ExitCause>,
+    /// When the next attempt is due.
+    pub next_attempt: Option<Mono>,
+    /// Whether it should be up.
+    pub desired_up: bool,
+    /// On whose behalf it is down, where it should not be up.
+    pub down_by: Option<KilledBy>,
+    /// Grows with every publication.
+    pub generation: u64,
+}
+
+impl State {
+    /// The state's word, as `ps` prints it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+impl Detail {
+    /// The detail's word, as it stands in parentheses beside the state.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped(StoppedDetail::Never) => "never",
+            Self::Stopped(StoppedDetail::Done) => "done",
+            Self::Stopped(StoppedDetail::Stopped) => "stopped",
+            Self::Stopped(StoppedDetail::Failed) => "failed",
+            Self::Stopped(StoppedDetail::BreakerOpen) => "breaker_open",
+            Self::Stopped(StoppedDetail::Waiting { .. }) => "waiting",
+            Self::Preparing => "preparing",
+            Self::Launching => "launching",
+            Self::Running(Readiness::Ready) => "ready",
+            Self::Stopping(StoppingDetail::Term) => "term",
+            Self::Stopping(StoppingDetail::Kill) => "kill",
+            Self::Stopping(StoppingDetail::Draining) => "draining",
+            Self::Stopping(StoppingDetail::Unkillable) => "unkillable",
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Pure verdicts: no lock, no clock, no file, no `async`.
+
+pub mod restart;

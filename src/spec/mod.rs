@@ -1,0 +1,3 @@
+//! Text to a validated configuration.
+
+pub mod types;

@@ -1,0 +1,350 @@
+//! A configuration after validation: every default filled in, every reference resolved, every number in the unit
+//! the kernel or the policy takes. Nothing downstream validates again.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use crate::model::WorkerId;
+use crate::policy::restart::RestartPolicy;
+
+/// A whole configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The global environment, below each worker's own.
+    pub env: BTreeMap<String, String>,
+    /// The workers, instances expanded, in the order of the files. Names are unique.
+    pub workers: Vec<Worker>,
+}
+
+/// One worker that should exist.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Worker {
+    /// Its name: the id, or `id-N` for an instance.
+    pub id: WorkerId,
+    /// The id it was declared under: equal to `id` unless it is one of several instances.
+    pub declared_as: WorkerId,
+    /// Whether it is started.
+    pub enabled: bool,
+    /// Which multipliers of the breaker apply.
+    pub profile: Profile,
+    /// What to run and how.
+    pub spec: Arc<Spec>,
+}
+
+/// `profile_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[expect(missing_docs, reason = "the names are the config's own")]
+pub enum Profile {
+    Batch,
+    Web,
+    Database,
+    Worker,
+    Scheduler,
+    #[default]
+    Default,
+}
+
+/// What to run and how: a worker's `unit`, validated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    /// Program and arguments; never empty. The program is looked up on the worker's `PATH` where it has no slash.
+    pub argv: Vec<String>,
+    /// Environment of the worker's own; env files are merged below it when a run starts.
+    pub env: BTreeMap<String, String>,
+    /// Files of `K=V` lines, read at every start, later ones win.
+    pub env_files: Vec<EnvFile>,
+    /// chdir(2) target; `/` where none is configured.
+    pub working_directory: PathBuf,
+    /// User, by name or number.
+    pub user: Option<String>,
+    /// Group, by name or number; the user's own where none is configured.
+    pub group: Option<String>,
+    /// umask(2).
+    pub umask: u32,
+    /// setpriority(2), −20 to 19.
+    pub nice: i32,
+    /// `/proc/self/oom_score_adj`, −1000 to 1000.
+    pub oom_score_adj: i32,
+    /// How it is stopped.
+    pub stop: Stop,
+    /// When it is started again.
+    pub restart: RestartPolicy,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// One of `env_file`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvFile {
+    /// Absolute.
+    pub path: PathBuf,
+    /// Whether it may be missing (written with a leading `-`, as in systemd.exec(5)).
+    pub optional: bool,
+}
+
+/// `unit.stop`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// The signal that asks.
+    pub signal: i32,
+    /// How long it may take before `cgroup.kill`.
+    pub timeout: Duration,
+    /// Whom the signal is for.
+    pub kill_mode: KillMode,
+}
+
+/// `stop.kill_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KillMode {
+    /// The stop signal to the main process; what is left at the timeout is killed.
+    #[default]
+    Mixed,
+    /// The stop signal to every process of the cgroup.
+    Group,
+}
+
+/// `unit.limits`. `None`: not configured, the kernel's file is left alone.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Limits {
+    /// `limits.memory`.
+    pub memory: Memory,
+    /// `limits.cpu`.
+    pub cpu: Cpu,
+    /// `limits.pids`.
+    pub pids: Pids,
+    /// `limits.io`.
+    pub io: Vec<Io>,
+    /// `limits.pressure`: validated here, acts with the violation engine.
+    pub pressure: Pressure,
+    /// `limits.process`.
+    pub process: Process,
+    /// `limits.monitoring`.
+    pub monitoring: Monitoring,
+}
+
+/// `limits.memory`, in bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Memory {
+    /// `memory.max`. At least 1 MiB: under less an exec fails with misleading errors.
+    pub max: Option<u64>,
+    /// `memory.high`, resolved to bytes (a percentage is of `max`).
+    pub high: Option<u64>,
+    /// `memory.swap.max`; 0 unless configured, written only where `max` is set.
+    pub swap_max: SwapMax,
+    /// `memory.oom.group`.
+    pub oom_scope: OomGroup,
+    /// What an OOM kill leads to.
+    pub policy: ViolationPolicy,
+    /// What `memory.high` leads to.
+    pub high_policy: ViolationPolicy,
+    /// How long `high_policy: throttle` may throttle without progress.
+    pub throttle_deadline: Duration,
+}
+
+/// `memory.swap_max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwapMax {
+    /// At most so many bytes.
+    Bytes(u64),
+    /// `max`: as much as the host has.
+    Max,
+}
+
+/// `memory.oom_scope`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OomGroup {
+    /// An OOM kills the whole worker: `memory.oom.group` 1.
+    #[default]
+    Worker,
+    /// An OOM kills one process: `memory.oom.group` 0.
+    Process,
+}
+
+/// `limits.cpu`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cpu {
+    /// `cpu.max`, as a percentage of one CPU.
+    pub max_percent: Option<f64>,
+    /// `cpu.weight`, 1 to 10000.
+    pub weight: Option<u32>,
+    /// `cpu.max.burst`, microseconds; at most the quota.
+    pub burst_usec: Option<u64>,
+    /// Total CPU time a run may use.
+    pub max_time: Option<Duration>,
+    /// How long throttling lasts before it is a violation.
+    pub sustained: Duration,
+    /// The share of throttled periods that counts as throttling.
+    pub throttled_ratio: f64,
+    /// What a violation leads to.
+    pub policy: ViolationPolicy,
+}
+
+/// `limits.pids`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Pids {
+    /// `pids.max`.
+    pub max: Option<u64>,
+    /// What a refused fork leads to.
+    pub policy: ViolationPolicy,
+}
+
+/// One of `limits.io`. At least one rate is set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Io {
+    /// A path on the device, resolved to its disk when a run starts.
+    pub path: PathBuf,
+    /// Bytes a second.
+    pub rbps: Option<u64>,
+    /// Bytes a second.
+    pub wbps: Option<u64>,
+    /// Operations a second.
+    pub riops: Option<u64>,
+    /// Operations a second.
+    pub wiops: Option<u64>,
+    /// What a violation leads to.
+    pub policy: ViolationPolicy,
+}
+
+/// `limits.pressure`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Pressure {
+    /// On `memory.pressure`.
+    pub memory: Option<PressureTrigger>,
+    /// On `cpu.pressure`.
+    pub cpu: Option<PressureTrigger>,
+    /// On `io.pressure`.
+    pub io: Option<PressureTrigger>,
+}
+
+/// A PSI trigger (Linux Documentation/accounting/psi.rst): `stall` within `window`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PressureTrigger {
+    /// `full` (every task stalls) instead of `some`.
+    pub full: bool,
+    /// Stall time.
+    pub stall: Duration,
+    /// Window, 500 ms to 10 s.
+    pub window: Duration,
+    /// How long it lasts before it is a violation.
+    pub sustained: Duration,
+    /// What it leads to.
+    pub policy: ViolationPolicy,
+}
+
+/// `limits.process`: setrlimit(2), soft and hard alike. `None`: the supervisor's own at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Process {
+    /// `RLIMIT_NOFILE`.
+    pub max_file_descriptors: Option<u64>,
+    /// `RLIMIT_CORE`, bytes.
+    pub max_core_size: Option<u64>,
+    /// `RLIMIT_MEMLOCK`, bytes.
+    pub max_locked_memory: Option<u64>,
+}
+
+/// `limits.monitoring`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Monitoring {
+    /// Whether violations are detected at all; the kernel's limits hold regardless.
+    pub enabled: bool,
+    /// Period of usage samples; `None` is off.
+    pub interval: Option<Duration>,
+    /// How long samples and violations are kept.
+    pub history_retention: Duration,
+    /// Whether `alert` is more than a log line.
+    pub alerting_enabled: bool,
+    /// Who handles a violation.
+    pub violation_handling: ViolationHandling,
+}
+
+/// `monitoring.violation_handling`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ViolationHandling {
+    /// The worker's own decision, through the breaker.
+    #[default]
+    External,
+    /// The limit manager alone.
+    Internal,
+    /// Recorded only.
+    Disabled,
+}
+
+/// A limit's `policy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[expect(missing_docs, reason = "the names are the config's own")]
+pub enum ViolationPolicy {
+    None,
+    #[default]
+    Log,
+    Alert,
+    Throttle,
+    Restart,
+    GracefulShutdown,
+    ImmediateKill,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            max: None,
+            high: None,
+            swap_max: SwapMax::Bytes(0),
+            oom_scope: OomGroup::default(),
+            policy: ViolationPolicy::default(),
+            high_policy: ViolationPolicy::default(),
+            throttle_deadline: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self {
+            max_percent: None,
+            weight: None,
+            burst_usec: None,
+            max_time: None,
+            sustained: Duration::from_secs(10),
+            throttled_ratio: 0.5,
+            policy: ViolationPolicy::default(),
+        }
+    }
+}
+
+impl Default for Monitoring {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval: None,
+            history_retention: Duration::from_secs(24 * 60 * 60),
+            alerting_enabled: true,
+            violation_handling: ViolationHandling::default(),
+        }
+    }
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self { signal: nix::libc::SIGTERM, timeout: Duration::from_secs(30), kill_mode: KillMode::default() }
+    }
+}
+
+impl Spec {
+    /// A spec of `argv` with every default of the interface.
+    #[must_use]
+    pub fn new(argv: Vec<String>) -> Self {
+        Self {
+            argv,
+            env: BTreeMap::new(),
+            env_files: Vec::new(),
+            working_directory: PathBuf::from("/"),
+            user: None,
+            group: None,
+            umask: 0o022,
+            nice: 0,
+            oom_score_adj: 0,
+            stop: Stop::default(),
+            restart: RestartPolicy::default(),
+            limits: Limits::default(),
+        }
+    }
+}
