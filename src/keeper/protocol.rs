@@ -1,8 +1,8 @@
 //! Every message between keeper, supervisor and logger, both sides, in one file.
 //!
-//! Each travels as one message of a SOCK_SEQPACKET pair (unix(7)), encoded as MessagePack with named fields, so that a
-//! later version can add fields without breaking an older peer. Descriptors travel beside it as SCM_RIGHTS, in the
-//! order each message states. A launch's body can be 2 MB and travels in a sealed memfd (memfd_create(2)), because a
+//! Each travels as one message of a `SOCK_SEQPACKET` pair (unix(7)), encoded as MessagePack with named fields, so that a
+//! later version can add fields without breaking an older peer. Descriptors travel beside it as `SCM_RIGHTS`, in the
+//! order each message states. A launch's body can be 2 MB and travels in a sealed memfd (`memfd_create(2)`), because a
 //! message is limited to about 212 KB.
 
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub enum ToKeeper {
         /// The signal's number.
         signal: i32,
     },
-    /// For systemd, sd_notify(3)'s text, sent on by the keeper because only the main process is heard.
+    /// For systemd, `sd_notify(3)`'s text, sent on by the keeper because only the main process is heard.
     Notify {
         /// `READY=1`, `STATUS=…`, ….
         state: String,

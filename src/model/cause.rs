@@ -153,7 +153,7 @@ impl fmt::Display for ExitCause {
 
 /// `SIGTERM`, `SIGRTMIN+3`: signal(7)'s spelling, numbers as this architecture has them.
 #[must_use]
-pub fn signal_name(signal: i32) -> String {
+pub(super) fn signal_name(signal: i32) -> String {
     match nix::sys::signal::Signal::try_from(signal) {
         Ok(known) => known.as_str().to_owned(),
         // glibc's SIGRTMIN is 34: it keeps 32 and 33 for its threads, signal(7).

@@ -38,7 +38,7 @@ pub enum Stage {
     Capabilities,
     /// chdir(2) to `working_directory`, as the worker's user.
     Chdir,
-    /// close_range(2): no descriptor but 0, 1 and 2 survives.
+    /// `close_range(2)`: no descriptor but 0, 1 and 2 survives.
     CloseRange,
     /// execve(2).
     Exec,

@@ -2,7 +2,7 @@ use std::{ops::Add, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// A moment on the host's `CLOCK_MONOTONIC`, as the time since boot (clock_gettime(2)).
+/// A moment on the host's `CLOCK_MONOTONIC`, as the time since boot (`clock_gettime(2)`).
 ///
 /// The keeper, the logger and every supervisor of one boot read the same clock, so their moments compare. A
 /// jump of the wall clock does not touch it; it does not advance while the host is suspended.
