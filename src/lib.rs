@@ -10,4 +10,6 @@ pub mod kernel;
 pub mod model;
 pub mod policy;
 pub mod spec;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod worker;
