@@ -15,7 +15,7 @@ use crate::policy::cause::Asked;
 use crate::spec::types::Stop;
 
 /// How long `cgroup.kill` may take before we say that something does not die.
-const UNKILLABLE_AFTER: Duration = Duration::from_secs(10);
+pub(super) const UNKILLABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// A step to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +81,11 @@ impl Ladder {
     /// Whether its `--timeout` had passed.
     pub(super) fn timed_out(&self) -> bool {
         self.timed_out
+    }
+
+    /// Whether it was killed and [`UNKILLABLE_AFTER`] has passed.
+    pub(super) fn gave_up(&self) -> bool {
+        self.phase == Phase::Killed && self.deadline.is_none()
     }
 
     /// A signal was sent to us.
@@ -250,6 +255,7 @@ mod tests {
         ladder.on_signal(SIGINT, at(0));
         ladder.on_signal(SIGINT, at(0));
         assert_eq!(ladder.on_deadline(at(10)), Some(Act::SayUnkillable));
+        assert!(ladder.gave_up());
         assert_eq!(ladder.deadline(), None);
         assert_eq!(ladder.on_signal(SIGINT, at(11)), Some(Act::Kill));
     }
