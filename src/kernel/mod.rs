@@ -3,5 +3,6 @@
 pub mod cgroup;
 pub mod launch;
 pub mod note;
+pub mod place;
 pub mod port;
 pub mod watch;
