@@ -25,8 +25,9 @@ use std::{
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::clock::Clock;
-use crate::keeper::client::{Client, Keeper};
+use crate::keeper::client::{Client, Events};
 use crate::keeper::protocol::LogFiles;
+use crate::keeper::transport::TransportError;
 use crate::kernel::cgroup::{Dir, DirError, Namespace, events, kill, limits, stat};
 use crate::kernel::launch::plan::{LaunchPlan, Session};
 use crate::kernel::launch::resolve::{self, Inherit};
@@ -52,8 +53,10 @@ pub struct Parts {
     pub namespace: Namespace,
     /// Page size, and the controllers we do not have.
     pub limits: limits::Host,
-    /// The supervisor's end of the keeper.
+    /// The supervisor's end of the keeper: asking …
     pub keeper: Client,
+    /// … and hearing.
+    pub news: Events,
     /// `STATE/logs`.
     pub logs: PathBuf,
     /// The configuration's global environment.
@@ -75,7 +78,7 @@ struct Inner {
     workers: Dir,
     namespace: Namespace,
     limits: limits::Host,
-    keeper: Keeper,
+    keeper: Client,
     watches: Watches,
     janitor: Janitor,
     logs: PathBuf,
@@ -109,14 +112,13 @@ impl HostKernel {
     pub fn new(parts: Parts) -> io::Result<(Self, Pump)> {
         let (watches, hints) = watch::channel(parts.clock)?;
         watches.add_parent(&parts.workers).map_err(io::Error::other)?;
-        let (keeper, incoming) = parts.keeper.split();
         let (done, removed) = mpsc::unbounded_channel();
         let janitor = Janitor::start(parts.workers.try_clone()?, parts.logs.clone(), done)?;
         let inner = Arc::new(Inner {
             workers: parts.workers,
             namespace: parts.namespace,
             limits: parts.limits,
-            keeper,
+            keeper: parts.keeper,
             watches,
             janitor,
             logs: parts.logs,
@@ -124,7 +126,7 @@ impl HostKernel {
             inherited: parts.inherited,
             table: Mutex::default(),
         });
-        Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, incoming, hints, removed)))
+        Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, parts.news, hints, removed)))
     }
 
     /// Takes over a run that an earlier supervisor started. Its events come from now on.
@@ -142,7 +144,12 @@ impl HostKernel {
 
     /// Tells the keeper something for systemd (sd_notify(3)).
     pub fn notify(&self, state: &str) {
-        self.inner.keeper.notify(state);
+        heard(self.inner.keeper.notify(state));
+    }
+
+    /// Kills what is in a directory that nobody owns any more, and removes it.
+    pub fn discard(&self, run: RunId) {
+        self.inner.janitor.remove(run);
     }
 }
 
@@ -196,8 +203,8 @@ impl Kernel for HostKernel {
         match to {
             // Its parent has not reaped it, so the number is its own; an ended one is no error there.
             Target::Main => {
-                self.inner.keeper.signal(run, signal);
-                Ok(())
+                let sent = self.inner.keeper.signal(run, signal);
+                sent.map_err(|e| refused("signal", run, io::Error::other(e)))
             }
             Target::All => {
                 let Some(dir) = self.inner.dir(run) else { return Ok(()) };
@@ -233,7 +240,7 @@ impl Kernel for HostKernel {
     fn remove(&self, run: &RunId) {
         // Before the rmdir: the kernel keeps the watch of a removed cgroup's file for ever.
         self.inner.watches.forget(run);
-        self.inner.keeper.ack(run);
+        heard(self.inner.keeper.ack(run));
         self.inner.table().runs.remove(run);
         self.inner.janitor.remove(run.clone());
     }
@@ -304,8 +311,8 @@ impl Inner {
         let Some(dir) = self.dir(run) else { return };
         let logs = log_files(&self.logs, run);
         let asked = plan.and_then(|plan| {
-            let fd = dir.try_clone_fd().map_err(|e| e.at(Stage::Cgroup))?;
-            self.keeper.launch(run, logs, &fd, &plan)
+            let asked = self.keeper.launch(run, logs, dir.as_fd(), &plan);
+            asked.map_err(|e| StartError::refused(Stage::Keeper, chain(&e)))
         });
         if let Err(error) = asked {
             self.tell(run, KernelEventKind::LaunchFailed(error));
@@ -360,6 +367,14 @@ impl Inner {
         let Some(dir) = self.dir(run).filter(|_| asked) else { return };
         let counters = self.count(run).map(|(_, now)| now).unwrap_or_default();
         self.tell(run, KernelEventKind::Unpopulated { usage: stat::usage(&dir), counters });
+    }
+}
+
+/// A message that could not be sent: the keeper is gone, which the pump hears at the same moment, or we are out of
+/// descriptors.
+fn heard(sent: Result<(), TransportError>) {
+    if let Err(e) = sent {
+        tracing::error!(error = %chain(&e), "the keeper cannot be told");
     }
 }
 
