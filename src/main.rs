@@ -1,3 +1,7 @@
-//! The binary: picks its role before any runtime exists.
+//! The binary: picks its role before any runtime exists, and turns the one top error into an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pinfold::daemon::role::main()
+}

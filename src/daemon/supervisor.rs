@@ -123,7 +123,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let tree = Tree::open(&settings.root)?;
     let logs = settings.state_dir.join("logs");
     let console = Console::start(settings.output, &logs, &config.workers).map_err(failed("cannot show anything"))?;
-    let Some(records) = console.events() else { return Ok(Exit::Ok) };
+    let records = console.events();
     let mut chronicle = Chronicle { clock, seq: 0, records: records.clone() };
 
     let found = host::scan(&tree.workers, tree.namespace).map_err(|e| Failure::failed("cannot read the tree", e))?;
@@ -174,7 +174,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     if end == End::Detach {
         chronicle.supervisor("ending; the workers go on".to_owned());
         kernel.notify("STOPPING=1");
-        finish(console, &handles, chronicle, shared);
+        finish(console, &handles);
         return Ok(Exit::Ok);
     }
     kernel.notify("STOPPING=1\nSTATUS=stopping every worker");
@@ -183,7 +183,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         lost = &mut pump => return Err(lost_sight(lost)),
         left = stop(&handles, &mut signals) => left,
     };
-    finish(console, &handles, chronicle, shared);
+    finish(console, &handles);
     if !left.is_empty() {
         let names = left.iter().map(WorkerId::as_str).collect::<Vec<_>>().join(", ");
         let why = "their processes survive SIGKILL (uninterruptible sleep); they are held in their cgroups";
@@ -420,9 +420,8 @@ fn is_unkillable(handle: &WorkerHandle) -> bool {
     status.state == State::Stopping && status.detail == Detail::Stopping(StoppingDetail::Unkillable)
 }
 
-fn finish(console: Console, handles: &[WorkerHandle], chronicle: Chronicle, shared: Arc<Shared>) {
+fn finish(console: Console, handles: &[WorkerHandle]) {
     let statuses: Vec<_> = handles.iter().map(WorkerHandle::status).collect();
-    drop((chronicle, shared));
     if let Err(error) = console.finish(&statuses) {
         tracing::warn!(%error, "the end is not shown");
     }
