@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod launch;
 pub mod note;
 pub mod pidfd;
+pub mod place;
 pub mod port;
 pub mod signals;
 pub mod watch;
