@@ -5,7 +5,7 @@
 //! living runs with the keeper and their records on their cgroups.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::HashMap,
     ffi::OsString,
     fs, io,
     os::fd::OwnedFd,
@@ -23,7 +23,7 @@ use crate::clock::{self, Clock};
 use crate::keeper::client::{self, Events};
 use crate::keeper::protocol::FromKeeper;
 use crate::kernel::cgroup::{Dir, Namespace};
-use crate::kernel::host::{self, Found, HostKernel, Lost, Parts, Pump};
+use crate::kernel::host::{self, Found, HostKernel, Lost, Parts};
 use crate::kernel::place::{self, record, settle};
 use crate::kernel::port::RunNote;
 use crate::model::{Detail, Event, EventKind, KilledBy, RunId, State, StoppingDetail, Trigger, WorkerId};

@@ -11,7 +11,7 @@ use crate::cli::exit::Failure;
 use crate::cli::paths::{self, Paths, Who};
 use crate::keeper::role::{self, Binary, Started};
 use crate::keeper::setup::{Leaf as RoleLeaf, RunningLogger, Setup};
-use crate::kernel::cgroup::Dir;
+use crate::kernel::cgroup::{Dir, DirError};
 use crate::kernel::launch::plan::Session;
 use crate::kernel::launch::{Progress, selftest};
 use crate::kernel::place::record::{self, Lock, Recorded};
@@ -47,10 +47,11 @@ pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
         output: args.output.output,
     };
     let root = &claimed.tree.root;
-    let descriptor = |fd: Result<OwnedFd, _>| fd.map_err(|e| Failure::failed("cannot hand over to the keeper", e));
+    let descriptor =
+        |fd: std::io::Result<OwnedFd>| fd.map_err(|e| Failure::failed("cannot hand over to the keeper", e));
     let leaf = |leaf: Leaf| -> Result<RoleLeaf, Failure> {
         let directory = root.open_below(leaf.name()).map_err(|e| no_place(e.into()))?;
-        Ok(RoleLeaf { name: leaf.name().to_owned(), directory: descriptor(directory.try_clone_fd())? })
+        Ok(RoleLeaf { name: leaf.name().to_owned(), directory: descriptor(directory.try_clone_fd().map_err(DirError::into_io))? })
     };
     let setup = Setup {
         supervisor_args: settings.to_args(),
@@ -60,8 +61,8 @@ pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
         logger_leaf: Some(leaf(Leaf::Logger)?),
         logger: Some(RunningLogger { pid: logger.child.pid, socket: logger.socket }),
         keep: vec![
-            descriptor(lock.share().map_err(std::io::Error::into))?,
-            descriptor(root.try_clone_fd())?,
+            descriptor(lock.share())?,
+            descriptor(root.try_clone_fd().map_err(DirError::into_io))?,
         ],
     };
     Err(Failure::failed("cannot become the keeper", setup.become_keeper()))
@@ -85,7 +86,7 @@ fn read_config(paths: &Paths) -> Result<Vec<Source>, Failure> {
         return Err(Failure::Usage("a supervisor's configuration is kept in a file, not in the standard input".into()));
     }
     let problems = |p: spec::Problems| Failure::Config(p.to_string());
-    let sources = spec::files::read_files(&files, rustix::process::geteuid().is_root()).map_err(problems)?;
+    let sources = spec::read_files(&files, rustix::process::geteuid().is_root()).map_err(problems)?;
     spec::load(&sources, &|name| std::env::var(name).ok()).map_err(problems)?;
     Ok(sources)
 }

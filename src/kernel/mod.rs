@@ -7,4 +7,5 @@ pub mod note;
 pub mod pidfd;
 pub mod place;
 pub mod port;
+pub mod signals;
 pub mod watch;

@@ -17,6 +17,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsString,
     io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -113,7 +114,7 @@ impl HostKernel {
         let (watches, hints) = watch::channel(parts.clock)?;
         watches.add_parent(&parts.workers).map_err(io::Error::other)?;
         let (done, removed) = mpsc::unbounded_channel();
-        let janitor = Janitor::start(parts.workers.try_clone()?, parts.logs.clone(), done)?;
+        let janitor = Janitor::start(parts.workers.try_clone().map_err(DirError::into_io)?, parts.logs.clone(), done)?;
         let inner = Arc::new(Inner {
             workers: parts.workers,
             namespace: parts.namespace,
@@ -393,7 +394,7 @@ fn signal_all(dir: &Dir, signal: i32) -> io::Result<()> {
     let listed = processes_below(dir)?;
     for (pid, fd) in held {
         if listed.contains(&pid) {
-            match pidfd::signal(std::os::fd::AsFd::as_fd(&fd), signal) {
+            match pidfd::signal(fd.as_fd(), signal) {
                 Err(e) if e.raw_os_error() != Some(libc::ESRCH) => return Err(e),
                 _ => {}
             }
