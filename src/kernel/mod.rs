@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod host;
 pub mod launch;
+pub mod news;
 pub mod note;
 pub mod pidfd;
 pub mod place;
