@@ -242,7 +242,7 @@ async fn a_directory_that_somebody_removes_is_told_and_one_that_we_remove_is_not
 fn the_tree_is_made_once_and_taken_down_whole() {
     let place = Place::new();
     let root = place.dir.path().join("root");
-    let mut program = Program::sh(&place.dir, "sleep 60");
+    let mut program = Program::sh(&place.dir, "exec sleep 60");
     let pid = i32::try_from(program.0.id()).unwrap();
     for _ in 0..2 {
         let tree = settle(&place.situation, &root, false, &[(Leaf::Logger, pid)]).unwrap();
