@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod launch;
 pub mod note;
+pub mod pidfd;
 pub mod place;
 pub mod port;
 pub mod watch;
