@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod launch;
+pub mod news;
 pub mod note;
 pub mod pidfd;
 pub mod place;
