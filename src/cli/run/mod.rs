@@ -64,18 +64,15 @@ const REMOVE_TRIES: u32 = 10;
 /// # Errors
 /// What keeps us from doing our part. A command that could not be started is no error here: it is an [`Exit`].
 pub fn run(args: &args::Run, cgroup_root: Option<&Path>) -> Result<Exit, Failure> {
-    let failed = |doing: &'static str| {
-        move |source: io::Error| Failure::Run { doing: doing.to_owned(), source: source.into() }
-    };
+    let failed =
+        |doing: &'static str| move |source: io::Error| Failure::Run { doing: doing.to_owned(), source: source.into() };
     let cwd = std::env::current_dir().map_err(failed("cannot find the current directory"))?;
     let request = Request::new(args, &cwd, own_umask())?;
     // First of all: what is sent from here on is heard, and cannot end us with a directory half made.
     let signals = Signals::take().map_err(failed("cannot take over signals"))?;
     let mut terminal = Terminal::new();
-    let place = Place::find(cgroup_root).map_err(|err| Failure::Run {
-        doing: "there is no cgroup to run in".to_owned(),
-        source: err.into(),
-    })?;
+    let place = Place::find(cgroup_root)
+        .map_err(|err| Failure::Run { doing: "there is no cgroup to run in".to_owned(), source: err.into() })?;
     let uuid = note::new_uuid().map_err(failed("cannot make an identity for the run"))?;
 
     let facets = Attempts { request: &request, place: &place, signals: &signals, uuid: &uuid }.make(&mut terminal);
@@ -229,7 +226,8 @@ impl Attempts<'_> {
         let began = match watch.confirm()? {
             Launch::Runs(since) => {
                 watch.ladder.started(since, self.request.timeout);
-                out.started = Some(clock::wall().to_string());
+                // Microseconds, as in events.
+                out.started = Some(format!("{:.6}", clock::wall()));
                 Some(since)
             }
             Launch::Failed(error, status) => {

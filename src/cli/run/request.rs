@@ -67,21 +67,18 @@ impl Request {
 
         spec.argv = args.command.iter().map(text).collect::<Result<_, _>>()?;
         spec.env = args.env.iter().map(|text| variable(text)).collect::<Result<_, _>>()?;
-        spec.env_files =
-            args.env_file.iter().map(|file| EnvFile { path: cwd.join(file), optional: false }).collect();
+        spec.env_files = args.env_file.iter().map(|file| EnvFile { path: cwd.join(file), optional: false }).collect();
         spec.working_directory = args.workdir.as_ref().map_or_else(|| cwd.to_owned(), |dir| cwd.join(dir));
         // A command of a shell goes on with what the shell gave it.
         spec.umask = umask;
-        let timeout = args.timeout.as_deref().map(|typed| {
-            spec::duration(typed).map_err(|problem| Failure::Usage(format!("--timeout: {problem}")))
-        });
+        let timeout = args.timeout.as_deref().map(timeout).transpose()?;
         let limits = keys.iter().filter(|(_, path, _)| path[0] == "limits");
         let typed = limits.filter_map(|(flag, _, value)| Some(((*flag).to_owned(), (*value)?.clone())));
         let typed_io = (!args.io.is_empty()).then(|| ("--io".to_owned(), args.io.join(" ")));
         Ok(Self {
             name: name(&spec.argv),
             spec,
-            timeout: timeout.transpose()?,
+            timeout,
             report: args.report.as_ref().map(|file| cwd.join(file)),
             typed: typed.chain(typed_io).collect(),
         })
@@ -105,6 +102,15 @@ fn read(unit: &Value, keys: &[(&'static str, &[&'static str], Option<&String>)])
     match read.workers.into_iter().next() {
         Some(worker) => Ok(std::sync::Arc::unwrap_or_clone(worker.spec)),
         None => Err(Failure::Usage("there is nothing to run".to_owned())),
+    }
+}
+
+/// A duration like any other of the config.
+fn timeout(typed: &str) -> Result<Duration, Failure> {
+    let unit = json!({ "command": ["unused"], "stop": { "timeout": scalar(typed) } });
+    match read(&unit, &[("--timeout", &["stop", "timeout"], None)])?.stop.timeout {
+        Duration::ZERO => Err(Failure::Usage("--timeout: 0 leaves no time; write a time like 30s".to_owned())),
+        time => Ok(time),
     }
 }
 

@@ -1,19 +1,19 @@
 //! What came out of a run: its cause, what we exit with, what is said on stderr, and the report.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use nix::libc::{SIGINT, SIGPIPE};
 
 use super::request::Request;
 use crate::cli::{
     exit::{self, Exit},
-    render::cause_sentence,
+    render::{cause_sentence, duration, signal_name},
     report::{self, Limits, Readings, Report},
 };
 use crate::kernel::cgroup::limits::Effective;
-use crate::model::{Confidence, Counters, Evidence, ExitCause, ExitStatus, KilledBy, StartError, Usage};
+use crate::model::{Counters, Evidence, ExitCause, ExitStatus, KilledBy, StartError, Usage};
 use crate::policy::cause::{self, Above, Asked, End, Facts};
-use crate::spec::types::OomGroup;
+use crate::spec::types::{OomGroup, Stop};
 
 /// Everything that is known of a run.
 #[derive(Debug)]
@@ -83,13 +83,11 @@ impl Facets {
             start_error: start_error.clone(),
             wall_ms: self.wall_ms,
         };
-        let words = cause_sentence(&cause, confidence, &evidence, &request.spec);
-        let sentence = says_so(&cause, self.timed_out, self.had_terminal).then(|| match (&cause, request.timeout) {
-            (ExitCause::Exited { .. }, Some(timeout)) => {
-                format!("stopped because its {} had passed: {words}", crate::cli::render::duration(timeout))
-            }
-            _ => words.clone(),
-        });
+        let words = match (self.timed_out, request.timeout, status) {
+            (true, Some(timeout), Some(status)) => timed_out(timeout, status, self.asked.kill.is_some(), request),
+            _ => cause_sentence(&cause, confidence, &evidence, &request.spec),
+        };
+        let sentence = says_so(&cause, self.timed_out, self.had_terminal).then(|| words.clone());
         let report = Report {
             v: report::VERSION,
             run: self.uuid,
@@ -111,14 +109,23 @@ impl Facets {
             pids: report::Pids::default(),
             pressure: report::Pressure::default(),
             counters: Readings::default(),
-            limits: Limits {
-                requested: request.typed.clone(),
-                effective: effective(&self.effective),
-            },
+            limits: Limits { requested: request.typed.clone(), effective: effective(&self.effective) },
         }
         .with_usage(self.usage, Readings { before: self.before, after: self.after });
         Verdict { exit, sentence, report }
     }
+}
+
+fn timed_out(timeout: Duration, status: ExitStatus, killed: bool, request: &Request) -> String {
+    let Stop { signal, timeout: patience, .. } = &request.spec.stop;
+    let end = match status {
+        ExitStatus::Exited { code } => format!("it exited with code {code}"),
+        ExitStatus::Signaled { .. } if killed => {
+            format!("killed, still there {} after {}", duration(*patience), signal_name(*signal))
+        }
+        ExitStatus::Signaled { signal, .. } => format!("it ended by {}", signal_name(signal)),
+    };
+    format!("stopped at its timeout of {}: {end}", duration(timeout))
 }
 
 /// Several lines of one file (`io.max`) become one text.
@@ -214,18 +221,19 @@ mod tests {
     fn a_timeout_is_told_however_the_command_took_it() {
         let asked = Asked { stop: Some((KilledBy::Policy, 15)), kill: None };
         let timed_out = |status| Facets { asked, timed_out: true, ..ended(status) }.verdict(&request());
-        let said: Vec<_> = [
-            ExitStatus::Exited { code: 0 },
-            ExitStatus::Exited { code: 7 },
-            ExitStatus::Signaled { signal: 15, core: false },
-        ]
-        .map(|status| timed_out(status).sentence.unwrap())
-        .into();
+        let said: Vec<_> = [ExitStatus::Exited { code: 7 }, ExitStatus::Signaled { signal: 15, core: false }]
+            .map(|status| timed_out(status).sentence.unwrap())
+            .into();
         insta::assert_snapshot!(said.join("\n"), @r"
-        stopped because its time had passed: exited with code 0
-        stopped because its 3s had passed: exited with code 7
-        stopped because its time had passed: ended by SIGTERM
+        stopped at its timeout of 3s: it exited with code 7
+        stopped at its timeout of 3s: it ended by SIGTERM
         ");
+        let killed = Asked { kill: Some(KilledBy::Policy), ..asked };
+        let verdict = Facets { asked: killed, timed_out: true, ..ended(KILLED) }.verdict(&request());
+        insta::assert_snapshot!(
+            verdict.sentence.unwrap(),
+            @"stopped at its timeout of 3s: killed, still there 30s after SIGTERM"
+        );
         let verdict = timed_out(ExitStatus::Exited { code: 0 });
         assert_eq!(verdict.exit.code(), 124);
         let by_policy = ExitCause::Killed { by: KilledBy::Policy, policy: Some("timeout".into()) };
@@ -248,9 +256,6 @@ mod tests {
         let error = StartError::os(Stage::Exec, "/bin/none", nix::libc::ENOENT);
         let verdict = Facets::never_ran("u".into(), "/cg".into(), error).verdict(&request());
         assert_eq!(verdict.exit.code(), 127);
-        assert_eq!(
-            verdict.sentence.as_deref(),
-            Some("could not start: exec /bin/none: No such file or directory")
-        );
+        assert_eq!(verdict.sentence.as_deref(), Some("could not start: exec /bin/none: No such file or directory"));
     }
 }
