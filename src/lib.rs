@@ -9,6 +9,7 @@ pub mod clock;
 pub mod daemon;
 pub mod keeper;
 pub mod kernel;
+pub mod logger;
 pub mod logs;
 pub mod model;
 pub mod policy;

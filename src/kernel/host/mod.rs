@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::keeper::client::{Client, Events};
@@ -32,6 +32,7 @@ use crate::keeper::transport::TransportError;
 use crate::kernel::cgroup::{Dir, DirError, Namespace, events, kill, limits, stat};
 use crate::kernel::launch::plan::{LaunchPlan, Session};
 use crate::kernel::launch::resolve::{self, Inherit};
+use crate::kernel::news::NewsSender;
 use crate::kernel::port::{Kernel, KernelError, RunNote};
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::kernel::{note, pidfd};
@@ -90,7 +91,7 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Table {
-    sinks: HashMap<WorkerId, UnboundedSender<KernelEvent>>,
+    sinks: HashMap<WorkerId, NewsSender>,
     runs: HashMap<RunId, Run>,
 }
 
@@ -155,7 +156,7 @@ impl HostKernel {
 }
 
 impl Kernel for HostKernel {
-    fn attach(&self, worker: &WorkerId, events: UnboundedSender<KernelEvent>) {
+    fn attach(&self, worker: &WorkerId, events: NewsSender) {
         self.inner.table().sinks.insert(worker.clone(), events);
     }
 
@@ -269,12 +270,10 @@ impl Inner {
     }
 
     fn tell(&self, run: &RunId, kind: KernelEventKind) {
-        let table = self.table();
-        let event = KernelEvent { run: run.clone(), kind };
-        match table.sinks.get(&run.worker).map(|sink| sink.send(event)) {
-            Some(Ok(())) => {}
-            // At the supervisor's end the actors go first.
-            Some(Err(_)) | None => tracing::debug!(%run, "news of a run whose worker is gone"),
+        let sink = self.table().sinks.get(&run.worker).cloned();
+        match sink {
+            Some(sink) => sink.send(KernelEvent { run: run.clone(), kind }),
+            None => tracing::debug!(%run, "news of a run that no worker has"),
         }
     }
 
