@@ -45,7 +45,12 @@ impl Up {
 
     /// Starts a prepared command that ends in `pinfold up FILE`.
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        command.args(["-o", "json"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::spawn_as_it_is(command.args(["-o", "json"]))
+    }
+
+    /// Starts a command that becomes `pinfold up -o json FILE`.
+    pub(crate) fn spawn_as_it_is(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let (send, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
