@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod keeper;
 pub mod kernel;
+pub mod logs;
 pub mod model;
 pub mod policy;
 pub mod spec;

@@ -41,13 +41,15 @@ pub struct Ids {
     pub groups: Vec<u32>,
 }
 
-/// One resource limit, soft and hard alike.
+/// One resource limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
     /// `RLIMIT_…`, the kernel's number.
     pub resource: u32,
-    /// The value of both; `u64::MAX` is infinity.
-    pub value: u64,
+    /// What is in force; `u64::MAX` is infinity.
+    pub soft: u64,
+    /// How far the program may raise it.
+    pub hard: u64,
 }
 
 /// The child's relation to sessions and terminals.

@@ -1,0 +1,122 @@
+//! A run's record in an extended attribute of its cgroup directory: it lives and dies with the run, survives every
+//! supervisor, and a half-made directory has none.
+//!
+//! MessagePack with named fields, so that a later version can add some. What the record means is the worker's and the
+//! manager's business.
+
+use super::{
+    cgroup::{Dir, DirError, Namespace, dir::XATTR_MAX},
+    port::RunNote,
+};
+
+/// The attribute's name after `trusted.pinfold.` or `user.pinfold.`.
+const KEY: &str = "run";
+
+/// Why a run's record could not be kept or understood.
+#[derive(Debug, thiserror::Error)]
+pub enum NoteError {
+    /// The kernel refused.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+    /// It does not fit the attribute.
+    #[error("the record of {run} is {len} bytes long; {XATTR_MAX} is the most")]
+    TooLong {
+        /// Whose.
+        run: crate::model::RunId,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// It cannot be encoded.
+    #[error("the record of {run} cannot be encoded")]
+    Encode {
+        /// Whose.
+        run: crate::model::RunId,
+        /// Why.
+        #[source]
+        source: rmp_serde::encode::Error,
+    },
+    /// Something else is there.
+    #[error("the record of {path} is not understood")]
+    Decode {
+        /// The run's directory.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: rmp_serde::decode::Error,
+    },
+}
+
+/// Writes `note` to `dir`, over the one before.
+///
+/// # Errors
+/// Where it is too long or the kernel refuses.
+pub fn write(dir: &Dir, ns: Namespace, note: &RunNote) -> Result<(), NoteError> {
+    let bytes = encode(note)?;
+    Ok(dir.set_xattr(ns, KEY, &bytes)?)
+}
+
+/// Reads the record of `dir`; `None` where there is none.
+///
+/// # Errors
+/// Where it is not understood: then the run is a stranger, not a half-made one.
+pub fn read(dir: &Dir, ns: Namespace) -> Result<Option<RunNote>, NoteError> {
+    let Some(bytes) = dir.xattr(ns, KEY)? else { return Ok(None) };
+    match rmp_serde::from_slice(&bytes) {
+        Ok(note) => Ok(Some(note)),
+        Err(source) => Err(NoteError::Decode { path: dir.path().to_owned(), source }),
+    }
+}
+
+fn encode(note: &RunNote) -> Result<Vec<u8>, NoteError> {
+    let bytes = rmp_serde::to_vec_named(note).map_err(|source| NoteError::Encode { run: note.run.clone(), source })?;
+    if bytes.len() > XATTR_MAX {
+        return Err(NoteError::TooLong { run: note.run.clone(), len: bytes.len() });
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Counters, MemoryEvents, RunId, WorkerId};
+
+    fn note() -> RunNote {
+        let id = "x".repeat(WorkerId::MAX_LEN);
+        let memory = MemoryEvents { low: u64::MAX, oom: 3, ..MemoryEvents::default() };
+        RunNote {
+            v: 1,
+            uuid: "0190b5a1-7b1e-7000-8000-0123456789ab".into(),
+            run: RunId::new(WorkerId::new(&id).unwrap(), u32::MAX),
+            spec_hash: u64::MAX,
+            attempts: 3,
+            restarts: 9,
+            desired_up: true,
+            pid: Some(4_194_304),
+            pid_start_ticks: Some(u64::MAX),
+            boot_id: "2c1f3a46-6d4b-4a43-8f55-6a1a34a6d1fe".into(),
+            started_mono_ns: Some(u64::MAX),
+            baseline: Counters { local: Some(memory), memory: Some(memory), pids_max: Some(7) },
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_and_stays_small() {
+        let bytes = encode(&note()).unwrap();
+        assert_eq!(rmp_serde::from_slice::<RunNote>(&bytes).unwrap(), note());
+        assert!(bytes.len() < XATTR_MAX / 4, "{} bytes", bytes.len());
+    }
+
+    #[test]
+    fn a_record_that_does_not_fit_is_refused_before_the_kernel_is_asked() {
+        let note = RunNote { uuid: "x".repeat(XATTR_MAX), ..note() };
+        assert!(matches!(encode(&note), Err(NoteError::TooLong { .. })));
+    }
+
+    #[test]
+    fn a_later_versions_field_is_no_obstacle() {
+        let mut value: serde_json::Value = serde_json::to_value(note()).unwrap();
+        value["new_in_v2"] = serde_json::json!(["whatever"]);
+        let bytes = rmp_serde::to_vec_named(&value).unwrap();
+        assert_eq!(rmp_serde::from_slice::<RunNote>(&bytes).unwrap(), note());
+    }
+}

@@ -1,0 +1,250 @@
+//! Waiting for children and signalling processes, by pidfd or by the number of an unreaped child.
+//!
+//! Owns the only calls to waitid(2). Not through nix: its waitid returns EINVAL for a child that a real-time signal
+//! killed, *after* having reaped it, and the status is lost. Making the children is `launch`'s.
+#![expect(unsafe_code, reason = "waitid(2) fills a siginfo_t; pidfd_send_signal(2) is a raw system call")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::model::ExitStatus;
+
+/// Whom to wait for.
+#[derive(Debug, Clone, Copy)]
+pub enum Whom<'fd> {
+    /// A child of ours that nobody has reaped, so that its number cannot be another's.
+    Pid(i32),
+    /// The process behind a pidfd, a child of ours.
+    PidFd(BorrowedFd<'fd>),
+}
+
+/// A change of a child that is not its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobChange {
+    /// A stop signal halted it (`CLD_STOPPED`).
+    Stopped,
+    /// SIGCONT went through (`CLD_CONTINUED`).
+    Continued,
+}
+
+/// The status of an ended child, which stays to be reaped. `None` while it lives.
+///
+/// # Errors
+/// waitid(2): `ECHILD` where it is no child of ours or has been reaped.
+pub fn peek(whom: Whom<'_>) -> io::Result<Option<ExitStatus>> {
+    Ok(wait(whom, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)?.and_then(|change| change.end()))
+}
+
+/// Reaps an ended child. `None` while it lives.
+///
+/// # Errors
+/// As [`peek`].
+pub fn reap(whom: Whom<'_>) -> io::Result<Option<ExitStatus>> {
+    Ok(wait(whom, libc::WEXITED | libc::WNOHANG)?.and_then(|change| change.end()))
+}
+
+/// Waits until the child has ended and reaps it. For callers with nothing else to do.
+///
+/// # Errors
+/// As [`peek`].
+pub fn reap_blocking(whom: Whom<'_>) -> io::Result<ExitStatus> {
+    loop {
+        match wait(whom, libc::WEXITED) {
+            Ok(Some(change)) => {
+                if let Some(status) = change.end() {
+                    return Ok(status);
+                }
+            }
+            Ok(None) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// The number of some child that has ended and stays to be reaped: look it up, then [`reap`] it. `None` where
+/// there is none, also where there are no children at all.
+///
+/// # Errors
+/// waitid(2), other than `ECHILD`.
+pub fn next_dead() -> io::Result<Option<i32>> {
+    match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
+        Ok(change) => Ok(change.map(|c| c.pid)),
+        Err(e) if e.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Takes the last stop or continuation of a child that nobody has taken yet.
+///
+/// # Errors
+/// As [`peek`].
+pub fn job_change(pid: i32) -> io::Result<Option<JobChange>> {
+    let change = wait(Whom::Pid(pid), libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG)?;
+    Ok(change.and_then(|c| match c.code {
+        libc::CLD_STOPPED => Some(JobChange::Stopped),
+        libc::CLD_CONTINUED => Some(JobChange::Continued),
+        _ => None,
+    }))
+}
+
+/// A pidfd (`pidfd_open(2)`) of `pid`. Certain to be the process meant only where it is an unreaped child of ours, or
+/// where its identity is checked afterwards.
+///
+/// # Errors
+/// `ESRCH` where there is none.
+pub fn open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or(io::Error::from_raw_os_error(libc::ESRCH))?;
+    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+}
+
+/// Sends `signal`, 1 to 64, by `pidfd_send_signal(2)`.
+///
+/// # Errors
+/// `ESRCH` where the process has ended and was reaped.
+pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let none: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: the descriptor is borrowed for the call, the siginfo pointer may be null, flags must be 0.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
+    if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether `pid` is directly in the cgroup whose directory is called `name`: the last component of its v2 path in
+/// `/proc/PID/cgroup` (cgroups(7)).
+///
+/// # Errors
+/// Where the file cannot be read: `ENOENT` or `ESRCH` once the process has been reaped.
+pub fn is_in_cgroup(pid: i32, name: &str) -> io::Result<bool> {
+    let text = std::fs::read(format!("/proc/{pid}/cgroup"))?;
+    Ok(membership_is(&text, name.as_bytes()))
+}
+
+/// Whether the v2 line (`0::PATH`) of a `/proc/PID/cgroup` ends in the directory `name`.
+#[must_use]
+pub fn membership_is(proc_cgroup: &[u8], name: &[u8]) -> bool {
+    proc_cgroup
+        .split(|b| *b == b'\n')
+        .filter_map(|line| line.strip_prefix(b"0::"))
+        .any(|path| path.strip_suffix(name).is_some_and(|above| above.ends_with(b"/")))
+}
+
+/// What waitid(2) told.
+struct Change {
+    pid: i32,
+    code: i32,
+    status: i32,
+}
+
+impl Change {
+    fn end(&self) -> Option<ExitStatus> {
+        match self.code {
+            libc::CLD_EXITED => Some(ExitStatus::Exited { code: self.status }),
+            libc::CLD_KILLED => Some(ExitStatus::Signaled { signal: self.status, core: false }),
+            libc::CLD_DUMPED => Some(ExitStatus::Signaled { signal: self.status, core: true }),
+            _ => None,
+        }
+    }
+}
+
+fn wait(whom: Whom<'_>, options: i32) -> io::Result<Option<Change>> {
+    let bad = || io::Error::from_raw_os_error(libc::ECHILD);
+    match whom {
+        // 0 would mean our whole process group.
+        Whom::Pid(pid) => waitid(libc::P_PID, u32::try_from(pid).ok().filter(|p| *p > 0).ok_or_else(bad)?, options),
+        Whom::PidFd(fd) => waitid(libc::P_PIDFD, u32::try_from(fd.as_raw_fd()).map_err(|_| bad())?, options),
+    }
+}
+
+fn waitid(kind: libc::idtype_t, id: u32, options: i32) -> io::Result<Option<Change>> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: the pointer is to a siginfo_t of ours that lives through the call.
+    let done = unsafe { libc::waitid(kind, id, info.as_mut_ptr(), options) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all zeroes is a valid siginfo_t, and the kernel has filled it where it had something to tell.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: after waitid(2) si_pid is valid; with WNOHANG and nothing to tell it is 0.
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as above, si_status is valid after waitid(2).
+    let status = unsafe { info.si_status() };
+    Ok(Some(Change { pid, code: info.si_code, status }))
+}
+
+/// Takes over a descriptor that the kernel has just made for us.
+///
+/// # Safety
+/// `fd` is open and nobody else's.
+pub(super) unsafe fn own(fd: i32) -> OwnedFd {
+    // SAFETY: as the caller promises.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::process::Command;
+
+    use super::*;
+
+    fn ends_by(script: &str) -> ExitStatus {
+        let child = Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let pidfd = open(pid).unwrap();
+        let status = reap_blocking(Whom::PidFd(pidfd.as_fd())).unwrap();
+        assert_eq!(peek(Whom::Pid(pid)).unwrap_err().raw_os_error(), Some(libc::ECHILD), "reaped once");
+        status
+    }
+
+    #[test]
+    fn every_exit_code_is_told() {
+        for code in 0..=255 {
+            assert_eq!(ends_by(&format!("exit {code}")), ExitStatus::Exited { code });
+        }
+    }
+
+    #[test]
+    fn every_deadly_signal_is_told_real_time_ones_included() {
+        // Default is not to end: signal(7).
+        let harmless = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
+        let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+        for signal in (1..=64).filter(|s| !harmless.contains(s) && !stops.contains(s)) {
+            let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+            let pid = i32::try_from(child.id()).unwrap();
+            let pidfd = open(pid).unwrap();
+            super::signal(pidfd.as_fd(), signal).unwrap();
+            let status = reap_blocking(Whom::Pid(pid)).unwrap();
+            let ExitStatus::Signaled { signal: by, .. } = status else { panic!("{signal}: {status:?}") };
+            assert_eq!(by, signal);
+            assert!(child.try_wait().is_err(), "std finds it reaped");
+        }
+    }
+
+    #[test]
+    fn a_peek_leaves_the_child_to_be_reaped() {
+        let child = Command::new("/bin/sh").args(["-c", "read x; exit 9"]).stdin(std::process::Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert_eq!(peek(Whom::Pid(pid)).unwrap(), None);
+        drop(child.stdin.take());
+        let pidfd = open(pid).unwrap();
+        let mut poll = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut poll, None).unwrap();
+        for _ in 0..2 {
+            assert_eq!(peek(Whom::Pid(pid)).unwrap(), Some(ExitStatus::Exited { code: 9 }));
+        }
+        assert_eq!(reap(Whom::Pid(pid)).unwrap(), Some(ExitStatus::Exited { code: 9 }));
+    }
+
+    #[test]
+    fn membership_is_the_last_component_of_the_v2_line_only() {
+        let text = b"9:name=systemd:/web.1\n0::/pinfold/workers/web.12\n";
+        assert!(membership_is(text, b"web.12"));
+        for stranger in ["eb.12", "web.1", "workers", "web.12/x"] {
+            assert!(!membership_is(text, stranger.as_bytes()), "{stranger}");
+        }
+    }
+}

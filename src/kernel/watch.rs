@@ -1,0 +1,584 @@
+//! One inotify for all runs. It owns the watches on `memory.events` and `pids.events` of each run, on `cgroup.events`
+//! of a run that drains, and on the parent directories, and turns what they say into [`Hint`]s. A hint makes the
+//! driver read the file again ([`super::cgroup::events`]); it is never counted, because the kernel joins and delays
+//! notifications (one in 10 ms for a file), and says nothing of what happened.
+//!
+//! ```text
+//!                 fires                       Seen::Noise
+//!   armed ──────────────▶ Hint::Changed ─────────────────────▶ off, for 1, 2, 4, 8, 10 s
+//!     ▲                        │ Seen::Violation, Nothing          │ deadline
+//!     └────────────────────────┴────────────── armed again, and Hint::Changed once
+//! ```
+//!
+//! A reader of a big file at its `memory.max` makes `memory.events` fire sixty times a second for ever without a
+//! violation: such a watch is taken off and set again later, with a re-read. Nothing polls: a quiet host has no timer.
+//!
+//! - `memory.events.local` needs no watch: every event counted there is counted in `memory.events` too
+//!   (`memory_events` walks up from the cgroup itself).
+//! - The kernel does not take the watch of a cgroup file off when the cgroup is removed; [`Watches::forget`] does, and
+//!   must come before the rmdir.
+//! - Nothing is said to the watch on a file when its cgroup is removed by somebody else; the parent's watch says it.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask, Watches as Kernel};
+use tokio::sync::Notify;
+
+use super::cgroup::{Dir, DirError};
+use crate::{
+    clock::Clock,
+    model::{Mono, RunId},
+};
+
+/// How long a noisy watch stays off: the first time, doubled each time after …
+const FIRST_REST: Duration = Duration::from_secs(1);
+/// … up to this.
+const LONGEST_REST: Duration = Duration::from_secs(10);
+/// Bytes read from inotify at once: about 250 events.
+const BUFFER: usize = 4096;
+
+/// A reason to look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hint {
+    /// A counter of the run may have changed. Read it, then say what was [`Watches::seen`].
+    Changed(RunId, Source),
+    /// A draining run may be empty. Read `populated`.
+    PopulatedMaybe(RunId),
+    /// The run's directory is gone, and not by our hand.
+    Removed(RunId),
+    /// Notifications were lost: look at every run.
+    Rescan,
+}
+
+/// Which of a run's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// `memory.events`.
+    Memory,
+    /// `pids.events`.
+    Pids,
+}
+
+/// What a re-read found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Something that matters: the watch stays on.
+    Violation,
+    /// The counters grew and it does not matter: the watch rests.
+    Noise,
+    /// The counters are as they were.
+    Nothing,
+}
+
+/// Which files of a run to watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interest {
+    /// `memory.events`.
+    pub memory: bool,
+    /// `pids.events`.
+    pub pids: bool,
+}
+
+impl Interest {
+    /// Both.
+    pub const ALL: Self = Self { memory: true, pids: true };
+}
+
+/// A watch the kernel did not give.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// ENOSPC: the user's watches are used up. The run is not endangered: its counters are read at its exit.
+    #[error(
+        "no inotify watch is left for {path}: what happens inside {run} while it lives is seen at its exit only; \
+         raise fs.inotify.max_user_watches (`sysctl fs.inotify.max_user_watches=524288`)"
+    )]
+    NoneLeft {
+        /// Whose.
+        run: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Any other refusal.
+    #[error("cannot watch {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The state of a draining run could not be read.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+}
+
+/// The side that sets watches: cheap to clone, used from any task; no call waits.
+#[derive(Debug, Clone)]
+pub struct Watches {
+    shared: Arc<Shared>,
+}
+
+/// The side that waits; one task.
+#[derive(Debug)]
+pub struct Hints {
+    shared: Arc<Shared>,
+    stream: EventStream<Vec<u8>>,
+    ready: VecDeque<Hint>,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Said when a deadline is new.
+    sooner: Notify,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct State {
+    kernel: Kernel,
+    runs: HashMap<RunId, Run>,
+    /// What each watch is for.
+    uses: HashMap<WatchDescriptor, Use>,
+    parents: BTreeMap<PathBuf, WatchDescriptor>,
+    /// When a resting watch is to be set again. An entry whose run is gone, or rests no more, means nothing.
+    resting: BinaryHeap<Reverse<(Mono, u64, RunId, Source)>>,
+    /// Tells equal deadlines apart in the order they were made.
+    serial: u64,
+}
+
+#[derive(Debug)]
+struct Run {
+    dir: Arc<Dir>,
+    memory: File,
+    pids: File,
+    drain: Option<WatchDescriptor>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    watch: Option<WatchDescriptor>,
+    /// Rests in a row.
+    noise: u8,
+    /// The serial of the rest it is in.
+    rest: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+enum Use {
+    Counter(RunId, Source),
+    Drain(RunId),
+    Parent,
+}
+
+/// Makes the one inotify.
+///
+/// # Errors
+/// Where `fs.inotify.max_user_instances` or the descriptors are used up. Call it inside a tokio runtime.
+pub fn channel(clock: Clock) -> io::Result<(Watches, Hints)> {
+    let inotify = Inotify::init()?;
+    let state = State {
+        kernel: inotify.watches(),
+        runs: HashMap::new(),
+        uses: HashMap::new(),
+        parents: BTreeMap::new(),
+        resting: BinaryHeap::new(),
+        serial: 0,
+    };
+    let shared = Arc::new(Shared { state: Mutex::new(state), sooner: Notify::new(), clock });
+    let stream = inotify.into_event_stream(vec![0; BUFFER])?;
+    Ok((Watches { shared: Arc::clone(&shared) }, Hints { shared, stream, ready: VecDeque::new(), clock }))
+}
+
+impl Watches {
+    /// Watches a directory of runs for removals. Once for each is enough; again is no error.
+    ///
+    /// # Errors
+    /// Where no watch is left.
+    pub fn add_parent(&self, parent: &Dir) -> Result<(), WatchError> {
+        let mut state = self.shared.lock();
+        if state.parents.contains_key(parent.path()) {
+            return Ok(());
+        }
+        let mask = WatchMask::DELETE | WatchMask::ONLYDIR;
+        let watch = state.add(parent, "", mask, "the workers")?;
+        state.uses.insert(watch.clone(), Use::Parent);
+        state.parents.insert(parent.path().to_owned(), watch);
+        Ok(())
+    }
+
+    /// Watches a run. A file that is not there (no such controller) is left out.
+    ///
+    /// # Errors
+    /// Where a watch is refused. The run is known then all the same, with the watches it got.
+    pub fn add(&self, run: &RunId, dir: &Arc<Dir>, interest: Interest) -> Result<(), WatchError> {
+        let mut state = self.shared.lock();
+        let known = Run { dir: Arc::clone(dir), memory: File::default(), pids: File::default(), drain: None };
+        state.runs.insert(run.clone(), known);
+        for (wanted, source) in [(interest.memory, Source::Memory), (interest.pids, Source::Pids)] {
+            if wanted {
+                state.arm(run, source)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what a re-read after [`Hint::Changed`] found.
+    pub fn seen(&self, run: &RunId, source: Source, seen: Seen) {
+        let now = self.shared.clock.now();
+        let mut state = self.shared.lock();
+        match seen {
+            Seen::Violation | Seen::Nothing => {
+                if let Some(file) = state.file(run, source) {
+                    file.noise = 0;
+                }
+            }
+            Seen::Noise => {
+                if state.rest(run, source, now) {
+                    drop(state);
+                    self.shared.sooner.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Waits for the end of a run: says whether it is populated now, and if so hints at every change from here on.
+    /// Because it looks after the watch is set, no change is missed.
+    ///
+    /// # Errors
+    /// Where neither a watch nor a look is possible. [`DirError::is_absent`] inside: the cgroup is gone.
+    pub fn drain(&self, run: &RunId, dir: &Dir) -> Result<bool, WatchError> {
+        // A young cgroup's notification can be late by 12 ms: look first. Most runs are empty by now.
+        if !dir.populated()? {
+            return Ok(false);
+        }
+        {
+            let mut state = self.shared.lock();
+            if state.runs.get(run).is_some_and(|r| r.drain.is_some()) {
+                return Ok(dir.populated()?);
+            }
+            let watch = state.add(dir, "cgroup.events", WatchMask::MODIFY, &run.to_string())?;
+            state.uses.insert(watch.clone(), Use::Drain(run.clone()));
+            match state.runs.get_mut(run) {
+                Some(known) => known.drain = Some(watch),
+                None => state.drop_watch(Some(watch)),
+            }
+        }
+        Ok(dir.populated()?)
+    }
+
+    /// Takes every watch of the run off. Before its directory is removed: afterwards they would be lost to us for ever.
+    pub fn forget(&self, run: &RunId) {
+        let mut state = self.shared.lock();
+        if let Some(known) = state.runs.remove(run) {
+            for watch in [known.memory.watch, known.pids.watch, known.drain] {
+                state.drop_watch(watch);
+            }
+        }
+    }
+
+    /// How many watches are held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.lock().uses.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Shared {
+    /// Nothing under this lock can panic half-way, so a poisoned one is as good as new.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn file(&mut self, run: &RunId, source: Source) -> Option<&mut File> {
+        self.runs.get_mut(run).map(|r| match source {
+            Source::Memory => &mut r.memory,
+            Source::Pids => &mut r.pids,
+        })
+    }
+
+    fn add(&mut self, dir: &Dir, file: &str, mask: WatchMask, run: &str) -> Result<WatchDescriptor, WatchError> {
+        // By descriptor: the path may name another cgroup by now.
+        self.kernel.add(dir.proc_path().join(file), mask).map_err(|source| {
+            let path = dir.path().join(file);
+            match source.raw_os_error() {
+                Some(nix::libc::ENOSPC) => WatchError::NoneLeft { run: run.to_owned(), path },
+                _ => WatchError::Io { path, source },
+            }
+        })
+    }
+
+    fn arm(&mut self, run: &RunId, source: Source) -> Result<(), WatchError> {
+        let Some(known) = self.runs.get(run) else { return Ok(()) };
+        let (dir, file) = (Arc::clone(&known.dir), source.file());
+        let watch = match self.add(&dir, file, WatchMask::MODIFY, &run.to_string()) {
+            Ok(watch) => watch,
+            Err(WatchError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        self.uses.insert(watch.clone(), Use::Counter(run.clone(), source));
+        if let Some(file) = self.file(run, source) {
+            file.watch = Some(watch);
+        }
+        Ok(())
+    }
+
+    /// Takes a noisy watch off until later. Whether there is a new deadline.
+    fn rest(&mut self, run: &RunId, source: Source, now: Mono) -> bool {
+        self.serial += 1;
+        let serial = self.serial;
+        let Some(file) = self.file(run, source) else { return false };
+        let Some(watch) = file.watch.take() else { return false };
+        let rest = FIRST_REST.saturating_mul(1 << file.noise.min(4)).min(LONGEST_REST);
+        file.noise = file.noise.saturating_add(1);
+        file.rest = Some(serial);
+        self.drop_watch(Some(watch));
+        self.resting.push(Reverse((now + rest, serial, run.clone(), source)));
+        true
+    }
+
+    fn drop_watch(&mut self, watch: Option<WatchDescriptor>) {
+        if let Some(watch) = watch {
+            self.uses.remove(&watch);
+            if let Err(e) = self.kernel.remove(watch) {
+                // EINVAL: the kernel took it off itself, with the file system or the directory.
+                tracing::debug!(error = %e, "an inotify watch was gone already");
+            }
+        }
+    }
+
+    /// Sets again what has rested long enough.
+    fn wake(&mut self, now: Mono, ready: &mut VecDeque<Hint>) {
+        while let Some(Reverse((at, ..))) = self.resting.peek()
+            && *at <= now
+        {
+            let Some(Reverse((_, serial, run, source))) = self.resting.pop() else { return };
+            match self.file(&run, source) {
+                Some(file) if file.rest == Some(serial) => file.rest = None,
+                _ => continue,
+            }
+            if let Err(e) = self.arm(&run, source) {
+                tracing::warn!(run = %run, error = %e, "a watch could not be set again; trying again later");
+                self.serial += 1;
+                let serial = self.serial;
+                if let Some(file) = self.file(&run, source) {
+                    file.rest = Some(serial);
+                }
+                self.resting.push(Reverse((now + LONGEST_REST, serial, run.clone(), source)));
+            }
+            ready.push_back(Hint::Changed(run, source));
+        }
+    }
+
+    fn meaning(&self, event: &EventOwned) -> Option<Hint> {
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            return Some(Hint::Rescan);
+        }
+        match self.uses.get(&event.wd)? {
+            Use::Counter(run, source) => Some(Hint::Changed(run.clone(), *source)),
+            Use::Drain(run) => Some(Hint::PopulatedMaybe(run.clone())),
+            Use::Parent => {
+                let run = RunId::from_dir_name(event.name.as_ref()?.to_str()?)?;
+                // One that we removed ourselves has been forgotten before.
+                self.runs.contains_key(&run).then_some(Hint::Removed(run))
+            }
+        }
+    }
+}
+
+impl Source {
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Memory => "memory.events",
+            Self::Pids => "pids.events",
+        }
+    }
+}
+
+impl Hints {
+    /// The next reason to look. Cancel safe: a hint is not lost when the future is dropped.
+    ///
+    /// # Errors
+    /// Where inotify itself fails: then nothing more will come of it.
+    pub async fn next(&mut self) -> io::Result<Hint> {
+        loop {
+            if let Some(hint) = self.ready.pop_front() {
+                return Ok(hint);
+            }
+            let due = self.shared.lock().resting.peek().map(|Reverse((at, ..))| *at);
+            let rested = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(self.clock.instant(at)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // All three are cancel safe: each leaves what it has not given out where it was.
+                event = self.stream.next() => match event {
+                    Some(event) => {
+                        let event = event?;
+                        self.ready.extend(self.shared.lock().meaning(&event));
+                    }
+                    None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                },
+                () = rested => self.shared.lock().wake(self.clock.now(), &mut self.ready),
+                () = self.shared.sooner.notified() => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::WorkerId;
+
+    struct Fixture {
+        tmp: tempfile::TempDir,
+        parent: Dir,
+        watches: Watches,
+        hints: Hints,
+    }
+
+    fn run(number: u32) -> RunId {
+        RunId::new(WorkerId::new("web").unwrap(), number)
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let tmp = tempfile::tempdir().unwrap();
+            let parent = Dir::on_any_fs(tmp.path());
+            let (watches, hints) = channel(Clock::new()).unwrap();
+            watches.add_parent(&parent).unwrap();
+            Self { tmp, parent, watches, hints }
+        }
+
+        fn add(&self, number: u32, files: &[&str]) -> Arc<Dir> {
+            let dir = Arc::new(self.parent.create(&run(number).to_string()).unwrap());
+            for file in files {
+                std::fs::write(dir.path().join(file), "max 0\n").unwrap();
+            }
+            self.watches.add(&run(number), &dir, Interest::ALL).unwrap();
+            dir
+        }
+
+        /// What is there already, without waiting for more than the queue takes.
+        async fn pending(&mut self) -> Option<Hint> {
+            tokio::select! {
+                biased;
+                hint = self.hints.next() => Some(hint.unwrap()),
+                () = async { for _ in 0..20 { tokio::task::yield_now().await } } => None,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_names_the_run_and_the_file() {
+        let mut f = Fixture::new();
+        f.add(1, &["memory.events", "pids.events"]);
+        let second = f.add(2, &["pids.events"]);
+        second.write("pids.events", "max 1\n").unwrap();
+        assert_eq!(f.hints.next().await.unwrap(), Hint::Changed(run(2), Source::Pids));
+        assert_eq!(f.watches.len(), 4, "three files and the parent: a missing file has no watch");
+    }
+
+    #[tokio::test]
+    async fn a_removal_by_somebody_else_is_told_and_ours_is_not() {
+        let mut f = Fixture::new();
+        f.add(1, &[]);
+        f.add(2, &[]);
+        f.watches.forget(&run(1));
+        f.parent.remove_child("web.1").unwrap();
+        std::fs::create_dir(f.tmp.path().join("stranger")).unwrap();
+        f.parent.remove_child("stranger").unwrap();
+        f.parent.remove_child("web.2").unwrap();
+        assert_eq!(f.hints.next().await.unwrap(), Hint::Removed(run(2)));
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_run_leaves_no_watch_and_says_nothing() {
+        let mut f = Fixture::new();
+        let dir = f.add(1, &["memory.events", "pids.events"]);
+        dir.write("memory.events", "oom 1\n").unwrap();
+        f.watches.forget(&run(1));
+        assert_eq!(f.watches.len(), 1);
+        dir.write("memory.events", "oom 2\n").unwrap();
+        assert_eq!(f.pending().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_drain_looks_before_it_waits() {
+        let mut f = Fixture::new();
+        let dir = f.add(1, &[]);
+        std::fs::write(dir.path().join("cgroup.events"), "populated 0\nfrozen 0\n").unwrap();
+        assert!(!f.watches.drain(&run(1), &dir).unwrap());
+        assert_eq!(f.watches.len(), 1, "an empty run needs no watch");
+        std::fs::write(dir.path().join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        assert!(f.watches.drain(&run(1), &dir).unwrap());
+        dir.write("cgroup.events", "populated 0\nfrozen 0\n").unwrap();
+        assert_eq!(f.hints.next().await.unwrap(), Hint::PopulatedMaybe(run(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_noisy_watch_rests_longer_each_time_and_is_read_again_when_it_comes_back() {
+        let mut f = Fixture::new();
+        let dir = f.add(1, &["memory.events"]);
+        dir.write("memory.events", "max 1\n").unwrap();
+        assert_eq!(f.hints.next().await.unwrap(), Hint::Changed(run(1), Source::Memory));
+        let start = f.hints.clock.now();
+        for total in [1, 3, 7, 15, 25, 35] {
+            f.watches.seen(&run(1), Source::Memory, Seen::Noise);
+            assert_eq!(f.watches.len(), 1, "only the parent is watched");
+            dir.write("memory.events", "max 2\n").unwrap();
+            assert_eq!(f.hints.next().await.unwrap(), Hint::Changed(run(1), Source::Memory));
+            let slept = f.hints.clock.now().since(start).as_secs_f64();
+            assert!((slept - f64::from(total)).abs() < 0.1, "{slept} s, not {total}");
+            assert_eq!(f.watches.len(), 2);
+        }
+        f.watches.seen(&run(1), Source::Memory, Seen::Nothing);
+        f.watches.seen(&run(1), Source::Memory, Seen::Noise);
+        let start = f.hints.clock.now();
+        f.hints.next().await.unwrap();
+        assert!(f.hints.clock.now().since(start) < Duration::from_secs(2), "quiet in between: from 1 s again");
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_forgotten_while_its_watch_rests_does_not_come_back() {
+        tokio::time::pause();
+        let mut f = Fixture::new();
+        f.add(1, &["memory.events"]);
+        f.watches.seen(&run(1), Source::Memory, Seen::Noise);
+        f.watches.forget(&run(1));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(f.pending().await, None);
+        assert_eq!(f.watches.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_violation_leaves_the_watch_on() {
+        let mut f = Fixture::new();
+        let dir = f.add(1, &["memory.events"]);
+        dir.write("memory.events", "oom 1\n").unwrap();
+        f.hints.next().await.unwrap();
+        f.watches.seen(&run(1), Source::Memory, Seen::Violation);
+        dir.write("memory.events", "oom 2\n").unwrap();
+        assert_eq!(f.hints.next().await.unwrap(), Hint::Changed(run(1), Source::Memory));
+    }
+}
