@@ -4,6 +4,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod clock;
 pub mod keeper;
 pub mod kernel;
@@ -11,4 +12,6 @@ pub mod logs;
 pub mod model;
 pub mod policy;
 pub mod spec;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod worker;

@@ -5,4 +5,5 @@ pub mod launch;
 pub mod note;
 pub mod pidfd;
 pub mod port;
+pub mod signals;
 pub mod watch;

@@ -367,6 +367,15 @@ impl Dir {
         }
     }
 
+    /// A descriptor of `cgroup.events` for poll(2): `POLLPRI` says that it has changed since it was opened or last
+    /// read. For a caller with one cgroup and no inotify; look at [`populated`](Self::populated) after opening it.
+    ///
+    /// # Errors
+    /// Where the file cannot be opened.
+    pub fn open_events(&self) -> Result<OwnedFd, DirError> {
+        self.open_file("cgroup.events", "read", OFlags::RDONLY)
+    }
+
     /// The processes directly in it. 0 stands for one in another pid namespace.
     ///
     /// # Errors
