@@ -1,9 +1,10 @@
 //! The fence around the kernel: the only `unsafe`, the only /sys and /proc.
 
 pub mod cgroup;
+pub mod host;
 pub mod launch;
 pub mod note;
 pub mod pidfd;
+pub mod place;
 pub mod port;
-pub mod signals;
 pub mod watch;

@@ -8,7 +8,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -82,11 +82,11 @@ impl Follower {
     }
 
     /// Waits for something to be written, at most `timeout` (`None`: however long it takes), or for `wake` to become
-    /// readable, and returns what there is. Empty: time or wake.
+    /// readable or closed, and returns what there is. Empty: time or wake.
     ///
     /// # Errors
     /// Where the notifications or a file cannot be read.
-    pub fn next(&mut self, wake: impl AsFd, timeout: Option<Duration>) -> io::Result<Vec<Chunk>> {
+    pub fn next(&mut self, wake: Option<&OwnedFd>, timeout: Option<Duration>) -> io::Result<Vec<Chunk>> {
         let limit = timeout.map_or(PollTimeout::NONE, |t| PollTimeout::try_from(t).unwrap_or(PollTimeout::MAX));
         let mut fds =
             [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN), PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
@@ -172,7 +172,7 @@ impl Dir {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, os::fd::OwnedFd};
+    use std::io::Write;
 
     use super::*;
 
@@ -184,7 +184,7 @@ mod tests {
     fn until(f: &mut Follower, wake: &OwnedFd, enough: impl Fn(&[Chunk]) -> bool) -> Vec<Chunk> {
         let mut all = Vec::new();
         while !enough(&all) {
-            all.extend(f.next(wake, Some(Duration::from_secs(10))).unwrap());
+            all.extend(f.next(Some(wake), Some(Duration::from_secs(10))).unwrap());
         }
         all
     }
@@ -232,6 +232,6 @@ mod tests {
         let (wake, writer) = never_wakes();
         let mut follower = Follower::new(logs.path(), []).unwrap();
         nix::unistd::write(&writer, b"x").unwrap();
-        assert_eq!(follower.next(&wake, None).unwrap(), []);
+        assert_eq!(follower.next(Some(&wake), None).unwrap(), []);
     }
 }

@@ -242,7 +242,7 @@ impl Dir {
     ///
     /// # Errors
     /// Where it cannot be opened.
-    pub(super) fn above(&self) -> Result<Self, DirError> {
+    pub(crate) fn above(&self) -> Result<Self, DirError> {
         let path = self.path.parent().unwrap_or(&self.path);
         let fd =
             rustix::fs::openat(&self.fd, "..", Self::FLAGS, Mode::empty()).map_err(|e| io_error("open", path, e))?;
