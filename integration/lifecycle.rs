@@ -26,7 +26,7 @@ use support::{
     process::{Process, cgroup_of},
     run::{finish, run},
     scaled, tree,
-    up::{Up, at, is},
+    up::{Up, at, events_break_a_rule, is},
     wait_until, worker,
 };
 
@@ -557,6 +557,29 @@ fn a_frozen_place_fails_the_start_instead_of_hanging_it() {
 }
 
 #[test]
+fn a_place_without_room_fails_the_start_of_what_does_not_fit_and_nothing_else() {
+    let case = Case::new();
+    // keeper, supervisor, logger, workers, aux, runs, and two runs.
+    fs::write(case.root.join("cgroup.max.descendants"), "8").unwrap();
+    let config: String = (0..4).map(|i| worker(&format!("w{i}"), &["/bin/sleep", "1000"], &[])).collect();
+    let mut up = Up::start(&case, &config);
+    let (mut run, mut failed) = (0, 0);
+    for i in 0..4 {
+        let event = up.wait_for("each runs or has failed", |e| {
+            is(e, &format!("w{i}")) && matches!(e.kind, EventKind::Started { .. } | EventKind::Exited { .. })
+        });
+        match event.kind {
+            // EAGAIN is the kernel's answer to mkdir here.
+            EventKind::Exited { cause: ExitCause::StartFailed { stage: Stage::Cgroup, errno: 11 }, .. } => failed += 1,
+            EventKind::Started { .. } => run += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((run, failed), (2, 2));
+    up.stop();
+}
+
+#[test]
 fn a_read_only_cgroupfs_is_refused_before_anything_is_started() {
     let case = Case::new();
     let told = case.file("told");
@@ -857,4 +880,44 @@ fn hostile_configurations_are_refused_quickly_with_exit_code_2() {
         }
     }
     assert_eq!(tree::children(&case.root), Vec::<std::path::PathBuf>::new(), "nothing was made");
+}
+
+// --- the harness itself ------------------------------------------------------
+
+/// An event of worker `w`, as a line of JSON would give it.
+fn event(seq: u64, run: u32, kind: &str) -> Event {
+    let line = format!(
+        r#"{{"v":1,"seq":{seq},"time":"2026-01-01T00:00:00Z","mono_ns":{seq},"worker":"w","run":{run},{kind}}}"#
+    );
+    serde_json::from_str(&line).unwrap()
+}
+
+#[test]
+fn the_rules_of_events_see_what_they_are_for() {
+    let started = r#""kind":"started","pid":5"#;
+    let exited = r#""kind":"exited","cause":{"kind":"exited","code":0},"confidence":"certain","evidence":{"before":{"local":null,"memory":null,"pids_max":null},"after":{"local":null,"memory":null,"pids_max":null},"wall_ms":1}"#;
+    let broken = |events: &[Event]| events_break_a_rule(events).unwrap_or_default();
+    let life = [event(1, 1, started), event(2, 1, exited), event(3, 2, started)];
+    assert_eq!(events_break_a_rule(&life), None);
+    assert!(broken(&[event(1, 1, started), event(3, 1, exited)]).contains("seq 2"), "a gap");
+    assert!(broken(&[event(1, 1, started), event(2, 2, started)]).contains("had not ended"), "two at once");
+    assert!(
+        broken(&[event(1, 1, started), event(2, 1, exited), event(3, 1, exited)]).contains("not started"),
+        "two ends"
+    );
+    assert!(broken(&[event(1, 2, started), event(2, 2, exited), event(3, 1, started)]).contains("over"), "a run again");
+}
+
+#[test]
+fn the_leak_check_sees_a_process_that_has_left_the_tree_and_a_directory_in_it() {
+    let case = Case::new();
+    let mut escaped = Command::new("/bin/sleep").arg("1000").envs(case.mark()).spawn().unwrap();
+    fs::create_dir_all(case.run_dir("left", 3)).unwrap();
+    wait_until("the process is seen", || case.processes().first().cloned());
+    let leaks = case.leaks();
+    escaped.kill().unwrap();
+    escaped.wait().unwrap();
+    fs::remove_dir(case.run_dir("left", 3)).unwrap();
+    assert!(leaks.iter().any(|l| l.contains(&format!("process {}", escaped.id()))), "{leaks:?}");
+    assert!(leaks.iter().any(|l| l.contains("workers/left.3")), "{leaks:?}");
 }

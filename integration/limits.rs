@@ -19,7 +19,7 @@ use std::{
 
 use pinfold::{
     clock,
-    model::{EventKind, ExitCause, KilledBy, OomScope},
+    model::{EventKind, ExitCause, KilledBy, OomScope, State},
 };
 use rustix::process::Signal;
 use support::{
@@ -262,34 +262,51 @@ fn a_cpu_burner_gets_its_quota_and_no_more() {
 
 // --- io ----------------------------------------------------------------------
 
-/// A directory on a disk of its own in our virtual machine, on this host's own disk elsewhere.
+/// A file system of its own: on the disk that scripts/vm adds, on a loop device elsewhere.
 struct Disk {
     dir: PathBuf,
-    mounted: bool,
 }
 
 impl Disk {
     fn new(case: &Case) -> Self {
         let dir = PathBuf::from(case.file("disk"));
         fs::create_dir(&dir).unwrap();
-        let mounted = env::var_os("PINFOLD_VM").is_some();
-        if mounted {
+        let (device, option) = if env::var_os("PINFOLD_VM").is_some() {
             assert!(Path::new("/dev/vda").exists(), "scripts/vm was started without --disk: {}", support::ELSEWHERE);
-            for command in ["mkfs.ext4 -q -F /dev/vda", &format!("mount /dev/vda {}", dir.display())] {
-                let made = finish(Command::new("sh").args(["-c", command]));
-                assert_eq!(made.code, Some(0), "{command}: {made:?}");
-            }
-        }
-        Self { dir, mounted }
+            ("/dev/vda".to_owned(), "")
+        } else {
+            let image = case.file("image");
+            fs::File::create(&image).unwrap().set_len(128 * MIB).unwrap();
+            (image, "-o loop")
+        };
+        let mount = format!("mkfs.ext4 -q -F {device} && mount {option} {device} {}", dir.display());
+        let made = finish(Command::new("sh").args(["-c", &mount]));
+        assert_eq!(made.code, Some(0), "{mount}: {made:?}");
+        Self { dir }
+    }
+
+    /// Every writer waits, in uninterruptible sleep, until the answer is dropped.
+    fn freeze(&self) -> Frozen<'_> {
+        let frozen = finish(Command::new("fsfreeze").arg("--freeze").arg(&self.dir));
+        assert_eq!(frozen.code, Some(0), "{frozen:?}");
+        Frozen(self)
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        if self.mounted {
-            let undone = finish(Command::new("umount").arg(&self.dir));
-            assert!(std::thread::panicking() || undone.code == Some(0), "{undone:?}");
-        }
+        // Lazily: a failed test may have a writer left, which the case kills after this.
+        let undone = finish(Command::new("umount").arg("--lazy").arg(&self.dir));
+        assert!(std::thread::panicking() || undone.code == Some(0), "{undone:?}");
+    }
+}
+
+struct Frozen<'a>(&'a Disk);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let thawed = finish(Command::new("fsfreeze").arg("--unfreeze").arg(&self.0.dir));
+        assert!(std::thread::panicking() || thawed.code == Some(0), "{thawed:?}");
     }
 }
 
@@ -310,11 +327,30 @@ fn a_disk_writer_gets_its_rate() {
     };
     wait_until("it writes", || (written() > RATE / 2).then_some(()));
     let (before, then) = (written(), clock::monotonic());
-    up.watch(Duration::from_secs(4));
+    up.watch(Duration::from_secs(5));
     let rate = (written() - before) as f64 / seconds_since(then);
     assert!(main.alive());
     assert!((rate / RATE as f64 - 1.0).abs() < 0.2, "{rate:.0} bytes a second for a limit of {RATE}");
     up.stop();
+}
+
+#[test]
+fn what_cannot_be_killed_is_never_called_stopped_and_clears_itself() {
+    let case = Case::with_limits(true);
+    let disk = Disk::new(&case);
+    let dir = disk.dir.to_str().unwrap();
+    let mut up = Up::start(&case, &misbehaving("writer", &["write-disk", dir], &["stop: {timeout: 200ms}"]));
+    let main = up.started("writer", 1);
+    let frozen = disk.freeze();
+    wait_until("it is in uninterruptible sleep", || main.status("State").starts_with('D').then_some(()));
+    up.signal(Signal::TERM);
+    up.state("writer", State::Stopping, "unkillable");
+    assert!(main.alive());
+    let stopped = |up: &Up| up.states("writer").iter().any(|s| s.starts_with("stopped"));
+    assert!(!stopped(&up), "{:?}", up.states("writer"));
+    drop(frozen);
+    main.wait_gone("the thawed writer");
+    up.end();
 }
 
 #[test]
@@ -492,11 +528,13 @@ fn run_works_in_a_bare_delegated_subtree_for_an_unprivileged_user() {
     let case = Case::with_limits(false);
     let delegated = Delegated::new(&case);
     // The shell in a leaf of its own, as a login would have it; and pinfold alone in the delegated cgroup itself.
+    let named = format!("--cgroup-root {}", delegated.dir.display());
+    let command = "\"$PINFOLD\" run -m 32M --pids 9";
     for (at, script) in [
-        ("shell", "\"$PINFOLD\" run -m 32M --pids 9 -- \"$MISBEHAVE\" limits; exit $?"),
-        ("", "exec \"$PINFOLD\" run -m 32M --pids 9 -- \"$MISBEHAVE\" limits"),
+        ("shell", format!("{command} {named} -- \"$MISBEHAVE\" limits; exit $?")),
+        ("", format!("exec {command} -- \"$MISBEHAVE\" limits")),
     ] {
-        let ran = finish(&mut delegated.shell(&case, at, script));
+        let ran = finish(&mut delegated.shell(&case, at, &script));
         assert_eq!(ran.code, Some(0), "{at}: {ran:?}");
         let told = fields(ran.stdout.trim());
         assert_eq!(told["memory.max"], (32 * MIB).to_string(), "{at}");

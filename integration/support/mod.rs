@@ -191,7 +191,7 @@ impl Case {
         command.arg(subcommand).arg("--cgroup-root").arg(&self.root);
         command.arg("--state-dir").arg(self.dir.path().join("state"));
         command.arg("--runtime-dir").arg(self.dir.path().join("run"));
-        command.env(MARK, &self.mark).env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
+        command.envs(self.mark()).env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
         command.current_dir("/");
         command
     }
@@ -212,8 +212,13 @@ impl Case {
         process::with_environment(&format!("{MARK}={}", self.mark))
     }
 
+    /// The variable that marks a process as one of this case.
+    pub(crate) fn mark(&self) -> [(&str, &str); 1] {
+        [(MARK, &self.mark)]
+    }
+
     /// What must not be there once the product has ended.
-    fn leaks(&self) -> Vec<String> {
+    pub(crate) fn leaks(&self) -> Vec<String> {
         let mut leaks = tree::run_dirs(&self.root);
         leaks.extend(self.processes());
         leaks.extend(tree::procs_below(&self.top).iter().map(|pid| format!("process {pid} in {}", self.top.display())));
