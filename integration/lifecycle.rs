@@ -18,7 +18,7 @@ use std::{
 
 use pinfold::{
     clock,
-    model::{Decision, Event, EventKind, ExitCause, ExitStatus, KilledBy, Stage, State, Verdict},
+    model::{Event, EventKind, ExitCause, ExitStatus, KilledBy, Stage, State, Verdict},
 };
 use rustix::process::Signal;
 use support::{
