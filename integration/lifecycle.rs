@@ -625,6 +625,25 @@ fn keeper_and_logger_have_one_thread_and_at_most_two_megabytes() {
 }
 
 #[test]
+fn nothing_of_ours_wakes_up_while_nothing_happens() {
+    let case = Case::alone();
+    let config: String = (0..10).map(|i| worker(&format!("w{i}"), &["/bin/sleep", "1000"], &[])).collect();
+    let mut up = Up::start(&case, &config);
+    for i in 0..10 {
+        up.state(&format!("w{i}"), State::Running, "ready");
+    }
+    let ours = ["keeper", "supervisor", "logger"].map(|leaf| case.role(leaf));
+    let wake_ups = || ours.iter().map(Process::wake_ups).sum::<u64>();
+    // What a start leaves to be done may take a moment: quiet is one second without a wake-up, and it must come.
+    wait_until("a second without a wake-up", || {
+        let before = wake_ups();
+        support::pause(Duration::from_secs(1));
+        (wake_ups() == before).then_some(())
+    });
+    up.stop();
+}
+
+#[test]
 fn a_killed_supervisor_is_replaced_and_the_worker_does_not_notice() {
     let case = Case::new();
     let (lock, told) = (case.file("lock"), case.file("told"));

@@ -69,6 +69,16 @@ impl Process {
         kb.unwrap_or_else(|| panic!("/proc/{}/{file} has no {key}", self.pid)) * 1024
     }
 
+    /// How often its threads have gone to sleep of their own accord, and so have been woken.
+    pub(crate) fn wake_ups(&self) -> u64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let count = |status: &str| {
+            let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))?;
+            line.trim().parse::<u64>().ok()
+        };
+        threads.filter_map(|t| count(&fs::read_to_string(t.path().join("status")).ok()?)).sum()
+    }
+
     /// Its cgroup, as a directory.
     pub(crate) fn cgroup(&self) -> PathBuf {
         cgroup_of(self.pid)
