@@ -45,5 +45,5 @@ need_cargo() {
         echo "${0##*/}: please install Rust $wanted or newer (https://rustup.rs); found: ${found:-none}" >&2
         exit 1
     fi
-    need_packages gcc:cc
+    need_packages build-essential:cc
 }

@@ -109,7 +109,7 @@ pub struct Up {
     globals: Globals,
 }
 
-/// `pinfold run`. Sizes, durations and signals are kept as they were typed: `spec` reads them, by the rules of the
+/// `pinfold run`. Numbers, sizes, durations and signals are kept as they were typed: `spec` reads them, by the rules of the
 /// config, so that a flag and its key can never differ.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
@@ -128,13 +128,13 @@ pub struct Run {
     pub swap: Option<String>,
     /// CPU time, in percent of one CPU: `cpu.max`
     #[arg(long, value_name = "PERCENT")]
-    pub cpu: Option<f64>,
+    pub cpu: Option<String>,
     /// Share of the CPU under contention: `cpu.weight` (1 to 10000, others have 100)
     #[arg(long, value_name = "WEIGHT")]
-    pub cpu_weight: Option<u32>,
+    pub cpu_weight: Option<String>,
     /// Processes and threads: `pids.max`
     #[arg(long, value_name = "N")]
-    pub pids: Option<u64>,
+    pub pids: Option<String>,
     /// Rates of the disk that holds PATH: `io.max` (/data:wbps=20M,riops=500); may be given several times
     #[arg(long, value_name = "PATH:KEY=RATE,…")]
     pub io: Vec<String>,

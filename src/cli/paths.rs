@@ -100,8 +100,14 @@ pub fn resolve(globals: &Globals, files: &[PathBuf], who: &Who<'_>) -> Result<Pa
         })?,
     };
     let socket = chosen(&globals.socket, "PINFOLD_SOCKET").unwrap_or_else(|| runtime.join("api.sock"));
-    let cgroup_root = chosen(&globals.cgroup_root, "PINFOLD_CGROUP_ROOT");
-    Ok(Paths { config: config(globals, files, who)?, runtime, state, socket, cgroup_root })
+    Ok(Paths { config: config(globals, files, who)?, runtime, state, socket, cgroup_root: cgroup_root(globals, who) })
+}
+
+/// The cgroup named by the user; by itself for `run`, which needs no other place.
+#[must_use]
+pub fn cgroup_root(globals: &Globals, who: &Who<'_>) -> Option<PathBuf> {
+    let var = || (who.var)("PINFOLD_CGROUP_ROOT").filter(|value| !value.is_empty()).map(PathBuf::from);
+    globals.cgroup_root.clone().or_else(var).map(|path| who.cwd.join(path))
 }
 
 /// Which config to read; by itself for `validate`, which needs no other place.

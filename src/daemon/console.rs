@@ -15,7 +15,13 @@ use std::{
 };
 
 use jiff::tz::TimeZone;
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::{
+    runtime::Handle,
+    sync::{
+        mpsc::{self, UnboundedReceiver, UnboundedSender},
+        oneshot,
+    },
+};
 
 use crate::cli::args::Output;
 use crate::cli::render::{EventLines, Prefixer, Sgr, Summary, json_line, worker_style};
@@ -29,7 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The two threads and the way to end them.
 #[derive(Debug)]
 pub struct Console {
-    events: Option<UnboundedSender<Event>>,
+    events: UnboundedSender<Event>,
+    /// Dropped to say that what is in the channel now is the last.
+    end: oneshot::Sender<()>,
     printed: std_mpsc::Receiver<Summary>,
     output: Option<OutputThread>,
     format: Output,
@@ -43,7 +51,7 @@ struct OutputThread {
 }
 
 impl Console {
-    /// Starts to show what happens to `workers`.
+    /// Starts to show what happens to `workers`. Call it inside a tokio runtime.
     ///
     /// # Errors
     /// Where a thread or the watch on the log directories cannot be had.
@@ -59,26 +67,28 @@ impl Console {
         let (events, queue) = mpsc::unbounded_channel();
         let (finished, printed) = std_mpsc::channel();
         let summary = Summary::new(workers);
+        let (end, ended) = oneshot::channel();
+        let runtime = Handle::current();
         thread::Builder::new().name("events".into()).spawn(move || {
             // Whoever waited for it has stopped waiting.
-            drop(finished.send(print_events(queue, format, &lines, summary)));
+            drop(finished.send(print_events(&runtime, queue, ended, format, &lines, summary)));
         })?;
-        Ok(Self { events: Some(events), printed, output, format })
+        Ok(Self { events, end, printed, output, format })
     }
 
     /// Where events go.
     #[must_use]
-    pub fn events(&self) -> Option<UnboundedSender<Event>> {
+    pub fn events(&self) -> UnboundedSender<Event> {
         self.events.clone()
     }
 
-    /// Shows what is left and the table of how each worker ended. All other senders of events must be gone by now.
+    /// Shows what has been sent until now, and the table of how each worker ended.
     ///
     /// # Errors
     /// Where stdout takes nothing any more.
-    pub fn finish(mut self, statuses: &[WorkerStatus]) -> io::Result<()> {
-        drop(self.events.take());
-        if let Some(OutputThread { stop, done }) = self.output.take() {
+    pub fn finish(self, statuses: &[WorkerStatus]) -> io::Result<()> {
+        drop(self.end);
+        if let Some(OutputThread { stop, done }) = self.output {
             drop(stop);
             if done.recv_timeout(PATIENCE * 2).is_err() {
                 tracing::warn!("the last output of the workers is not shown; it is in the log files");
@@ -102,10 +112,26 @@ fn comfy_table_width() -> Option<u16> {
     comfy_table::Table::new().width()
 }
 
-fn print_events(mut queue: UnboundedReceiver<Event>, format: Output, lines: &EventLines, summary: Summary) -> Summary {
-    let mut summary = summary;
+fn print_events(
+    runtime: &Handle,
+    mut queue: UnboundedReceiver<Event>,
+    mut ended: oneshot::Receiver<()>,
+    format: Output,
+    lines: &EventLines,
+    mut summary: Summary,
+) -> Summary {
     let mut heard = true;
-    while let Some(event) = queue.blocking_recv() {
+    let mut next = || {
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                event = queue.recv() => event,
+                // Its sender is gone for good, so this is polled once: nothing comes after `None`.
+                _ = &mut ended => None,
+            }
+        })
+    };
+    while let Some(event) = next() {
         summary.observe(&event);
         if !heard {
             continue;

@@ -2,8 +2,12 @@
 //!
 //! ```text
 //! up.rs          the process that was typed: checks, finds its place, starts the logger, becomes the keeper
-//! supervisor.rs  the keeper's first child: builds kernel and actors, starts, stops
-//! console.rs     what it shows
+//! supervisor.rs  the keeper's child: builds kernel and actors, takes over, starts, stops
+//! applied.rs     the configuration in force, kept for a supervisor that is started again
+//! console.rs     what is shown
 //! ```
 
-pub mod console;
+mod applied;
+mod console;
+pub mod supervisor;
+pub mod up;

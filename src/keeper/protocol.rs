@@ -75,7 +75,8 @@ pub enum FromKeeper {
         /// When exec was confirmed.
         at: Mono,
     },
-    /// `run` never ran; its child, if there was one, has been reaped.
+    /// `run` never ran; its child, if there was one, has been reaped. Told once, to the supervisor of that moment or,
+    /// where there is none, to the next one that asks for the list; nothing to acknowledge.
     Failed {
         /// Which.
         run: RunId,
@@ -93,8 +94,10 @@ pub enum FromKeeper {
         /// When it was reaped.
         at: Mono,
     },
-    /// The answer to `List`: first one message for each run that lives (`Launched`, pidfd beside it) or ended without
-    /// acknowledgement (`Exited`), then this.
+    /// The answer to `List`: first one message for each run that lives (`Launched`, pidfd beside it), ended without
+    /// acknowledgement (`Exited`) or could not be launched while there was no supervisor (`Failed`), then this.
+    /// Launches still in flight are told when they are decided. Before a supervisor has asked for its first list,
+    /// nothing is told of runs that it has not asked for itself, so nothing is told twice.
     Listed,
     /// Answer with a `Pong`. Asked only where somebody waits for a sign of life, so that an idle host stays idle.
     Ping {
@@ -126,6 +129,9 @@ pub enum FromLogger {
         run: RunId,
         /// Which of its streams.
         stream: Stream,
+        /// How many bytes could not be written and were thrown away, so that the worker did not have to wait.
+        #[serde(default)]
+        dropped: u64,
     },
 }
 

@@ -3,8 +3,10 @@
 pub mod cgroup;
 pub mod host;
 pub mod launch;
+pub mod news;
 pub mod note;
 pub mod pidfd;
 pub mod place;
 pub mod port;
+pub mod signals;
 pub mod watch;

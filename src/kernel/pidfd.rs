@@ -109,6 +109,15 @@ pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// When `pid` was started, in clock ticks since boot: with the boot id it tells a process from a later one with its
+/// number (field 22 of `/proc/PID/stat`, proc_pid_stat(5)). `None` where there is no such process any more.
+#[must_use]
+pub fn start_ticks(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name, which can hold spaces and parentheses; the last `)` ends it.
+    text.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
 /// Whether `pid` is directly in the cgroup whose directory is called `name`: the last component of its v2 path in
 /// `/proc/PID/cgroup` (cgroups(7)).
 ///
@@ -212,15 +221,34 @@ mod tests {
         let harmless = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
         let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
         for signal in (1..=64).filter(|s| !harmless.contains(s) && !stops.contains(s)) {
-            let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
-            let pid = i32::try_from(child.id()).unwrap();
-            let pidfd = open(pid).unwrap();
-            super::signal(pidfd.as_fd(), signal).unwrap();
-            let status = reap_blocking(Whom::Pid(pid)).unwrap();
+            // Ours, not std's: it resets dispositions and mask, which a test runner can have set for signal 32.
+            let child = launch_sleep();
+            super::signal(child.pidfd.as_fd(), signal).unwrap();
+            let status = reap_blocking(Whom::Pid(child.pid)).unwrap();
             let ExitStatus::Signaled { signal: by, .. } = status else { panic!("{signal}: {status:?}") };
             assert_eq!(by, signal);
-            assert!(child.try_wait().is_err(), "std finds it reaped");
         }
+    }
+
+    fn launch_sleep() -> crate::kernel::launch::Child {
+        use crate::kernel::launch::{Progress, plan, spawn_here};
+        let plan = plan::LaunchPlan {
+            cgroup_name: String::new(),
+            candidates: vec![serde_bytes::ByteBuf::from(*b"/bin/sleep")],
+            argv: vec![serde_bytes::ByteBuf::from(*b"sleep"), serde_bytes::ByteBuf::from(*b"60")],
+            env: Vec::new(),
+            working_directory: serde_bytes::ByteBuf::from(*b"/"),
+            ids: None,
+            umask: 0o022,
+            rlimits: vec![plan::Rlimit { resource: libc::RLIMIT_CORE, soft: 0, hard: 0 }],
+            nice: None,
+            oom_score_adj: 0,
+            session: plan::Session::New,
+        };
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let mut child = spawn_here(&plan, [null.as_fd(); 3]).unwrap();
+        assert_eq!(child.confirm.wait(), Progress::Execed);
+        child
     }
 
     #[test]

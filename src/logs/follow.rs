@@ -88,8 +88,8 @@ impl Follower {
     /// Where the notifications or a file cannot be read.
     pub fn next(&mut self, wake: Option<&OwnedFd>, timeout: Option<Duration>) -> io::Result<Vec<Chunk>> {
         let limit = timeout.map_or(PollTimeout::NONE, |t| PollTimeout::try_from(t).unwrap_or(PollTimeout::MAX));
-        let mut fds =
-            [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN), PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
+        fds.extend(wake.map(|wake| PollFd::new(wake.as_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, limit) {
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => return Ok(Vec::new()),

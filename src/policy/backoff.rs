@@ -88,7 +88,8 @@ mod tests {
             delay in any::<Duration>(), rate in any::<f64>(), max in any::<Duration>(),
             jitter in any::<f64>(), k in any::<u32>(), draw in any::<f64>(),
         ) {
-            prop_assert!(Backoff { delay, rate, max, jitter }.delay(k, draw) <= max);
+            let backoff = Backoff { delay, rate, max, jitter };
+            prop_assert!(backoff.delay(k, draw) <= max);
         }
     }
 }

@@ -22,8 +22,8 @@
 //!
 //! # Whose memory ran out
 //!
-//! `oom` is counted in the cgroup whose limit was reached, `oom_kill` in the victim's. So `oom` here means our own limit;
-//! `oom_kill` without it means a limit further up, or the host. Which of the two only the ancestors' counters tell, and they
+//! `oom` is counted in the cgroup whose limit was reached, `oom_kill` in the victim's. So `oom` here, or in a cgroup that
+//! the worker made below its own, means the worker's limit; `oom_kill` without it means a limit further up, or the host. Which of the two only the ancestors' counters tell, and they
 //! are not read yet ([`Above::Unread`]): pinfold itself sets no limit above a worker yet, so the host is the likelier
 //! reading, and the confidence says that it is one.
 //!
@@ -168,10 +168,10 @@ fn oom(facts: &Facts<'_>) -> Option<Oom> {
     }
     // The count of group kills came with Linux 5.17; before it only the setting tells.
     let takes_all = any(|e| e.oom_group_kill) || (facts.oom_takes_all && local.oom_kill > 0);
-    // Without memory.events.local the run's own limit cannot be told from that of a cgroup below it.
-    let own = if grown.local.is_some() { local.oom > 0 } else { all.oom > 0 };
+    // Counted below the run's cgroup only: a limit that the worker itself set there, and perhaps not on the main process.
+    let own = local.oom > 0 || all.oom > 0;
     let (scope, known) = match (own, facts.above) {
-        (true, _) => (OomScope::Worker, grown.local.is_some()),
+        (true, _) => (OomScope::Worker, local.oom > 0),
         (false, Above::LimitReached) => (OomScope::Ancestor, true),
         (false, Above::Untouched) => (OomScope::Host, true),
         (false, Above::Unread) => (OomScope::Host, false),

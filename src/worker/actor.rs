@@ -17,8 +17,9 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::{self, Clock};
+use crate::kernel::news::{NewsReceiver, news};
 use crate::kernel::port::{Kernel, RunNote};
-use crate::model::{self, EventKind, KernelEvent, Mono, RunId, WorkerId};
+use crate::model::{self, EventKind, Mono, RunId, WorkerId};
 use crate::spec::types::Spec;
 
 use super::effect::{Effect, Refusal};
@@ -111,7 +112,7 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
         }
     };
     let (commands, command_queue) = mpsc::unbounded_channel();
-    let (news, kernel_queue) = mpsc::unbounded_channel();
+    let (news, kernel_queue) = news();
     let (publisher, published) = watch::channel(Published { status: state.status(), at_rest: state.is_at_rest() });
     shared.kernel.attach(&id, news);
     let mut hasher = DefaultHasher::new();
@@ -149,11 +150,7 @@ struct Actor {
 }
 
 impl Actor {
-    async fn run(
-        mut self,
-        mut kernel: mpsc::UnboundedReceiver<KernelEvent>,
-        mut commands: mpsc::UnboundedReceiver<Command>,
-    ) {
+    async fn run(mut self, mut kernel: NewsReceiver, mut commands: mpsc::UnboundedReceiver<Command>) {
         self.turn(Event::Begin);
         let mut listening = true;
         while listening || !self.state.is_at_rest() {
@@ -162,7 +159,7 @@ impl Actor {
             let event = tokio::select! {
                 biased;
                 // Cancel-safe: a message is taken or stays.
-                Some(news) = kernel.recv() => Event::Kernel(news),
+                news = kernel.recv() => Event::Kernel(news),
                 // Cancel-safe: made anew from the state in each turn.
                 () = tokio::time::sleep_until(alarm), if deadline.is_some() => Event::Deadline,
                 // Cancel-safe: a message is taken or stays.
@@ -204,7 +201,7 @@ impl Actor {
                 if let Ok(baseline) = &mut result {
                     self.note = Some(Box::new(RunNote { baseline: *baseline, ..note }));
                 }
-                self.next = Some(Event::Prepared { run: run.number, result });
+                self.next = Some(Event::Prepared { run: run.number, result: Box::new(result) });
             }
             Effect::Launch(run) => self.shared.kernel.launch(&run, self.state.spec()),
             Effect::Signal { run, signal, to } => {

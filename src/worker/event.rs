@@ -15,13 +15,13 @@ pub enum Event {
         ticket: Option<Ticket>,
     },
     /// News of one run.
-    Kernel(KernelEvent),
+    Kernel(Box<KernelEvent>),
     /// The answer to [`Effect::Prepare`](super::effect::Effect::Prepare).
     Prepared {
         /// Of which run.
         run: u32,
         /// The baseline, or why there is no cgroup.
-        result: Result<Counters, StartError>,
+        result: Box<Result<Counters, StartError>>,
     },
     /// `cgroup.kill` of this run was refused.
     KillRefused {
@@ -45,8 +45,13 @@ pub enum Ask {
         /// On whose behalf.
         by: KilledBy,
     },
-    /// A new run. Done when its program runs. Two at the same time are one.
-    Restart,
+    /// A new run. Done when its program runs.
+    ///
+    /// Two at the same time are one: what was asked while `seen` was the latest run is served by any later one.
+    Restart {
+        /// The latest run that whoever asks knew of.
+        seen: u32,
+    },
     /// That it is down, without being asked first. Done when its cgroup is empty.
     Kill {
         /// On whose behalf.

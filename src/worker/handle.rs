@@ -88,9 +88,10 @@ impl WorkerHandle {
         self.ask(Ask::Stop { by })
     }
 
-    /// Asks for a new run. Answered when its program runs.
+    /// Asks for a new run: newer than the one in the status as it is published now. Answered when its program runs.
     pub fn restart(&self) -> Answer {
-        self.ask(Ask::Restart)
+        let seen = self.published.borrow().status.run;
+        self.ask(Ask::Restart { seen })
     }
 
     /// Asks for it to be down at once. Answered when its cgroup is empty.

@@ -48,8 +48,8 @@ impl State {
             Event::Begin => t.begin(),
             Event::Operator { ask, ticket } => t.asked(ask, ticket),
             Event::Kernel(news) if news.kind == KernelEventKind::Removed => t.removed(&news.run),
-            Event::Kernel(news) if t.is_current(&news.run) => t.kernel(news),
-            Event::Prepared { run, result } if run == t.s.last_run => t.prepared(result),
+            Event::Kernel(news) if t.is_current(&news.run) => t.kernel(*news),
+            Event::Prepared { run, result } if run == t.s.last_run => t.prepared(*result),
             Event::KillRefused { run } if run == t.s.last_run => t.kill_refused(),
             // A run that is over cannot touch the one there is.
             Event::Kernel(_) | Event::Prepared { .. } | Event::KillRefused { .. } => {}
@@ -108,7 +108,7 @@ impl Transition<'_> {
         if let Some((who, what)) = match ask {
             Ask::Start { trigger: Trigger::Operator } => Some(("operator", "start")),
             Ask::Start { .. } => None,
-            Ask::Restart => Some(("operator", "restart")),
+            Ask::Restart { .. } => Some(("operator", "restart")),
             Ask::Stop { by } => Some((who(by), "stop")),
             Ask::Kill { by } => Some((who(by), "kill")),
         } {
@@ -120,9 +120,9 @@ impl Transition<'_> {
                 self.wish_up();
                 self.start(ticket, false);
             }
-            Ask::Restart => {
+            Ask::Restart { seen } => {
                 self.wish_up();
-                self.start(ticket, true);
+                self.start(ticket, seen >= self.s.last_run);
             }
             Ask::Stop { by } => {
                 self.wish_down(by);
@@ -336,6 +336,8 @@ impl Transition<'_> {
             Phase::Stuck { life, body: Body::Unborn, after } => (life, after, Some(self.now + KILL_PATIENCE)),
             other => return self.s.phase = other,
         };
+        // Killed for its silence, it is said to have been killed: that was the consequence.
+        let error = if life.overdue { overdue() } else { error };
         // With a rerun asked for after the kill of this launch, the answer is the next one's.
         if after == After::Policy {
             self.settle(Goal::Up, &Err(Refusal::StartFailed(error.clone())));

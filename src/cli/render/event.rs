@@ -83,6 +83,8 @@ impl EventLines {
                 };
                 (tone_of(cause), sentence)
             }
+            // Numbers for the table and for programs.
+            EventKind::Usage { .. } => return None,
             EventKind::Violation { resource, severity, observed, .. } => {
                 let tone = if severity == "warning" { Tone::Warn } else { Tone::Bad };
                 (tone, format!("limit hit: {} ({}): {}", inert(resource), inert(severity), inert(observed)))
@@ -147,11 +149,10 @@ fn decided(decision: &Decision) -> Option<(Tone, String)> {
             };
             (Tone::Warn, format!("restarting {when} ({attempt}{policy})"))
         }
-        Verdict::Stay if decision.trigger == Trigger::Exit => {
-            (Tone::Plain, format!("not started again ({policy}): {rule}"))
-        }
-        Verdict::Stay => (Tone::Plain, format!("left as it is: {rule}")),
-        Verdict::GiveUp => (Tone::Bad, format!("given up ({attempt}{policy}): {rule}")),
+        // Who asked has a line already.
+        Verdict::Stay if decision.trigger == Trigger::Operator => return None,
+        Verdict::Stay => (Tone::Plain, format!("not started again: {rule}")),
+        Verdict::GiveUp => (Tone::Bad, format!("given up: {rule}")),
         // What happened has its own line; that nothing follows from it needs none.
         Verdict::Record => return None,
     })
@@ -176,7 +177,7 @@ mod tests {
     use super::*;
     use crate::cli::render::words::tests::evidence;
     use crate::model::{
-        Confidence, Counters, ExitStatus, MemoryEvents, OomScope, Readiness, Stage, StartError, StoppedDetail,
+        Confidence, Counters, ExitStatus, MemoryEvents, OomScope, Readiness, Stage, StartError, StoppedDetail, Usage,
     };
     use crate::spec::types::Profile;
 
@@ -240,6 +241,7 @@ mod tests {
                 counters: Counters::default(),
             }),
             of(exited(ExitCause::Oom { scope: OomScope::Worker })),
+            of(EventKind::Usage { usage: Usage::default() }),
             of(exited(ExitCause::Exited { code: 3 })),
             of(exited(ExitCause::Signaled { signal: 11, core: true })),
             of(exited(ExitCause::StartFailed { stage: Stage::Chdir, errno: nix::libc::ENOENT })),

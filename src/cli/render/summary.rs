@@ -18,9 +18,18 @@ pub struct Summary {
 #[derive(Debug, Default)]
 struct Tally {
     limits: Limits,
+    /// Of runs that have ended.
+    ended: Acts,
+    /// Of the run that lives, as far as it was told.
+    living: Acts,
+    throttled_usec: u64,
+}
+
+/// What the kernel did to a run.
+#[derive(Debug, Default, Clone, Copy)]
+struct Acts {
     oom_kills: u64,
     refused_forks: u64,
-    throttled_usec: u64,
 }
 
 impl Summary {
@@ -34,14 +43,16 @@ impl Summary {
     /// Adds what `event` tells of enforcement.
     pub fn observe(&mut self, event: &Event) {
         let Some(id) = &event.worker else { return };
+        let tally = self.workers.entry(id.clone()).or_default();
         match &event.kind {
-            // Each carries what happened since the reading before it, so that nothing is counted twice.
-            EventKind::Violation { counters, .. } => self.workers.entry(id.clone()).or_default().add(*counters),
+            EventKind::Violation { counters, .. } => tally.living.add(*counters),
+            // Each run has a fresh cgroup, whose counters begin at 0: at its end they are its totals, also of what no
+            // violation had told.
             EventKind::Exited { evidence, .. } => {
-                let tally = self.workers.entry(id.clone()).or_default();
-                tally.add(evidence.after.since(evidence.before));
-                tally.throttled_usec += evidence.usage.and_then(|usage| usage.cpu_throttled_usec).unwrap_or(0);
+                tally.ended.add(evidence.after);
+                tally.living = Acts::default();
             }
+            EventKind::Usage { usage } => tally.throttled_usec += usage.cpu_throttled_usec.unwrap_or(0),
             _ => {}
         }
     }
@@ -79,22 +90,26 @@ fn state(status: &WorkerStatus) -> String {
     }
 }
 
-impl Tally {
+impl Acts {
     fn add(&mut self, growth: Counters) {
         self.oom_kills += growth.memory.or(growth.local).map_or(0, |memory| memory.oom_kill);
         self.refused_forks += growth.pids_max.unwrap_or(0);
     }
+}
 
+impl Tally {
     /// `memory.max 16 MiB: 3 killed`: only what acted.
     fn enforced(&self) -> String {
         let mut acted = Vec::new();
-        if self.oom_kills > 0 {
+        let oom_kills = self.ended.oom_kills + self.living.oom_kills;
+        let refused_forks = self.ended.refused_forks + self.living.refused_forks;
+        if oom_kills > 0 {
             let limit = self.limits.memory.max.map_or("memory".into(), |max| format!("memory.max {}", size(max)));
-            acted.push(format!("{limit}: {} killed", self.oom_kills));
+            acted.push(format!("{limit}: {oom_kills} killed"));
         }
-        if self.refused_forks > 0 {
+        if refused_forks > 0 {
             let limit = self.limits.pids.max.map_or("pids".into(), |max| format!("pids.max {max}"));
-            acted.push(format!("{limit}: {} forks refused", self.refused_forks));
+            acted.push(format!("{limit}: {refused_forks} forks refused"));
         }
         if self.throttled_usec > 0 {
             let limit = self.limits.cpu.max_percent.map_or("cpu".into(), |percent| format!("cpu.max {percent}%"));
@@ -160,10 +175,18 @@ mod tests {
             worker("burner", |limits| limits.cpu.max_percent = Some(12.5)),
         ]);
         let oom = |n| Some(MemoryEvents { oom_kill: n, ..Default::default() });
-        for run in 0..3 {
+        for _ in 0..3 {
+            summary.observe(&event(
+                "leaky",
+                EventKind::Violation {
+                    resource: "memory".into(),
+                    severity: "critical".into(),
+                    observed: String::new(),
+                    counters: Counters { memory: oom(1), ..Default::default() },
+                },
+            ));
             let mut evidence = evidence();
-            evidence.before.memory = oom(run);
-            evidence.after.memory = oom(run + 1);
+            evidence.after.memory = oom(1);
             let cause = ExitCause::Oom { scope: OomScope::Worker };
             let kind = EventKind::Exited { cause, confidence: Confidence::Certain, evidence: Box::new(evidence) };
             summary.observe(&event("leaky", kind));
@@ -177,11 +200,10 @@ mod tests {
                 counters: Counters { pids_max: Some(941), ..Default::default() },
             },
         ));
-        let mut throttled = evidence();
-        throttled.usage = Some(Usage { cpu_throttled_usec: Some(12_300_000), ..Default::default() });
-        let cause = ExitCause::Killed { by: KilledBy::Shutdown, policy: None };
-        let kind = EventKind::Exited { cause, confidence: Confidence::Certain, evidence: Box::new(throttled) };
-        summary.observe(&event("burner", kind));
+        let usage = Usage { cpu_throttled_usec: Some(6_150_000), ..Default::default() };
+        for _ in 0..2 {
+            summary.observe(&event("burner", EventKind::Usage { usage }));
+        }
 
         let stopped = |id, detail, cause| status(id, State::Stopped, Detail::Stopped(detail), Some(cause));
         let statuses = vec![

@@ -51,14 +51,7 @@ pub(super) struct Ladder {
 impl Ladder {
     /// Nothing was asked and no clock runs.
     pub(super) fn new(stop: Stop) -> Self {
-        Self {
-            stop,
-            phase: Phase::Running,
-            deadline: None,
-            interrupts: 0,
-            asked: Asked::default(),
-            timed_out: false,
-        }
+        Self { stop, phase: Phase::Running, deadline: None, interrupts: 0, asked: Asked::default(), timed_out: false }
     }
 
     /// Starts the clock of `--timeout`: the program runs since `now`.
@@ -214,10 +207,7 @@ mod tests {
         assert_eq!(ladder.on_deadline(at(3)), Some(Act::Ask(SIGQUIT)));
         assert!(ladder.timed_out());
         assert_eq!(ladder.on_deadline(at(33)), Some(Act::Kill));
-        assert_eq!(
-            ladder.asked(),
-            Asked { stop: Some((KilledBy::Policy, SIGQUIT)), kill: Some(KilledBy::Policy) }
-        );
+        assert_eq!(ladder.asked(), Asked { stop: Some((KilledBy::Policy, SIGQUIT)), kill: Some(KilledBy::Policy) });
     }
 
     #[test]

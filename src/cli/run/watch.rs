@@ -298,8 +298,5 @@ fn gone() -> io::Error {
 fn timespec(left: Duration) -> Timespec {
     // Rounded up: waking a moment early would find nothing due and wait again.
     let left = left.saturating_add(Duration::from_micros(1));
-    Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: left.subsec_nanos().into(),
-    }
+    Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
 }

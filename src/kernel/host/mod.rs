@@ -17,6 +17,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsString,
     io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -25,8 +26,9 @@ use std::{
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::clock::Clock;
-use crate::keeper::client::{Client, Keeper};
+use crate::keeper::client::{Client, Events};
 use crate::keeper::protocol::LogFiles;
+use crate::keeper::transport::TransportError;
 use crate::kernel::cgroup::{Dir, DirError, Namespace, events, kill, limits, stat};
 use crate::kernel::launch::plan::{LaunchPlan, Session};
 use crate::kernel::launch::resolve::{self, Inherit};
@@ -52,8 +54,10 @@ pub struct Parts {
     pub namespace: Namespace,
     /// Page size, and the controllers we do not have.
     pub limits: limits::Host,
-    /// The supervisor's end of the keeper.
+    /// The supervisor's end of the keeper: asking …
     pub keeper: Client,
+    /// … and hearing.
+    pub news: Events,
     /// `STATE/logs`.
     pub logs: PathBuf,
     /// The configuration's global environment.
@@ -75,7 +79,7 @@ struct Inner {
     workers: Dir,
     namespace: Namespace,
     limits: limits::Host,
-    keeper: Keeper,
+    keeper: Client,
     watches: Watches,
     janitor: Janitor,
     logs: PathBuf,
@@ -109,14 +113,13 @@ impl HostKernel {
     pub fn new(parts: Parts) -> io::Result<(Self, Pump)> {
         let (watches, hints) = watch::channel(parts.clock)?;
         watches.add_parent(&parts.workers).map_err(io::Error::other)?;
-        let (keeper, incoming) = parts.keeper.split();
         let (done, removed) = mpsc::unbounded_channel();
-        let janitor = Janitor::start(parts.workers.try_clone()?, parts.logs.clone(), done)?;
+        let janitor = Janitor::start(parts.workers.try_clone().map_err(DirError::into_io)?, parts.logs.clone(), done)?;
         let inner = Arc::new(Inner {
             workers: parts.workers,
             namespace: parts.namespace,
             limits: parts.limits,
-            keeper,
+            keeper: parts.keeper,
             watches,
             janitor,
             logs: parts.logs,
@@ -124,7 +127,7 @@ impl HostKernel {
             inherited: parts.inherited,
             table: Mutex::default(),
         });
-        Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, incoming, hints, removed)))
+        Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, parts.news, hints, removed)))
     }
 
     /// Takes over a run that an earlier supervisor started. Its events come from now on.
@@ -142,7 +145,12 @@ impl HostKernel {
 
     /// Tells the keeper something for systemd (sd_notify(3)).
     pub fn notify(&self, state: &str) {
-        self.inner.keeper.notify(state);
+        heard(self.inner.keeper.notify(state));
+    }
+
+    /// Kills what is in a directory that nobody owns any more, and removes it.
+    pub fn discard(&self, run: RunId) {
+        self.inner.janitor.remove(run);
     }
 }
 
@@ -196,8 +204,8 @@ impl Kernel for HostKernel {
         match to {
             // Its parent has not reaped it, so the number is its own; an ended one is no error there.
             Target::Main => {
-                self.inner.keeper.signal(run, signal);
-                Ok(())
+                let sent = self.inner.keeper.signal(run, signal);
+                sent.map_err(|e| refused("signal", run, io::Error::other(e)))
             }
             Target::All => {
                 let Some(dir) = self.inner.dir(run) else { return Ok(()) };
@@ -233,7 +241,7 @@ impl Kernel for HostKernel {
     fn remove(&self, run: &RunId) {
         // Before the rmdir: the kernel keeps the watch of a removed cgroup's file for ever.
         self.inner.watches.forget(run);
-        self.inner.keeper.ack(run);
+        heard(self.inner.keeper.ack(run));
         self.inner.table().runs.remove(run);
         self.inner.janitor.remove(run.clone());
     }
@@ -304,8 +312,8 @@ impl Inner {
         let Some(dir) = self.dir(run) else { return };
         let logs = log_files(&self.logs, run);
         let asked = plan.and_then(|plan| {
-            let fd = dir.try_clone_fd().map_err(|e| e.at(Stage::Cgroup))?;
-            self.keeper.launch(run, logs, &fd, &plan)
+            let asked = self.keeper.launch(run, logs, dir.as_fd(), &plan);
+            asked.map_err(|e| StartError::refused(Stage::Keeper, chain(&e)))
         });
         if let Err(error) = asked {
             self.tell(run, KernelEventKind::LaunchFailed(error));
@@ -363,6 +371,14 @@ impl Inner {
     }
 }
 
+/// A message that could not be sent: the keeper is gone, which the pump hears at the same moment, or we are out of
+/// descriptors.
+fn heard(sent: Result<(), TransportError>) {
+    if let Err(e) = sent {
+        tracing::error!(error = %chain(&e), "the keeper cannot be told");
+    }
+}
+
 /// SIGNAL to every process of `dir` and below. A process that forks meanwhile can leave a child without it, as with
 /// kill(2) of a process group; what remains is killed by `cgroup.kill`.
 fn signal_all(dir: &Dir, signal: i32) -> io::Result<()> {
@@ -378,7 +394,7 @@ fn signal_all(dir: &Dir, signal: i32) -> io::Result<()> {
     let listed = processes_below(dir)?;
     for (pid, fd) in held {
         if listed.contains(&pid) {
-            match pidfd::signal(std::os::fd::AsFd::as_fd(&fd), signal) {
+            match pidfd::signal(fd.as_fd(), signal) {
                 Err(e) if e.raw_os_error() != Some(libc::ESRCH) => return Err(e),
                 _ => {}
             }

@@ -5,8 +5,9 @@ use std::{fmt, io, sync::Arc};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{Inner, chain};
-use crate::keeper::client::Incoming;
+use crate::keeper::client::Events;
 use crate::keeper::protocol::FromKeeper;
+use crate::keeper::transport::TransportError;
 use crate::kernel::cgroup::DirError;
 use crate::kernel::watch::{Hint, Hints, Seen, Source};
 use crate::model::{Counters, KernelEventKind, RunId};
@@ -15,7 +16,7 @@ use crate::model::{Counters, KernelEventKind, RunId};
 #[derive(Debug)]
 pub struct Pump {
     inner: Arc<Inner>,
-    keeper: Incoming,
+    keeper: Events,
     hints: Hints,
     removed: UnboundedReceiver<(RunId, Result<(), DirError>)>,
 }
@@ -24,7 +25,7 @@ pub struct Pump {
 #[derive(Debug)]
 pub enum Lost {
     /// The keeper is gone; workers and logger live on.
-    Keeper(Option<io::Error>),
+    Keeper(TransportError),
     /// inotify failed.
     Watches(io::Error),
 }
@@ -41,7 +42,7 @@ impl fmt::Display for Lost {
 impl std::error::Error for Lost {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Keeper(e) => e.as_ref().map(|e| e as _),
+            Self::Keeper(e) => Some(e),
             Self::Watches(e) => Some(e),
         }
     }
@@ -50,11 +51,18 @@ impl std::error::Error for Lost {
 impl Pump {
     pub(super) const fn new(
         inner: Arc<Inner>,
-        keeper: Incoming,
+        keeper: Events,
         hints: Hints,
         removed: UnboundedReceiver<(RunId, Result<(), DirError>)>,
     ) -> Self {
         Self { inner, keeper, hints, removed }
+    }
+
+    /// Passes on what the keeper answered to the first question for its list, before everything else.
+    pub fn replay(&self, told: Vec<FromKeeper>) {
+        for message in told {
+            self.keeper_says(message);
+        }
     }
 
     /// Passes news on until its source is lost.
@@ -64,9 +72,9 @@ impl Pump {
                 // Exits first: their counters are waiting to be read. All three are cancel safe.
                 biased;
                 message = self.keeper.next() => match message {
-                    Ok(Some(message)) => self.keeper_says(message.message),
-                    Ok(None) => return Lost::Keeper(None),
-                    Err(e) => return Lost::Keeper(Some(e)),
+                    // The pidfd is let go of: the keeper, which has not reaped it, signals it for us.
+                    Ok((message, _pidfd)) => self.keeper_says(message),
+                    Err(e) => return Lost::Keeper(e),
                 },
                 hint = self.hints.next() => match hint {
                     Ok(hint) => self.look(hint),

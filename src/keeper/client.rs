@@ -1,0 +1,208 @@
+//! The supervisor's end of the keeper's socket.
+//!
+//! Asking never waits: a message for which the socket has no room stays in order until [`Events::next`], which has to be
+//! polled all the time, has sent it. [`Client`] asks, [`Events`] tells; pings are answered here. Keeper and supervisor are
+//! one version, because both are the binary that was started.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+
+use super::protocol::{FromKeeper, LogFiles, ToKeeper, VERSION};
+use super::transport::{self, Inbox, Outbox, TransportError};
+use crate::kernel::launch::plan::LaunchPlan;
+use crate::model::RunId;
+
+/// Asks the keeper. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+/// What the keeper tells. One for each connection.
+#[derive(Debug)]
+pub struct Events {
+    shared: Arc<Shared>,
+    inbox: Inbox,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// tokio's type for a socket and its readiness. That this one keeps messages apart is transport's to know: it is
+    /// only read and written there.
+    socket: UnixStream,
+    out: Mutex<Outbox>,
+    more: Notify,
+}
+
+/// News and the pidfd beside it ([`FromKeeper::Launched`] only).
+pub type News = (FromKeeper, Option<OwnedFd>);
+
+/// Takes over the keeper's socket, as [`super::role::begin`] returns it, and says hello. The keeper's own hello is the
+/// first of the events. Must be called within a tokio runtime.
+///
+/// # Errors
+/// Where it is no socket.
+pub fn connect(socket: OwnedFd) -> Result<(Client, Events), TransportError> {
+    let socket = std::os::unix::net::UnixStream::from(socket);
+    socket.set_nonblocking(true).map_err(TransportError::Io)?;
+    let socket = UnixStream::from_std(socket).map_err(TransportError::Io)?;
+    let shared = Arc::new(Shared { socket, out: Mutex::default(), more: Notify::new() });
+    let client = Client { shared: Arc::clone(&shared) };
+    client.send(&ToKeeper::Hello { version: VERSION }, Vec::new())?;
+    Ok((client, Events { shared, inbox: Inbox::default() }))
+}
+
+impl Client {
+    /// Asks for a launch. Answer: `Launched` or `Failed`.
+    ///
+    /// # Errors
+    /// Where the request cannot be made: no descriptors or memory left. No answer comes then.
+    pub fn launch(
+        &self,
+        run: &RunId,
+        logs: LogFiles,
+        cgroup: BorrowedFd<'_>,
+        plan: &LaunchPlan,
+    ) -> Result<(), TransportError> {
+        let cgroup = cgroup.try_clone_to_owned().map_err(TransportError::Io)?;
+        let body = transport::seal_body(plan)?;
+        self.send(&ToKeeper::Launch { run: run.clone(), logs }, vec![cgroup, body])
+    }
+
+    /// The exit record of `run` has been taken over.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn ack(&self, run: &RunId) -> Result<(), TransportError> {
+        self.send(&ToKeeper::Ack { run: run.clone() }, Vec::new())
+    }
+
+    /// Asks for all that is known. Answer: one message for each run, then `Listed`.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn list(&self) -> Result<(), TransportError> {
+        self.send(&ToKeeper::List, Vec::new())
+    }
+
+    /// Signals the main process of `run`. One that has ended is no error.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn signal(&self, run: &RunId, signal: i32) -> Result<(), TransportError> {
+        self.send(&ToKeeper::Signal { run: run.clone(), signal }, Vec::new())
+    }
+
+    /// Tells systemd: `sd_notify(3)`'s text.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn notify(&self, state: impl Into<String>) -> Result<(), TransportError> {
+        self.send(&ToKeeper::Notify { state: state.into() }, Vec::new())
+    }
+
+    fn send(&self, message: &ToKeeper, fds: Vec<OwnedFd>) -> Result<(), TransportError> {
+        self.shared.send(message, fds)
+    }
+}
+
+impl Shared {
+    fn send(&self, message: &ToKeeper, fds: Vec<OwnedFd>) -> Result<(), TransportError> {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = out.is_empty();
+        out.push(message, fds)?;
+        // Straight to the kernel where nothing waits: no turn of the runtime between asking and being heard.
+        if room {
+            out.flush(self.socket.as_fd())?;
+        }
+        if !out.is_empty() {
+            self.more.notify_one();
+        }
+        Ok(())
+    }
+
+    fn waits_for_room(&self) -> bool {
+        !self.out.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+impl Events {
+    /// The next news. [`TransportError::Gone`] where the keeper is dead: there is nothing left to supervise by.
+    ///
+    /// Cancel safe: nothing is taken from the socket before it is returned.
+    ///
+    /// # Errors
+    /// [`TransportError`], never `WouldBlock`.
+    pub async fn next(&mut self) -> Result<News, TransportError> {
+        loop {
+            let interest =
+                if self.shared.waits_for_room() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            let ready = tokio::select! {
+                ready = self.shared.socket.ready(interest) => ready.map_err(TransportError::Io)?,
+                () = self.shared.more.notified() => continue,
+            };
+            if ready.is_writable() {
+                self.flush()?;
+            }
+            if ready.is_readable() || ready.is_read_closed() {
+                match self.receive() {
+                    Ok(Some(news)) => return Ok(news),
+                    Ok(None) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+    }
+
+    /// `None` where there was nothing, or only a ping.
+    fn receive(&mut self) -> Result<Option<News>, TransportError> {
+        let (inbox, socket) = (&mut self.inbox, &self.shared.socket);
+        let mut result = None;
+        // try_io clears tokio's readiness where the kernel says that there is nothing.
+        let tried = socket.try_io(Interest::READABLE, || match inbox.recv::<FromKeeper>(socket.as_fd()) {
+            Err(TransportError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            other => {
+                result = Some(other);
+                Ok(())
+            }
+        });
+        let got = match (tried, result) {
+            (_, Some(got)) => got?,
+            (Err(e), None) if e.kind() != io::ErrorKind::WouldBlock => return Err(TransportError::Io(e)),
+            _ => return Ok(None),
+        };
+        match got.message {
+            FromKeeper::Ping { nonce } => {
+                self.shared.send(&ToKeeper::Pong { nonce }, Vec::new())?;
+                Ok(None)
+            }
+            message @ FromKeeper::Launched { .. } => {
+                let [pidfd] = transport::exactly(got.fds)?;
+                Ok(Some((message, Some(pidfd))))
+            }
+            message => Ok(Some((message, None))),
+        }
+    }
+
+    fn flush(&self) -> Result<(), TransportError> {
+        let mut out = self.shared.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = &self.shared.socket;
+        let mut failed = None;
+        let tried = socket.try_io(Interest::WRITABLE, || {
+            if let Err(e) = out.flush(socket.as_fd()) {
+                failed = Some(e);
+            }
+            if out.is_empty() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        });
+        match (tried, failed) {
+            (_, Some(e)) => Err(e),
+            (Err(e), None) if e.kind() != io::ErrorKind::WouldBlock => Err(TransportError::Io(e)),
+            _ => Ok(()),
+        }
+    }
+}

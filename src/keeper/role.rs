@@ -1,0 +1,149 @@
+//! Starting the other roles of the binary, and what every role does first.
+//!
+//! A role's socket is its standard input, like a server's under inetd: no number to pass, nothing to guess.
+
+use std::ffi::{CStr, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use serde_bytes::ByteBuf;
+
+use super::setup::{Leaf, bytes};
+use super::transport;
+use crate::kernel::launch::plan::{LaunchPlan, Session};
+use crate::kernel::launch::{self, Child, Method, resolve::OURS_ALONE};
+use crate::model::{Stage, StartError};
+
+/// The word that makes the binary the supervisor.
+pub const SUPERVISOR: &str = "__supervisor";
+/// The word that makes the binary the logger.
+pub const LOGGER: &str = "__logger";
+
+/// The binary that was started, also after its file has been replaced: a restarted role must speak the protocol of
+/// those that live.
+#[derive(Debug)]
+pub struct Binary {
+    file: File,
+}
+
+/// A role that was started.
+#[derive(Debug)]
+pub struct Started {
+    /// Its process.
+    pub child: Child,
+    /// Our end of its socket.
+    pub socket: OwnedFd,
+}
+
+impl Binary {
+    /// Holds on to the running one.
+    ///
+    /// # Errors
+    /// Where `/proc` is not mounted.
+    pub fn running() -> io::Result<Self> {
+        Ok(Self { file: File::open("/proc/self/exe")? })
+    }
+
+    /// Starts `role` with a socket to us as its standard input; its stdout and stderr are ours. Its exec is not waited
+    /// for: look at [`Child::confirm`] before making anything of its exit code.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(
+        &self,
+        role: &str,
+        args: &[OsString],
+        leaf: Option<(&Leaf, Method)>,
+        session: Session,
+    ) -> Result<Started, StartError> {
+        let (ours, theirs) = transport::pair()
+            .map_err(|e| StartError::os(Stage::Stdio, "socketpair", e.raw_os_error().unwrap_or(libc::EIO)))?;
+        let words = [OsStr::new("pinfold"), OsStr::new(role)];
+        let plan = LaunchPlan {
+            cgroup_name: leaf.map(|(leaf, _)| leaf.name.clone()).unwrap_or_default(),
+            candidates: vec![ByteBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))],
+            argv: words.into_iter().chain(args.iter().map(OsString::as_os_str)).map(bytes).collect(),
+            env: own_env(),
+            working_directory: ByteBuf::from(*b"."),
+            ids: None,
+            umask: umask(),
+            rlimits: Vec::new(),
+            nice: None,
+            oom_score_adj: oom_score_adj(),
+            session,
+        };
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let stdio = [theirs.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let child = match leaf {
+            Some((leaf, method)) => launch::spawn(&plan, leaf.directory.as_fd(), stdio, method)?,
+            None => launch::spawn_here(&plan, stdio)?,
+        };
+        Ok(Started { child, socket: ours })
+    }
+}
+
+/// Our environment without the service manager's channel to the main process.
+fn own_env() -> Vec<ByteBuf> {
+    let theirs = std::env::vars_os().filter(|(key, _)| !OURS_ALONE.iter().any(|ours| key == ours));
+    theirs.map(|(key, value)| ByteBuf::from([key.as_bytes(), value.as_bytes()].join(&b'='))).collect()
+}
+
+fn umask() -> u32 {
+    let now = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    rustix::process::umask(now);
+    now.as_raw_mode()
+}
+
+fn oom_score_adj() -> i32 {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Takes the role's socket out of the standard input, which is `/dev/null` afterwards, and gives the process a name.
+///
+/// # Errors
+/// Where the standard input is no such socket: a role is not meant to be started by hand.
+pub fn begin(name: &CStr) -> io::Result<OwnedFd> {
+    rustix::thread::set_name(name)?;
+    let stdin = io::stdin();
+    if rustix::net::sockopt::socket_type(&stdin)? != rustix::net::SocketType::SEQPACKET {
+        return Err(io::Error::other("the standard input is not our socket"));
+    }
+    let socket = stdin.as_fd().try_clone_to_owned()?;
+    let null = File::open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    Ok(socket)
+}
+
+/// One line on stderr. Dropped where it would have to wait: a stuck terminal or log must not stop the role.
+pub fn say(role: &str, line: &dyn std::fmt::Display) {
+    let stderr = io::stderr();
+    let mut poll = [rustix::event::PollFd::new(&stderr, rustix::event::PollFlags::OUT)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    if rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready == 1) {
+        let line = format!("pinfold {role}: {line}\n");
+        // There is nowhere to report that stderr is gone.
+        stderr.lock().write_all(line.as_bytes()).ok();
+    }
+}
+
+/// Raises the soft limit of open files to the hard one; the limit from before, for children to get back.
+///
+/// # Errors
+/// setrlimit(2).
+pub fn raise_descriptor_limit() -> io::Result<rustix::process::Rlimit> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum })?;
+    Ok(before)
+}
+
+/// Whether something is there to be read, without waiting.
+#[must_use]
+pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready == 1)
+}

@@ -1,0 +1,38 @@
+//! The signals that reach the keeper: SIGCHLD for itself, the others for the supervisor.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// What is for the supervisor: the signals by which people, shells and service managers ask for something.
+const FORWARDED: [Signal; 6] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// The signals, blocked and readable.
+#[derive(Debug)]
+pub(super) struct Signals {
+    fd: SignalFd,
+}
+
+impl Signals {
+    pub(super) fn block() -> io::Result<Self> {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        FORWARDED.into_iter().for_each(|signal| mask.add(signal));
+        mask.thread_block()?;
+        Ok(Self { fd: SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
+    }
+
+    /// The next one, without waiting.
+    pub(super) fn next(&self) -> io::Result<Option<i32>> {
+        Ok(self.fd.read_signal()?.and_then(|info| i32::try_from(info.ssi_signo).ok()))
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
