@@ -335,7 +335,7 @@ fn a_disk_writer_gets_its_rate() {
 }
 
 #[test]
-fn what_cannot_be_killed_is_never_called_stopped_and_clears_itself() {
+fn what_cannot_be_killed_is_never_called_stopped() {
     let case = Case::with_limits(true);
     let disk = Disk::new(&case);
     let dir = disk.dir.to_str().unwrap();
@@ -348,9 +348,15 @@ fn what_cannot_be_killed_is_never_called_stopped_and_clears_itself() {
     assert!(main.alive());
     let stopped = |up: &Up| up.states("writer").iter().any(|s| s.starts_with("stopped"));
     assert!(!stopped(&up), "{:?}", up.states("writer"));
+    // It does not wait for ever, and does not pretend either.
+    let ended = up.end();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("writer"), "who could not be ended is named: {}", ended.stderr);
+    assert!(main.alive());
+    assert!(!stopped(&up), "{:?}", up.states("writer"));
     drop(frozen);
     main.wait_gone("the thawed writer");
-    up.end();
+    wait_until("its cgroup can be removed", || fs::remove_dir(case.run_dir("writer", 1)).ok());
 }
 
 #[test]

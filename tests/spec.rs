@@ -232,12 +232,7 @@ fn an_environment_is_a_map_or_a_list_of_pairs() {
 #[test]
 fn a_variable_brings_text_and_never_yaml() {
     let config = good("expansion");
-    let env = [
-        ("HOME_DIR", "/root"),
-        ("FALLBACK", "fall back"),
-        ("DOLLAR", "$HOME costs $5"),
-        ("NOT_YAML", "[a, b]"),
-    ];
+    let env = [("HOME_DIR", "/root"), ("FALLBACK", "fall back"), ("DOLLAR", "$HOME costs $5"), ("NOT_YAML", "[a, b]")];
     assert_eq!(config.env, map(&env));
     assert_eq!(config.workers.len(), 2, "a number may come from a variable");
     let spec = &worker(&config, "w-2").spec;
@@ -297,7 +292,8 @@ fn one_instance_is_numbered_too() {
 
 #[test]
 fn several_files_are_one_configuration_and_later_ones_win() {
-    let first = text("a.yaml", "env: {A: 1, B: 1}\ndefaults: {nice: 1, user: one}\nworkers: [{id: a, unit: {command: [a]}}]");
+    let first =
+        text("a.yaml", "env: {A: 1, B: 1}\ndefaults: {nice: 1, user: one}\nworkers: [{id: a, unit: {command: [a]}}]");
     let second = text("b.yaml", "env: {B: 2}\ndefaults: {nice: 2}\nworkers: [{id: b, unit: {command: [b]}}]");
     let config = load(&[first, second]).unwrap();
     assert_eq!(config.env, map(&[("A", "1"), ("B", "2")]));
@@ -312,7 +308,10 @@ fn a_worker_in_two_files_is_an_error_that_names_both() {
     let first = text("a.yaml", "workers:\n  - {id: web, unit: {command: [a]}}");
     let second = text("b.yaml", "# moved\nworkers:\n  - {id: web, unit: {command: [b]}}");
     let problems = problems(&[first, second]);
-    assert!(problems.starts_with("b.yaml:3:10: workers[0].id: the id \"web\" is given twice, first at a.yaml:2; "), "{problems}");
+    assert!(
+        problems.starts_with("b.yaml:3:10: workers[0].id: the id \"web\" is given twice, first at a.yaml:2; "),
+        "{problems}"
+    );
 }
 
 #[test]
@@ -454,7 +453,12 @@ mod files {
         symlink(&group, &link).unwrap();
 
         assert!(spec::read_files(&[own, readable], true).is_ok());
-        for (path, fix) in [(&group, "run: chmod go-w '"), (&world, "run: chmod go-w /"), (&foreign, "run: chown root /"), (&link, "run: chmod go-w ")] {
+        for (path, fix) in [
+            (&group, "run: chmod go-w '"),
+            (&world, "run: chmod go-w /"),
+            (&foreign, "run: chown root /"),
+            (&link, "run: chmod go-w "),
+        ] {
             let problems = spec::read_files(std::slice::from_ref(path), true).unwrap_err();
             assert!(problems.0[0].fix.starts_with(fix), "{problems}");
             assert!(spec::read_files(std::slice::from_ref(path), false).is_ok(), "only root has to care");

@@ -13,9 +13,7 @@ use serde_json::Value;
 
 /// What is wrong with these only the loader sees: keys that contradict each other, ranges behind a unit, what a
 /// variable brings in, and YAML itself. Every other bad fixture is wrong to the schema too.
-const BEYOND_A_SCHEMA: &[&str] = &[
-    "all-at-once-partly",
-];
+const BEYOND_A_SCHEMA: &[&str] = &["all-at-once-partly"];
 
 fn path(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)

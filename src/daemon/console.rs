@@ -174,20 +174,13 @@ fn show_output(logs: &Path, workers: &[Worker], width: usize, colour: bool) -> i
     Ok(OutputThread { stop, done })
 }
 
-fn print_output(
-    follower: &mut Follower,
-    stopped: &OwnedFd,
-    make: impl Fn(&WorkerId) -> Prefixer,
-) -> io::Result<()> {
+fn print_output(follower: &mut Follower, stopped: &OwnedFd, make: impl Fn(&WorkerId) -> Prefixer) -> io::Result<()> {
     let mut streams: HashMap<(WorkerId, OsString), Prefixer> = HashMap::new();
     let mut stopping = false;
     loop {
         // Once everything has ended only the logger's last bytes are waited for.
-        let chunks = if stopping {
-            follower.next(None, Some(PATIENCE))?
-        } else {
-            follower.next(Some(stopped), None)?
-        };
+        let chunks =
+            if stopping { follower.next(None, Some(PATIENCE))? } else { follower.next(Some(stopped), None)? };
         let silent = chunks.is_empty();
         let mut text = Vec::new();
         for Chunk { worker, file, bytes, last } in chunks {

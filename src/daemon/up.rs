@@ -51,7 +51,10 @@ pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
         |fd: std::io::Result<OwnedFd>| fd.map_err(|e| Failure::failed("cannot hand over to the keeper", e));
     let leaf = |leaf: Leaf| -> Result<RoleLeaf, Failure> {
         let directory = root.open_below(leaf.name()).map_err(|e| no_place(e.into()))?;
-        Ok(RoleLeaf { name: leaf.name().to_owned(), directory: descriptor(directory.try_clone_fd().map_err(DirError::into_io))? })
+        Ok(RoleLeaf {
+            name: leaf.name().to_owned(),
+            directory: descriptor(directory.try_clone_fd().map_err(DirError::into_io))?,
+        })
     };
     let setup = Setup {
         supervisor_args: settings.to_args(),
@@ -60,10 +63,7 @@ pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
         supervisor_leaf: if claimed.moved { Some(leaf(Leaf::Supervisor)?) } else { None },
         logger_leaf: Some(leaf(Leaf::Logger)?),
         logger: Some(RunningLogger { pid: logger.child.pid, socket: logger.socket }),
-        keep: vec![
-            descriptor(lock.share())?,
-            descriptor(root.try_clone_fd().map_err(DirError::into_io))?,
-        ],
+        keep: vec![descriptor(lock.share())?, descriptor(root.try_clone_fd().map_err(DirError::into_io))?],
     };
     Err(Failure::failed("cannot become the keeper", setup.become_keeper()))
 }
@@ -120,12 +120,8 @@ fn take_place(paths: &Paths, situation: &Situation, logger: i32) -> Result<Claim
 
     let unit = scope::unit_of_state_dir(&paths.state, Path::new("/var/lib/pinfold"));
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    let who = Claimant {
-        unit: &unit,
-        own: (Leaf::Keeper, own),
-        anchor: Some((Leaf::Logger, logger)),
-        may_join: populated,
-    };
+    let who =
+        Claimant { unit: &unit, own: (Leaf::Keeper, own), anchor: Some((Leaf::Logger, logger)), may_join: populated };
     let mut claimed = claim(situation, &plan, &who).map_err(no_place)?;
     let root: &Dir = &claimed.tree.root;
     if let Some(recorded) = &recorded {

@@ -25,8 +25,7 @@ pub fn read_files(paths: &[PathBuf], expect_root_owned: bool) -> Result<Vec<Sour
     let mut sources = Vec::with_capacity(paths.len());
     let mut problems = Vec::new();
     for path in paths {
-        let read =
-            if path.as_os_str() == "-" { read_stdin() } else { read_file(path, expect_root_owned) };
+        let read = if path.as_os_str() == "-" { read_stdin() } else { read_file(path, expect_root_owned) };
         match read {
             Ok(source) => sources.push(source),
             Err(problem) => problems.push(problem),
@@ -95,7 +94,10 @@ fn roots_alone(_file: &File, metadata: &Metadata, name: &str) -> Result<(), Prob
         return Err(Problem::of_file(name, message, format!("run: chown root {}", shell_words::quote(name))));
     }
     if others_write {
-        let message = format!("others may write to it (mode {:04o}), and could so have root run anything", metadata.mode() & 0o7777);
+        let message = format!(
+            "others may write to it (mode {:04o}), and could so have root run anything",
+            metadata.mode() & 0o7777
+        );
         return Err(Problem::of_file(name, message, format!("run: chmod go-w {}", shell_words::quote(name))));
     }
     Ok(())

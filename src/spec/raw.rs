@@ -6,7 +6,9 @@ use std::{borrow::Cow, collections::BTreeMap};
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use super::{
-    decode::{Cx, Decode, Found, FromWord, List, OneOrMany, Shape, Style, Table, Word, Wrong, choice, from_word, record},
+    decode::{
+        Cx, Decode, Found, FromWord, List, OneOrMany, Shape, Style, Table, Word, Wrong, choice, from_word, record,
+    },
     problem::{Place, shown},
     tree::{Node, Value},
     types::{KillMode, OomGroup, Profile, ViolationHandling, ViolationPolicy},

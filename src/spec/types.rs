@@ -334,9 +334,9 @@ impl Spec {
     #[must_use]
     pub fn digest(&self) -> u64 {
         // FNV-1a, for std's hasher promises nothing from one build to the next.
-        format!("{self:?}").bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+        format!("{self:?}")
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
     }
 
     /// A spec of `argv` with every default of the interface.

@@ -688,9 +688,34 @@ mod tests {
     #[test]
     fn what_is_not_a_whole_number_of_bytes_is_no_size() {
         for text in [
-            "", "MB", "-1", "-1MB", "1.", ".5G", "1..5M", "1.1.1M", "0.1KiB", "1e6", "1e400", ".nan", "NaN", ".inf", "1PB",
-            "256 potatoes", "1  MB", " 1MB", "1MB ", "0x10", "1_000", "010", "9223372036854775808", "18446744073709551616",
-            "99999999999999999999999999999999999999999999", "8388608T", "0.0000000000001T", "١MB",
+            "",
+            "MB",
+            "-1",
+            "-1MB",
+            "1.",
+            ".5G",
+            "1..5M",
+            "1.1.1M",
+            "0.1KiB",
+            "1e6",
+            "1e400",
+            ".nan",
+            "NaN",
+            ".inf",
+            "1PB",
+            "256 potatoes",
+            "1  MB",
+            " 1MB",
+            "1MB ",
+            "0x10",
+            "1_000",
+            "010",
+            "9223372036854775808",
+            "18446744073709551616",
+            "99999999999999999999999999999999999999999999",
+            "8388608T",
+            "0.0000000000001T",
+            "١MB",
         ] {
             assert!(size(text).is_err(), "{text}");
         }
@@ -701,7 +726,9 @@ mod tests {
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        for text in ["", "10", "-1s", "s", "1 potato", "99999999999999999999s", "4000d", "584554530872y", ".inf", "1e400"] {
+        for text in
+            ["", "10", "-1s", "s", "1 potato", "99999999999999999999s", "4000d", "584554530872y", ".inf", "1e400"]
+        {
             assert!(duration(text).is_err(), "{text}");
         }
     }
@@ -743,7 +770,23 @@ mod tests {
         ] {
             assert_eq!(signal(text), Some(number), "{text}");
         }
-        for text in ["0", "32", "33", "65", "-9", "+9", "09", "", "SIG", "SIGSIGTERM", "BOGUS", "RTMIN+31", "RTMIN-1", "RTMIN++1", "SIG9"] {
+        for text in [
+            "0",
+            "32",
+            "33",
+            "65",
+            "-9",
+            "+9",
+            "09",
+            "",
+            "SIG",
+            "SIGSIGTERM",
+            "BOGUS",
+            "RTMIN+31",
+            "RTMIN-1",
+            "RTMIN++1",
+            "SIG9",
+        ] {
             assert_eq!(signal(text), None, "{text}");
         }
     }

@@ -445,7 +445,11 @@ fn cpu(raw: &raw::Cpu, cx: &mut Cx<'_>) -> Cpu {
     if let Some(found) = raw.max_time.found()
         && found.value.0.is_zero()
     {
-        cx.report.add(&found.at, "a run that may use no processor time cannot start", "write a time, or remove the key");
+        cx.report.add(
+            &found.at,
+            "a run that may use no processor time cannot start",
+            "write a time, or remove the key",
+        );
     }
     if let Some(ratio) = raw.throttled_ratio.found() {
         positive(ratio.value.0, &ratio.at, cx);

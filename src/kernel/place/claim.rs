@@ -55,7 +55,8 @@ pub fn claim(situation: &Situation, plan: &Plan, who: &Claimant<'_>) -> Result<C
 fn in_directory(situation: &Situation, root: &Path, moves: &[(Leaf, i32)]) -> Result<Claimed, PlaceError> {
     let made = !root.exists();
     // Only the host's root has no cgroup.events. Where no systemd owns it, root does: us.
-    let below_host_root = root.parent() == Some(&situation.mount.path) && !situation.mount.path.join("cgroup.events").exists();
+    let below_host_root =
+        root.parent() == Some(&situation.mount.path) && !situation.mount.path.join("cgroup.events").exists();
     let own_the_top = below_host_root && situation.root && !situation.systemd;
     match settle(situation, root, own_the_top, moves) {
         // Root can go elsewhere, without the controllers that the strangers keep from us.
