@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The two threads and the way to end them.
 #[derive(Debug)]
-pub struct Console {
+pub(super) struct Console {
     events: UnboundedSender<Event>,
     /// Dropped to say that what is in the channel now is the last.
     end: oneshot::Sender<()>,
@@ -55,7 +55,7 @@ impl Console {
     ///
     /// # Errors
     /// Where a thread or the watch on the log directories cannot be had.
-    pub fn start(format: Output, logs: &Path, workers: &[Worker]) -> io::Result<Self> {
+    pub(super) fn start(format: Output, logs: &Path, workers: &[Worker]) -> io::Result<Self> {
         let terminal = io::stdout().is_terminal();
         let colour = terminal && anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
         let lines = EventLines::new(workers, TimeZone::system(), colour);
@@ -78,7 +78,7 @@ impl Console {
 
     /// Where events go.
     #[must_use]
-    pub fn events(&self) -> UnboundedSender<Event> {
+    pub(super) fn events(&self) -> UnboundedSender<Event> {
         self.events.clone()
     }
 
@@ -86,7 +86,7 @@ impl Console {
     ///
     /// # Errors
     /// Where stdout takes nothing any more.
-    pub fn finish(self, statuses: &[WorkerStatus]) -> io::Result<()> {
+    pub(super) fn finish(self, statuses: &[WorkerStatus]) -> io::Result<()> {
         drop(self.end);
         if let Some(OutputThread { stop, done }) = self.output {
             drop(stop);
@@ -169,7 +169,7 @@ fn show_output(logs: &Path, workers: &[Worker], width: usize, colour: bool) -> i
             tracing::warn!(%error, "the workers' output is not shown any more; it is in the log files");
         }
         // Whoever waited for it has stopped waiting.
-        drop(finished.send(()));
+        finished.send(()).unwrap_or_default();
     })?;
     Ok(OutputThread { stop, done })
 }
