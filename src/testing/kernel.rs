@@ -307,6 +307,9 @@ impl FakeKernel {
 
     fn tell_if_empty(&self, world: &mut World, id: &RunId) {
         let Some(run) = world.runs.get_mut(id) else { return };
+        if run.gone && run.draining {
+            return world.tell(id, KernelEventKind::CgroupGone);
+        }
         if run.populated() || !run.draining || run.gone {
             return;
         }

@@ -151,6 +151,16 @@ async fn a_refused_cgroup_kill_is_recorded_and_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_next_try_is_not_forgotten_when_the_main_process_ends_meanwhile() {
+    let bench = Bench::new(1);
+    let worker = bench.worker("again", never()).unwrap();
+    let script = Script { kill_refusals: 1, children: Children::Stubborn, ..Script::exits(50 * SEC / 1000, 0) };
+    bench.kernel.script(worker.id(), script);
+    worker.start(Trigger::Operator).await.unwrap();
+    worker.kill(KilledBy::Operator).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn children_that_outlive_the_main_process_are_asked_then_killed() {
     let mut bench = Bench::new(1);
     let worker = bench.worker("fork", never()).unwrap();

@@ -118,7 +118,8 @@ impl WorkerHandle {
         reached.map(|p| p.status.clone()).map_err(|_| self.gone())
     }
 
-    /// Waits until nothing of it runs, nothing is due and none of its directories is left.
+    /// Waits until nothing of it runs, nothing is due and none of its directories is left. To end it, await the answer to
+    /// a stop first: a worker that was asked for something a moment ago may still be at rest.
     ///
     /// # Errors
     /// [`AskError::Gone`] if the actor ends before.

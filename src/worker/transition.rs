@@ -308,12 +308,12 @@ impl Transition<'_> {
                 }
             }
             // The kill may have come before the child was there.
-            Phase::Killing { life, body: Body::Unborn, give_up, after, .. } => {
+            Phase::Killing { life, body: Body::Unborn, give_up, retry, after } => {
                 self.began(main);
                 if !life.cgroup_gone {
                     self.out.push(Effect::Kill(self.s.run()));
                 }
-                self.s.phase = Phase::Killing { life, body: Body::Alive(main), give_up, retry: None, after };
+                self.s.phase = Phase::Killing { life, body: Body::Alive(main), give_up, retry, after };
             }
             Phase::Stuck { life, body: Body::Unborn, after } => {
                 self.began(main);
@@ -332,8 +332,8 @@ impl Transition<'_> {
     fn launch_failed(&mut self, error: StartError) {
         let (life, after, killing) = match self.take() {
             Phase::Launching { life, .. } => (life, After::Policy, None),
-            Phase::Killing { life, body: Body::Unborn, give_up, after, .. } => (life, after, Some(give_up)),
-            Phase::Stuck { life, body: Body::Unborn, after } => (life, after, Some(self.now + KILL_PATIENCE)),
+            Phase::Killing { life, body: Body::Unborn, give_up, retry, after } => (life, after, Some((give_up, retry))),
+            Phase::Stuck { life, body: Body::Unborn, after } => (life, after, Some((self.now + KILL_PATIENCE, None))),
             other => return self.s.phase = other,
         };
         // Killed for its silence, it is said to have been killed: that was the consequence.
@@ -348,7 +348,7 @@ impl Transition<'_> {
         }
         self.out.push(Effect::Drain(self.s.run()));
         self.s.phase = match killing {
-            Some(give_up) => Phase::Killing { life, body: Body::Gone(remains), give_up, retry: None, after },
+            Some((give_up, retry)) => Phase::Killing { life, body: Body::Gone(remains), give_up, retry, after },
             None => Phase::Draining { life, remains, kill_at: self.now + self.s.spec.stop.timeout, after },
         };
     }
@@ -407,10 +407,12 @@ impl Transition<'_> {
             }
             Phase::Running { life, main } => (life, main, After::Policy, Timing::Fresh),
             Phase::Terminating { life, main, kill_at, after } => (life, main, after, Timing::Asked { kill_at }),
-            Phase::Killing { life, body: Body::Alive(main), give_up, after, .. } => {
-                (life, main, after, Timing::Killed { give_up })
+            Phase::Killing { life, body: Body::Alive(main), give_up, retry, after } => {
+                (life, main, after, Timing::Killed { give_up, retry })
             }
-            Phase::Killing { life, give_up, after, .. } => (life, unseen, after, Timing::Killed { give_up }),
+            Phase::Killing { life, give_up, retry, after, .. } => {
+                (life, unseen, after, Timing::Killed { give_up, retry })
+            }
             Phase::Stuck { life, body: Body::Alive(main), after } => (life, main, after, Timing::Stuck),
             Phase::Stuck { life, after, .. } => (life, unseen, after, Timing::Stuck),
             other => return self.s.phase = other,
@@ -431,8 +433,8 @@ impl Transition<'_> {
         self.out.push(Effect::Drain(self.s.run()));
         let asked_all = life.asked.stop.is_some() && self.s.spec.stop.kill_mode == KillMode::Group;
         self.s.phase = match timing {
-            Timing::Killed { give_up } => {
-                Phase::Killing { life, body: Body::Gone(remains), give_up, retry: None, after }
+            Timing::Killed { give_up, retry } => {
+                Phase::Killing { life, body: Body::Gone(remains), give_up, retry, after }
             }
             Timing::Stuck => Phase::Stuck { life, body: Body::Gone(remains), after },
             Timing::Fresh | Timing::Asked { .. } => {
@@ -729,7 +731,7 @@ impl Transition<'_> {
 enum Timing {
     Fresh,
     Asked { kill_at: Mono },
-    Killed { give_up: Mono },
+    Killed { give_up: Mono, retry: Option<Mono> },
     Stuck,
 }
 
@@ -760,3 +762,7 @@ const fn who(by: KilledBy) -> &'static str {
         KilledBy::Policy => "policy",
     }
 }
+
+#[cfg(test)]
+#[path = "transition_tests.rs"]
+mod tests;
