@@ -325,14 +325,6 @@ impl FakeKernel {
         });
     }
 
-    fn launch_fails(&self, world: &mut World, id: &RunId, error: StartError) {
-        let Some(run) = world.runs.get_mut(id) else { return };
-        if run.main == Main::Asked {
-            run.main = Main::Failed;
-            world.tell(id, KernelEventKind::LaunchFailed(error));
-        }
-    }
-
     fn react(&self, world: &mut World, id: &RunId, signal: i32) {
         let Some(run) = world.runs.get(id) else { return };
         let (after, status) = match run.script.on_signal {
@@ -347,6 +339,14 @@ impl FakeKernel {
 }
 
 impl World {
+    fn launch_fails(&mut self, id: &RunId, error: StartError) {
+        let Some(run) = self.runs.get_mut(id) else { return };
+        if run.main == Main::Asked {
+            run.main = Main::Failed;
+            self.tell(id, KernelEventKind::LaunchFailed(error));
+        }
+    }
+
     fn tell(&mut self, run: &RunId, kind: KernelEventKind) {
         if let Some(sink) = self.sinks.get(&run.worker) {
             sink.send(KernelEvent { run: run.clone(), kind });
@@ -441,7 +441,7 @@ impl Kernel for FakeKernel {
         match found.script.launch.clone() {
             Launch::Runs(after) => self.later(&mut world, after, move |this, world| this.main_lives(world, &id)),
             Launch::Fails(after, error) => {
-                self.later(&mut world, after, move |this, world| this.launch_fails(world, &id, error));
+                self.later(&mut world, after, move |_, world| world.launch_fails(&id, error));
             }
             Launch::Unanswered => {}
         }
@@ -473,7 +473,7 @@ impl Kernel for FakeKernel {
         let slowly = found.script.dies_slowly;
         let id = run.clone();
         self.later(&mut world, slowly, move |this, world| {
-            this.launch_fails(world, &id, StartError::os(Stage::Spawn, "", 0));
+            world.launch_fails(&id, StartError::os(Stage::Spawn, "", 0));
             this.main_ends(world, &id, ExitStatus::Signaled { signal: SIGKILL, core: false });
             this.children_end(world, &id);
         });

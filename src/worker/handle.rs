@@ -65,6 +65,7 @@ pub struct Answer {
     receiver: oneshot::Receiver<Result<(), Refusal>>,
 }
 
+#[expect(clippy::must_use_candidate, reason = "an answer need not be waited for")]
 impl WorkerHandle {
     /// Which worker.
     #[must_use]

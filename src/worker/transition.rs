@@ -344,7 +344,7 @@ impl Transition<'_> {
         }
         let remains = Remains::Stillborn(error);
         if life.cgroup_gone {
-            return self.over(*life, remains, after);
+            return self.over(&life, &remains, after);
         }
         self.out.push(Effect::Drain(self.s.run()));
         self.s.phase = match killing {
@@ -428,7 +428,7 @@ impl Transition<'_> {
         self.report_exit(&life, end, before, counters, ran);
         let remains = Remains::Dead { ran };
         if life.cgroup_gone {
-            return self.over(*life, remains, after);
+            return self.over(&life, &remains, after);
         }
         self.out.push(Effect::Drain(self.s.run()));
         let asked_all = life.asked.stop.is_some() && self.s.spec.stop.kill_mode == KillMode::Group;
@@ -473,7 +473,7 @@ impl Transition<'_> {
                 if matches!(remains, Remains::Dead { .. }) {
                     self.emit(EventKind::Usage { usage });
                 }
-                self.over(*life, remains, after);
+                self.over(&life, &remains, after);
             }
             other => self.s.phase = other,
         }
@@ -492,7 +492,7 @@ impl Transition<'_> {
             // A directory can only be removed when nothing lives in it.
             Phase::Draining { life, remains, after, .. }
             | Phase::Killing { life, body: Body::Gone(remains), after, .. }
-            | Phase::Stuck { life, body: Body::Gone(remains), after } => self.over(*life, remains, after),
+            | Phase::Stuck { life, body: Body::Gone(remains), after } => self.over(&life, &remains, after),
             other => self.s.phase = other,
         }
     }
@@ -631,10 +631,10 @@ impl Transition<'_> {
     }
 
     /// Nothing of the run is left: its directory goes, its stop is answered, and what follows is decided.
-    fn over(&mut self, life: Life, remains: Remains, after: After) {
+    fn over(&mut self, life: &Life, remains: &Remains, after: After) {
         self.out.push(Effect::Remove(self.s.run()));
         self.s.leftovers.push(self.s.last_run);
-        self.report_unstarted(&life, &remains);
+        self.report_unstarted(life, remains);
         self.settle(Goal::Down, &Ok(()));
         match remains {
             Remains::Strangers => {
@@ -645,7 +645,7 @@ impl Transition<'_> {
                     Wish::Down(Some(_)) => self.s.phase = Phase::Resting(Rest::Stopped),
                 }
             }
-            Remains::Dead { ran } => self.what_next(life.began, Some(ran), after),
+            Remains::Dead { ran } => self.what_next(life.began, Some(*ran), after),
             Remains::Stillborn(_) | Remains::CalledOff(_) => self.what_next(life.began, None, after),
         }
     }

@@ -16,7 +16,7 @@ enum Drawn {
     Ask(Ask),
     /// Something the kernel can say at this point.
     News {
-        kind: KernelEventKind,
+        kind: Box<KernelEventKind>,
         back: u32,
     },
     Prepared {
@@ -71,7 +71,7 @@ fn any_drawn() -> impl Strategy<Value = Drawn> {
     let back = prop_oneof![9 => Just(0u32), 1 => 1..3u32];
     prop_oneof![
         4 => any_ask().prop_map(Drawn::Ask),
-        12 => (kind, back.clone()).prop_map(|(kind, back)| Drawn::News { kind, back }),
+        12 => (kind, back.clone()).prop_map(|(kind, back)| Drawn::News { kind: Box::new(kind), back }),
         5 => (prop_oneof![4 => any_counters().prop_map(Ok), 1 => any_error().prop_map(Err)], back.clone())
             .prop_map(|(result, back)| Drawn::Prepared { result, back }),
         1 => back.prop_map(|back| Drawn::KillRefused { back }),
@@ -223,7 +223,7 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
                 w.open.push(w.tickets);
                 Event::Operator { ask, ticket: Some(Ticket(w.tickets)) }
             }
-            Drawn::News { kind, back } => Event::Kernel(Box::new(KernelEvent { run: run(back), kind })),
+            Drawn::News { kind, back } => Event::Kernel(Box::new(KernelEvent { run: run(back), kind: *kind })),
             Drawn::Prepared { result, back } => Event::Prepared { run: run(back).number, result: Box::new(result) },
             Drawn::KillRefused { back } => Event::KillRefused { run: run(back).number },
             Drawn::Wait(time) => {
