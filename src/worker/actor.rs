@@ -150,7 +150,7 @@ struct Actor {
 }
 
 impl Actor {
-    /// Not an `async fn`: that would hold its arguments twice.
+    #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice: 1.6 KiB instead of 0.6")]
     fn run(
         mut self,
         mut kernel: NewsReceiver,
