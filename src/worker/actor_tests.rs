@@ -250,6 +250,23 @@ async fn a_failed_start_says_step_and_reason_and_is_retried_as_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_program_that_ran_ends_a_row_of_spawn_faults() {
+    let bench = Bench::new(1);
+    let worker = bench.worker("unlucky", spec(RestartMode::Never)).unwrap();
+    for script in [Script::fails(Stage::Spawn, 0), Script::fails(Stage::Spawn, 0), Script::default()] {
+        bench.kernel.script(worker.id(), script);
+    }
+    drop(worker.start(Trigger::Operator));
+    wait_for(&worker, SOON, |s| s.run == 3 && s.state == Public::Running).await.unwrap();
+    bench.kernel.script(worker.id(), Script::fails(Stage::Spawn, 0));
+    drop(worker.restart());
+    let waiting = wait_for(&worker, SOON, |s| s.run == 4 && s.next_attempt.is_some()).await.unwrap();
+    let delay = waiting.next_attempt.unwrap().since(waiting.since);
+    assert!(delay < Duration::from_millis(60), "{delay:?}: the first of a new row");
+    assert_eq!(waiting.restarts, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_limit_that_cannot_be_set_is_a_failed_start_without_a_launch() {
     let bench = Bench::new(1);
     let worker = bench.worker("limit", never()).unwrap();

@@ -187,6 +187,14 @@ fn nobody_waits_for_a_worker_that_does_nothing(state: &State) -> bool {
     !matches!(state.phase, Phase::Resting(_) | Phase::Running { .. } | Phase::Stuck { .. }) || state.owed() == 0
 }
 
+fn news_of_another_run(state: &State, event: &Event) -> bool {
+    match event {
+        Event::Kernel(news) => news.run.number != state.last_run && news.kind != KernelEventKind::Removed,
+        Event::Prepared { run, .. } | Event::KillRefused { run } => *run != state.last_run,
+        Event::Begin | Event::Operator { .. } | Event::Deadline => false,
+    }
+}
+
 /// Feeds `drawn`, then ends everything as a kernel that answers would, and says how it ended.
 fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError> {
     let mut w = Witness { live: state.main_process().map(|_| state.last_run), ..Default::default() };
@@ -204,7 +212,13 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
             w.down = matches!(ask, Ask::Stop { .. } | Ask::Kill { .. });
         }
         let again = step(before.clone(), event.clone(), Turn { now, jitter: 0.3 });
+        let of_another_run = news_of_another_run(&before, &event);
         let effects = state.advance(event, Turn { now, jitter: 0.3 });
+        prop_assert!(
+            !of_another_run || (effects.is_empty() && *state == before),
+            "news of another run touched {:?}",
+            before
+        );
         prop_assert_eq!(&again, &(state.clone(), effects.clone()), "the same again gives the same again");
         for effect in &effects {
             w.see(effect)?;
