@@ -165,11 +165,7 @@ impl FakeKernel {
 
     /// Removes the directory of `run` as a stranger would, and says so.
     pub fn steal_directory(&self, run: &RunId) {
-        let mut world = self.world();
-        if let Some(found) = world.runs.get_mut(run) {
-            found.gone = true;
-            world.tell(run, KernelEventKind::CgroupGone);
-        }
+        self.world().lose(run);
     }
 
     /// What a new supervisor does before its actors begin: half-made and empty runs are removed, and what lives or has an exit
@@ -234,6 +230,10 @@ impl FakeKernel {
                 }
             });
         }
+        if let Some(after) = script.moved_out {
+            let id = id.clone();
+            self.later(world, after, move |_, world| world.lose(&id));
+        }
         if let Some((after, what)) = script.oom {
             let id = id.clone();
             self.later(world, after, move |this, world| this.oom_kill(world, &id, what));
@@ -259,10 +259,8 @@ impl FakeKernel {
         if let Some(after) = stolen {
             let id = id.clone();
             self.later(world, after, move |_, world| {
-                if let Some(run) = world.runs.get_mut(&id).filter(|run| !run.populated() && !run.gone && !run.removing)
-                {
-                    run.gone = true;
-                    world.tell(&id, KernelEventKind::CgroupGone);
+                if world.runs.get(&id).is_some_and(|run| !run.populated()) {
+                    world.lose(&id);
                 }
             });
         }
@@ -339,6 +337,16 @@ impl FakeKernel {
 }
 
 impl World {
+    /// Somebody moves the processes of `run` out and removes its directory.
+    fn lose(&mut self, run: &RunId) {
+        if let Some(found) = self.runs.get_mut(run).filter(|run| !run.gone && !run.removing) {
+            found.gone = true;
+            // What is outside is none of the run's any more.
+            found.children = false;
+            self.tell(run, KernelEventKind::CgroupGone);
+        }
+    }
+
     fn launch_fails(&mut self, id: &RunId, error: StartError) {
         let Some(run) = self.runs.get_mut(id) else { return };
         if run.main == Main::Asked {

@@ -33,6 +33,10 @@ fn causes(bench: &mut Bench) -> Vec<ExitCause> {
     bench.recorded().into_iter().filter_map(exited).collect()
 }
 
+async fn rest(worker: &WorkerHandle) {
+    tokio::time::timeout(SOON, worker.at_rest()).await.expect("it comes to rest").unwrap();
+}
+
 async fn stopped(worker: &WorkerHandle) -> model::WorkerStatus {
     wait_for(worker, SOON, |s| s.state == Public::Stopped).await.unwrap()
 }
@@ -63,7 +67,7 @@ async fn a_run_that_ends_is_reported_once_and_leaves_no_directory() {
     let status = stopped(&worker).await;
     assert_eq!(status.cause, Some(ExitCause::Exited { code: 3 }));
     assert_eq!(bench.kernel.directories().len(), 1, "stopped does not mean removed");
-    worker.at_rest().await.unwrap();
+    rest(&worker).await;
     assert_eq!(bench.kernel.directories(), []);
     let events = bench.recorded();
     assert!(events.iter().map(|e| e.seq).eq(1..=events.len() as u64), "gapless from 1");
@@ -274,7 +278,7 @@ async fn a_limit_that_cannot_be_set_is_a_failed_start_without_a_launch() {
     bench.kernel.script(worker.id(), Script { prepare: Some(error.clone()), ..Default::default() });
     let answer = worker.start(Trigger::Operator).await;
     assert_eq!(answer, Err(AskError::Refused { worker: worker.id().clone(), why: Refusal::StartFailed(error) }));
-    worker.at_rest().await.unwrap();
+    rest(&worker).await;
     assert!(!bench.kernel.calls().iter().any(|(_, c)| matches!(c, Call::Launch(_))));
 }
 
@@ -292,7 +296,7 @@ async fn a_launch_that_is_never_answered_is_killed() {
     bench.kernel.script(worker.id(), Script { launch: Launch::Unanswered, ..Default::default() });
     let answer = worker.start(Trigger::Operator).await;
     assert!(matches!(answer, Err(AskError::Refused { why: Refusal::StartFailed(_), .. })), "{answer:?}");
-    worker.at_rest().await.unwrap();
+    rest(&worker).await;
     assert_eq!(causes(&mut bench), [ExitCause::StartFailed { stage: Stage::Timeout, errno: 0 }]);
 }
 
@@ -375,7 +379,7 @@ async fn a_worker_without_its_cgroup_is_not_left_running() {
     let worker = bench.worker("moved", never()).unwrap();
     worker.start(Trigger::Operator).await.unwrap();
     bench.kernel.steal_directory(&run(&worker, 1));
-    worker.at_rest().await.unwrap();
+    rest(&worker).await;
     assert!(bench.kernel.calls().iter().any(|(_, c)| *c == Call::Signal(run(&worker, 1), 9, Target::Main)));
     assert_eq!(causes(&mut bench).len(), 1);
 }

@@ -481,10 +481,10 @@ impl Transition<'_> {
 
     fn cgroup_gone(&mut self) {
         if let Some(life) = self.s.phase.life_mut() {
-            if std::mem::replace(&mut life.cgroup_gone, true) {
-                return;
+            let known = std::mem::replace(&mut life.cgroup_gone, true);
+            if !known {
+                self.fault("its cgroup was removed by somebody else");
             }
-            self.fault("its cgroup was removed by somebody else");
         }
         match self.take() {
             Phase::Running { life, main } => self.unfenced(life, main, After::Policy),
