@@ -302,3 +302,37 @@ proptest! {
         live_through(state, drawn)?;
     }
 }
+
+#[test]
+fn strangers_in_the_cgroup_are_left_alone_and_nothing_is_started_over_them() {
+    let turn = Turn { now: Mono(Duration::from_secs(1)), jitter: 0.5 };
+    let spec = Arc::new(Spec::new(vec!["x".to_owned()]));
+    let mut state = State::occupied(WorkerId::new("w").unwrap(), spec, 7, turn.now);
+    let run = state.run();
+    let ask = |ask| Event::Operator { ask, ticket: Some(Ticket(1)) };
+    let touches = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Signal { .. } | Effect::Kill(_)));
+    let refused = |effects: &[Effect]| {
+        effects.iter().any(|e| matches!(e, Effect::Reply { result: Err(Refusal::Unkillable), .. }))
+    };
+
+    assert!(
+        state.advance(Event::Begin, turn).contains(&Effect::Drain(run.clone())),
+        "it wants to know when they are gone"
+    );
+    for by_us in [Ask::Stop { by: KilledBy::Shutdown }, Ask::Kill { by: KilledBy::Shutdown }] {
+        let effects = state.advance(ask(by_us), turn);
+        assert!(refused(&effects) && !touches(&effects), "{by_us:?}: {effects:?}");
+    }
+    let start = state.advance(ask(Ask::Start { trigger: Trigger::Config }), turn);
+    assert!(refused(&start) && !start.iter().any(|e| matches!(e, Effect::Prepare(_))), "{start:?}");
+
+    let mut asked = state.clone();
+    let stop = asked.advance(ask(Ask::Stop { by: KilledBy::Stop }), turn);
+    assert!(touches(&stop), "a person's word is another thing: {stop:?}");
+
+    let kind = KernelEventKind::Unpopulated { usage: Usage::default(), counters: Counters::default() };
+    let gone = state.advance(Event::Kernel(Box::new(KernelEvent { run, kind })), turn);
+    let next = RunId::new(WorkerId::new("w").unwrap(), 8);
+    assert!(gone.contains(&Effect::Prepare(next)), "what was asked for meanwhile happens then: {gone:?}");
+    assert!(!gone.iter().any(|e| matches!(e, Effect::Emit { kind, .. } if matches!(**kind, EventKind::Exited { .. }))));
+}
