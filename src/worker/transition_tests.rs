@@ -5,9 +5,12 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Detail, State as Public, StoppedDetail, WorkerId};
+use crate::model::{
+    Detail, ExitStatus, KernelEvent, MemoryEvents, State as Public, StoppedDetail, Trigger, Usage, WorkerId,
+};
 use crate::policy::restart::{RestartMode, RestartPolicy};
 use crate::spec::types::{Limits, Memory, Spec, Stop};
+use crate::worker::event::Ask;
 use crate::worker::state::Adopted;
 
 /// An event as a test draws it: `back` says how many runs before the current one it is about.
