@@ -373,6 +373,7 @@ impl Keeper {
         }
         self.logs.attach(&run, launch.logs, launch.ends);
         if large {
+            drop((launch.plan, launch.cgroup));
             launch::give_back();
         }
     }

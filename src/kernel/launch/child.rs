@@ -161,8 +161,10 @@ fn become_program(p: &Prepared<'_>) -> Result<(), Failed> {
     }
     reset_signals()?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(p.umask));
-    set_rlimits(&p.rlimits)?;
+    // What needs a new descriptor comes before the limits: RLIMIT_NOFILE can be below the number we inherited.
+    place_stdio(p)?;
     set_oom_score_adj(p.oom_score_adj)?;
+    set_rlimits(&p.rlimits)?;
     if let Some(nice) = p.nice {
         set_nice(nice)?;
     }
@@ -171,7 +173,7 @@ fn become_program(p: &Prepared<'_>) -> Result<(), Failed> {
     }
     drop_capabilities()?;
     rustix::process::chdir(&*p.directory).map_err(at(Stage::Chdir))?;
-    place_stdio(p)?;
+    mark_descriptors()?;
     // From here a closed pipe without a failure means that execve did its work, or that it was killed in it.
     rustix::io::write(above_stdio(p.report)?, &[failure::ABOUT_TO_EXEC]).map_err(at(Stage::Spawn))?;
     Err(exec(p))
@@ -385,7 +387,7 @@ fn drop_capabilities() -> Result<(), Failed> {
     Ok(())
 }
 
-/// 0, 1 and 2, then nothing else across the exec. The sources may themselves be any of 0, 1 and 2, in any order, so
+/// The sources may themselves be any of 0, 1 and 2, in any order, so
 /// they are lifted above first.
 fn place_stdio(p: &Prepared<'_>) -> Result<(), Failed> {
     let mut lifted: [RawFd; 3] = [-1; 3];
@@ -404,6 +406,11 @@ fn place_stdio(p: &Prepared<'_>) -> Result<(), Failed> {
             return Err(Failed::at(Stage::Stdio, last_errno()).index(i));
         }
     }
+    Ok(())
+}
+
+/// Nothing but 0, 1 and 2 goes across the exec.
+fn mark_descriptors() -> Result<(), Failed> {
     // SAFETY: marks descriptors, closes none.
     let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if done == 0 { Ok(()) } else { Err(Failed::at(Stage::CloseRange, last_errno())) }
@@ -445,6 +452,9 @@ fn explain(p: &Prepared<'_>, index: usize, errno: Errno) -> Failed {
     if errno == Errno::ACCESS && file::is_directory(candidate) {
         failed.kind = Kind::Directory;
     } else if errno == Errno::NOENT || (errno == Errno::ACCESS && file::is_executable(candidate)) {
+        // A low RLIMIT_NOFILE would forbid the look; nobody reads a standard input here any more.
+        // SAFETY: the child's own copy, not used again.
+        unsafe { libc::close(0) };
         let mut head = [0; file::HEAD];
         let head = file::read_head(candidate, &mut head);
         let named = match (file::interpreter(head), file::loader(head)) {
