@@ -20,7 +20,9 @@ impl Signals {
     pub(super) fn block() -> io::Result<Self> {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
-        FORWARDED.into_iter().for_each(|signal| mask.add(signal));
+        for signal in FORWARDED {
+            mask.add(signal);
+        }
         mask.thread_block()?;
         Ok(Self { fd: SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
     }
