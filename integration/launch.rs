@@ -2,6 +2,8 @@
 //!
 //! No controller is needed, so this runs natively on any host with a cgroup v2 mount, as root.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helper fails as its test does")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! A cgroup tree of a test's own, and a keeper whose supervisor is the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helper fails as its test does")]
+#![allow(dead_code, reason = "each test file takes the part it needs")]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
