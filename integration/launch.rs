@@ -19,7 +19,7 @@ use pinfold::kernel::launch::{Method, Progress, selftest, spawn};
 use pinfold::kernel::pidfd::{self, Whom};
 use pinfold::model::{ExitStatus, RunId, Stage};
 use serde_bytes::ByteBuf;
-use support::{Bed, MISBEHAVE, Tree, plan, run, wait_for};
+use support::{Bed, MISBEHAVE, TESTBED, Tree, plan, run, wait_for};
 
 /// `report-self` as the child wrote it.
 fn report(text: &str) -> BTreeMap<&str, &str> {
@@ -597,6 +597,63 @@ fn the_logger_is_deaf_to_requests_to_end() {
     let before = lines();
     wait_for("lines after the signals", || (lines() > before + 50).then_some(()));
     assert_eq!(bed.tree.pids("logger"), [logger]);
+}
+
+#[test]
+fn a_logger_that_ran_before_the_keeper_is_taken_over_and_replaced_like_any_other() {
+    let bed = Bed::start_with("into-cgroup", |command, _| _ = command.env("TESTBED_LOGGER", "1"));
+    let (mut fake, ..) = bed.greeted();
+    let run = run("ticker", 1);
+    bed.launch(&fake, &plan(&run, &[MISBEHAVE, "tick", "1"]));
+    launched(fake.next().0);
+    let lines = || std::fs::read_to_string(bed.logs(&run).stdout).map_or(0, |text| text.lines().count());
+    wait_for("the first lines", || (lines() > 10).then_some(()));
+    let first = bed.tree.pids("logger");
+    assert_eq!(first.len(), 1, "one logger, not a second one of the keeper's");
+    // Also where its leaf's kill count keeps a child from being born there.
+    bed.tree.write("logger/cgroup.kill", "1");
+    let next = wait_for("the next logger", || bed.tree.pids("logger").first().copied().filter(|pid| *pid != first[0]));
+    let before = lines();
+    wait_for("lines by the next logger", || (lines() > before + 100).then_some(()));
+    assert_eq!(bed.tree.pids("logger"), [next]);
+}
+
+#[test]
+fn a_supervisor_whose_own_cgroup_was_killed_is_replaced() {
+    let bed = Bed::start("into-cgroup");
+    for restarts in 0..3 {
+        let (fake, seen, _) = bed.greeted();
+        assert!(seen >= restarts, "{seen}");
+        assert_eq!(bed.tree.pids("supervisor"), [fake.pid]);
+        bed.tree.write("supervisor/cgroup.kill", "1");
+    }
+    bed.greeted();
+}
+
+/// A terminal, its controlling process (a shell's part) and a command in the foreground.
+#[test]
+fn a_command_on_a_terminal_gets_its_own_foreground_group() {
+    use nix::pty::openpty;
+    let tree = Tree::new();
+    let cgroup = tree.make("shell.1");
+    let terminal = openpty(None, None).unwrap();
+    // setsid --ctty gives a session with this terminal; the session leader launches as `run` does.
+    let mut shell = plan(&run("shell", 1), &["/usr/bin/setsid", "--ctty", "--wait", TESTBED, "foreground"]);
+    shell.env.push(ByteBuf::from(format!("MISBEHAVE={MISBEHAVE}")));
+    let mut child = spawn(&shell, cgroup.as_fd(), [terminal.slave.as_fd(); 3], Method::IntoCgroup).unwrap();
+    assert_eq!(child.confirm.wait(), Progress::Execed);
+    drop(terminal.slave);
+    let mut text = String::new();
+    let mut master = std::fs::File::from(terminal.master);
+    while !text.contains("env ") {
+        let mut buffer = [0; 4096];
+        let n = std::io::Read::read(&mut master, &mut buffer).unwrap();
+        text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+    }
+    let text = text.replace('\r', "");
+    let report = report(&text);
+    assert_eq!((report["group"], report["session"], report["foreground"]), ("own", "another's", "own"), "{text}");
+    pidfd::reap_blocking(Whom::PidFd(child.pidfd.as_fd())).unwrap();
 }
 
 #[test]

@@ -62,6 +62,7 @@ fn report_self() {
     };
     println!("session {}", of(rustix::process::getsid(None)));
     println!("group {}", of(rustix::process::getpgid(None)));
+    println!("foreground {}", of(rustix::termios::tcgetpgrp(std::io::stdin())));
     println!("cwd {}", std::env::current_dir().unwrap_or_default().display());
     println!("nice {}", rustix::process::getpriority_process(None).unwrap_or(99));
     println!("oom_score_adj {}", std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default().trim());

@@ -18,7 +18,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_bytes::ByteBuf;
 
 pub(crate) const MISBEHAVE: &str = env!("CARGO_BIN_EXE_pinfold-misbehave");
-const TESTBED: &str = env!("CARGO_BIN_EXE_pinfold-testbed");
+pub(crate) const TESTBED: &str = env!("CARGO_BIN_EXE_pinfold-testbed");
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A cgroup v2 directory of the test's own; everything in it is killed and removed in the end.
