@@ -2,8 +2,8 @@
 //!
 //! `pinfold-testbed start CGROUP CONTROL METHOD` becomes the keeper. Its supervisor connects to CONTROL, a listening
 //! `SOCK_SEQPACKET` socket of the test, and hands its own socket to the keeper over, so that the test speaks with the
-//! keeper itself. With `TESTBED_LOGGER` in the environment the logger
-//! runs before the keeper does. What is left in the process reports the signals it gets and exits with the code it is told to.
+//! keeper itself. What is left in the process reports the signals it gets and exits with the code it is told to. With
+//! `TESTBED_LOGGER` in the environment the logger runs before the keeper does.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};

@@ -332,8 +332,9 @@ impl Keeper {
     fn watch_launch(&mut self, token: u64) {
         let Some(launch) = self.runs.in_flight(token) else { return };
         let data = epoll::EventData::new_u64(token + FIRST_LAUNCH);
-        // Without it the child's end, or the launch's deadline, still tells.
-        if let Err(e) = epoll::add(&self.epoll, &launch.child.confirm, data, epoll::EventFlags::IN) {
+        // No flag: only the pipe's end wakes us, with everything in it, instead of "about to exec" and then the end.
+        // Where this fails, the child's own end or the launch's deadline still tells.
+        if let Err(e) = epoll::add(&self.epoll, &launch.child.confirm, data, epoll::EventFlags::empty()) {
             say("keeper", &format_args!("epoll: {e}"));
         }
     }

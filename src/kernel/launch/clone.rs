@@ -214,7 +214,7 @@ fn clone_error(plan: &LaunchPlan, into_cgroup: bool, e: &io::Error) -> StartErro
 /// How far a child has come.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Not executed yet: wait until [`Confirm`] is readable.
+    /// Not executed yet: wait until [`Confirm`] is hung up.
     Pending,
     /// Its program runs, or it was killed inside execve(2): then its exit status tells.
     Execed,
@@ -222,7 +222,8 @@ pub enum Progress {
     Failed(StartError),
 }
 
-/// The read end of the child's confirmation pipe: readable when there is something to know.
+/// The read end of the child's confirmation pipe. Hung up (`EPOLLHUP`, reported whatever is asked for) when all there is to
+/// know is in it; readable a little earlier, with "about to exec", which is no news.
 #[derive(Debug)]
 pub struct Confirm {
     pipe: OwnedFd,
@@ -258,7 +259,7 @@ impl Confirm {
         loop {
             match self.poll() {
                 Progress::Pending => {
-                    let mut poll = [rustix::event::PollFd::new(&self.pipe, rustix::event::PollFlags::IN)];
+                    let mut poll = [rustix::event::PollFd::new(&self.pipe, rustix::event::PollFlags::empty())];
                     match rustix::event::poll(&mut poll, None) {
                         Ok(_) | Err(rustix::io::Errno::INTR) => {}
                         Err(e) => return Progress::Failed(StartError::os(Stage::Spawn, "poll", e.raw_os_error())),
