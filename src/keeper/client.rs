@@ -39,7 +39,7 @@ struct Shared {
     more: Notify,
 }
 
-/// News and the pidfd beside it ([`FromKeeper::Launched`] only).
+/// News and the pidfd beside it: with [`FromKeeper::Launched`], unless our descriptor limit did not allow it.
 pub type News = (FromKeeper, Option<OwnedFd>);
 
 /// Takes over the keeper's socket, as [`super::role::begin`] returns it, and says hello. The keeper's own hello is the
@@ -181,11 +181,7 @@ impl Events {
                 self.shared.send(&ToKeeper::Pong { nonce }, Vec::new())?;
                 Ok(None)
             }
-            message @ FromKeeper::Launched { .. } => {
-                let [pidfd] = transport::exactly(got.fds)?;
-                Ok(Some((message, Some(pidfd))))
-            }
-            message => Ok(Some((message, None))),
+            message => Ok(Some((message, got.fds.into_iter().next()))),
         }
     }
 

@@ -281,7 +281,10 @@ impl Keeper {
                     self.obey(got.message, got.fds, now);
                 }
                 Err(TransportError::WouldBlock) => return,
-                Err(TransportError::Gone) => {
+                Err(e @ (TransportError::Gone | TransportError::Io(_))) => {
+                    if let TransportError::Io(e) = e {
+                        say("keeper", &format_args!("from the supervisor: {e}"));
+                    }
                     let socket = self.supervisor.hang_up(now);
                     return self.close(socket);
                 }

@@ -23,7 +23,10 @@ impl Signals {
         for signal in FORWARDED {
             mask.add(signal);
         }
-        mask.thread_block()?;
+        // Blocked and never read: a keeper stopped by Ctrl-Z would reap nobody.
+        let mut all = mask;
+        all.add(Signal::SIGTSTP);
+        all.thread_block()?;
         Ok(Self { fd: SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
     }
 
