@@ -42,14 +42,26 @@ fn main() {
         for method in ["into-cgroup", "move"] {
             let bed = Bed::start(method);
             let (mut fake, ..) = bed.greeted();
+            let keeper = bed.keeper_pid();
+            let before = on_cpu(keeper);
+            let bed = std::rc::Rc::new(bed);
+            let held = std::rc::Rc::clone(&bed);
             let through = move |n| through_keeper(&bed, &mut fake, n);
             each(&format!("through the keeper, to confirmed exec, {method}"), Box::new(through));
+            println!("    keeper on a CPU, each launch with its exit: {:?}", (on_cpu(keeper) - before) / rounds);
+            drop(held);
         }
     }
     let tree = Tree::new();
     let begin = monotonic();
     let found = pinfold::kernel::launch::selftest::run(&tree.root).unwrap();
     println!("self-test: {:?} {found:?}", monotonic().since(begin));
+}
+
+/// What a process has had of the CPUs, whoever else wanted them.
+fn on_cpu(pid: i32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
 fn bare() -> Duration {
