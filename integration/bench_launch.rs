@@ -48,7 +48,10 @@ fn main() {
             let held = std::rc::Rc::clone(&bed);
             let through = move |n| through_keeper(&bed, &mut fake, n);
             each(&format!("through the keeper, to confirmed exec, {method}"), Box::new(through));
-            println!("    keeper on a CPU, each launch with its exit: {:?}", (on_cpu(keeper) - before) / rounds);
+            println!(
+                "    keeper on a CPU, each launch with its exit: {:?}",
+                on_cpu(keeper).saturating_sub(before) / rounds
+            );
             drop(held);
         }
     }
