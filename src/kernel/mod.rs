@@ -6,4 +6,5 @@ pub mod note;
 pub mod pidfd;
 pub mod place;
 pub mod port;
+pub mod probe;
 pub mod watch;

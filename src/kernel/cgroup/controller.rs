@@ -110,11 +110,10 @@ impl Why {
             Self::NotBuilt => "use a kernel built with it".to_owned(),
             Self::Namespace { .. } => "let the container's manager delegate it".to_owned(),
             Self::NotPassedOn { dir } => match delegating_user_manager(dir) {
-                Some(_) => format!(
-                    "add `[Service]\\nDelegate=cpu cpuset io memory pids` in \
-                     /etc/systemd/system/user@.service.d/delegate.conf, then `systemctl daemon-reload` and log in anew \
-                     (missing: {controller})"
-                ),
+                Some(_) => "write `[Service]` and `Delegate=cpu cpuset io memory pids` to \
+                            /etc/systemd/system/user@.service.d/delegate.conf, then `systemctl daemon-reload` and log \
+                            in anew"
+                    .to_owned(),
                 None => format!("as its owner, `echo +{controller} > {}/cgroup.subtree_control`", dir.display()),
             },
             Self::Refused { dir, .. } => format!(
