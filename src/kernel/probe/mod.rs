@@ -142,7 +142,7 @@ impl Facts {
             place,
             pidfd: super::pidfd::open(rustix::process::getpid().as_raw_nonzero().get()).is_ok(),
             pidfd_exit_info: exit_info().unwrap_or(false),
-            pressure: Pressure::of(situation.ok()),
+            pressure: Pressure::of(tree.ok()),
             inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),
             inotify_instances: number("/proc/sys/fs/inotify/max_user_instances"),
             inotify: inotify::Inotify::init().map(drop).map_err(|e| e.to_string()),
@@ -193,10 +193,11 @@ impl Launch {
 }
 
 impl Pressure {
-    fn of(situation: Option<&Situation>) -> Self {
-        let file = match situation {
-            Some(s) if !s.real_root => s.own_dir.join("cpu.pressure"),
-            _ => PathBuf::from("/proc/pressure/cpu"),
+    /// In our place, because elsewhere the file may belong to somebody else.
+    fn of(tree: Option<&Tree>) -> Self {
+        let file = match tree {
+            Some(tree) => tree.workers.path().join("cpu.pressure"),
+            None => PathBuf::from("/proc/pressure/cpu"),
         };
         let trigger = |window: u32| {
             let open = std::fs::File::options().read(true).write(true).open(&file);

@@ -289,7 +289,7 @@ fn privileges(facts: &Facts) -> Check {
         "privileges",
         format!("root without {names}"),
         &cost,
-        format!("AmbientCapabilities={names}"),
+        format!("CapabilityBoundingSet={names} in the unit, --cap-add for a container"),
     )
 }
 

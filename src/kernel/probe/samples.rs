@@ -77,7 +77,10 @@ pub(crate) fn rootless() -> Facts {
         place.root = format!("{manager}/app.slice/pinfold.scope").into();
         let io = Withheld {
             controller: Controller::Io,
-            why: Why::NotPassedOn { dir: "/sys/fs/cgroup/user.slice/user-1000.slice".into() },
+            why: Why::NotPassedOn {
+                dir: "/sys/fs/cgroup/user.slice/user-1000.slice".into(),
+                place: place.root.clone(),
+            },
         };
         place.withheld = vec![io];
         place.xattrs = Namespace::User;
