@@ -77,7 +77,10 @@ pub enum ScopeError {
         reason: String,
     },
     /// Another run has this unit.
-    #[error("the unit {unit} exists already; `systemctl stop {unit}` ends it and everything in it")]
+    #[error(
+        "the unit {unit} exists already; `systemctl stop {unit}` (a user's: `systemctl --user stop {unit}`) ends it and \
+         everything in it"
+    )]
     Exists {
         /// The unit.
         unit: String,
