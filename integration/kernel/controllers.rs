@@ -184,17 +184,17 @@ async fn a_reader_at_its_limit_wakes_us_a_few_times_and_not_for_ever() {
     let file = std::env::current_exe().unwrap();
     let script = format!("while :; do cat {} > /dev/null; echo 1 > /dev/null; done", file.display());
     let _program = Program::sh(&dir, &script);
-    let mut hits = 0;
+    let mut wake_ups = 0;
     let end = tokio::time::Instant::now() + Duration::from_secs(8);
     while let Ok(hint) = tokio::time::timeout_at(end, hints.next()).await {
         assert_eq!(hint.unwrap(), Hint::Changed(run(1), Source::Memory));
-        hits += 1;
+        wake_ups += 1;
         watches.seen(&run(1), Source::Memory, Seen::Noise);
     }
     let events = events::read(&dir).unwrap().memory.unwrap();
     assert!(events.max > 50, "the reader was not at its limit: {events:?}");
     assert_eq!(events.oom_kill, 0);
-    assert!((1..=5).contains(&hits), "{hits} wake-ups in 8 s; 1, 2 and 4 s of rest allow 4");
+    assert!((1..=5).contains(&wake_ups), "{wake_ups} wake-ups in 8 s; 1, 2 and 4 s of rest allow 4");
 }
 
 #[test]
