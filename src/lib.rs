@@ -6,9 +6,14 @@
 
 pub mod cli;
 pub mod clock;
+pub mod daemon;
 pub mod keeper;
 pub mod kernel;
+pub mod logger;
+pub mod logs;
 pub mod model;
 pub mod policy;
 pub mod spec;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod worker;

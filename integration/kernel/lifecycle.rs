@@ -302,7 +302,7 @@ fn a_read_only_cgroup_file_system_is_refused() {
 fn the_probe_tries_everything_and_leaves_nothing() {
     let place = Place::new();
     let tree = settle(&place.situation, &place.dir.path().join("root"), false, &[]).unwrap();
-    let facts = Facts::gather(Ok(&place.situation), Ok(&tree));
+    let facts = Facts::gather(Some(&place.situation), Ok(&tree));
     let found = facts.place.as_ref().unwrap();
     assert_eq!(found.root, place.dir.path().join("root"));
     assert_eq!(found.withheld, tree.withheld);

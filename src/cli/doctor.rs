@@ -1,8 +1,68 @@
-//! `pinfold doctor`: the judgement of the host as text. What is judged, and how, is `kernel::probe`.
+//! `pinfold doctor`: takes a place as `run` would, has it probed, gives it back, and prints the judgement. What is
+//! tried, and what it means, is `kernel::probe`.
+
+use std::path::Path;
 
 use comfy_table::{Cell, ContentArrangement, Table, presets};
 
-use crate::model::{Check, Soundness};
+use super::{
+    args::Output,
+    exit::{Exit, Failure},
+};
+use crate::{
+    kernel::{
+        cgroup::{Dir, DirError},
+        place::{Claimant, Claimed, Leaf, PlaceError, Plan, Situation, claim, record, scope},
+        probe::{Facts, report},
+    },
+    model::{Check, Soundness},
+};
+
+/// What it prints, and what it ends with: 0 where workers can be run, else 1.
+///
+/// # Errors
+/// Where the place that was taken cannot be given back.
+pub fn doctor(cgroup_root: Option<&Path>, output: Output, width: Option<u16>) -> Result<(String, Exit), Failure> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let situation = Situation::of_this_process();
+    let (facts, taken) = match &situation {
+        Err(e) => (Facts::gather(None, Err(e)), None),
+        Ok(situation) => {
+            let claimed = take(situation, cgroup_root, own);
+            let facts = Facts::gather(Some(situation), claimed.as_ref().map(|c| &c.tree));
+            (facts, claimed.ok().map(|c| (situation, c)))
+        }
+    };
+    if let Some((situation, claimed)) = taken {
+        give_back(situation, claimed, own)
+            .map_err(|e| Failure::failed("cannot remove the place that was taken for the probe", e))?;
+    }
+    let checks = report(&facts);
+    let text = match output {
+        Output::Text => render(&checks, width),
+        Output::Json => json(&checks),
+    };
+    Ok((text, if usable(&checks) { Exit::Ok } else { Exit::Failed }))
+}
+
+fn take(situation: &Situation, cgroup_root: Option<&Path>, own: i32) -> Result<Claimed, PlaceError> {
+    let mut plan = situation.plan(cgroup_root, None)?;
+    if let Plan::Scope { stay, .. } = &mut plan {
+        // Also where we are a service's process: there is no other to begin the scope with, and we end with it.
+        *stay = false;
+    }
+    let unit = scope::unit_of_run();
+    claim(situation, &plan, &Claimant { unit: &unit, own: (Leaf::Supervisor, own), anchor: None, may_join: false })
+}
+
+/// A scope ends with us. A directory that another pinfold lives in stays as it is.
+fn give_back(situation: &Situation, claimed: Claimed, own: i32) -> Result<(), DirError> {
+    if claimed.unit.is_some() || record::lock_root(&claimed.tree.root).is_err() {
+        return Ok(());
+    }
+    let home = Dir::open(&situation.own_dir)?;
+    claimed.tree.dissolve(&home, &[own], claimed.made)
+}
 
 /// The checks as a person reads them, `width` columns wide at most (`None`: as wide as they are).
 #[must_use]
@@ -36,24 +96,20 @@ fn summary(checks: &[Check]) -> String {
 }
 
 /// The checks as one JSON document.
-///
-/// # Errors
-/// Never in practice: the shape is plain data.
-pub fn json(checks: &[Check]) -> Result<String, serde_json::Error> {
+fn json(checks: &[Check]) -> String {
     let document = serde_json::json!({ "usable": usable(checks), "checks": checks });
-    serde_json::to_string_pretty(&document)
+    format!("{document:#}\n")
 }
 
-/// Whether anything can be run: exit 0, else 1.
-#[must_use]
-pub fn usable(checks: &[Check]) -> bool {
+/// Whether anything can be run.
+fn usable(checks: &[Check]) -> bool {
     !checks.iter().any(Check::is_fatal)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::probe::{report, samples};
+    use crate::kernel::probe::samples;
 
     #[test]
     fn a_host_without_fault() {
@@ -82,7 +138,7 @@ mod tests {
 
     #[test]
     fn json_says_first_whether_the_host_is_usable() {
-        let text = json(&report(&samples::read_only())).unwrap();
+        let text = json(&report(&samples::read_only()));
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["usable"], false);
         let place = value["checks"].as_array().unwrap().iter().find(|c| c["name"] == "place").unwrap();

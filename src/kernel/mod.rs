@@ -1,10 +1,13 @@
 //! The fence around the kernel: the only `unsafe`, the only /sys and /proc.
 
 pub mod cgroup;
+pub mod host;
 pub mod launch;
+pub mod news;
 pub mod note;
 pub mod pidfd;
 pub mod place;
 pub mod port;
 pub mod probe;
+pub mod signals;
 pub mod watch;

@@ -46,6 +46,14 @@ pub enum NoteError {
     },
 }
 
+/// A random identity for a run (version 4, RFC 9562), from the kernel.
+///
+/// # Errors
+/// Where `/proc` is not mounted.
+pub fn new_uuid() -> std::io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned())
+}
+
 /// Writes `note` to `dir`, over the one before.
 ///
 /// # Errors

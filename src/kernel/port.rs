@@ -7,15 +7,15 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc::UnboundedSender;
 
-use crate::model::{Counters, KernelEvent, RunId, StartError, Target, WorkerId};
+use super::news::NewsSender;
+use crate::model::{Counters, RunId, StartError, Target, WorkerId};
 use crate::spec::types::Spec;
 
 /// The kernel as one worker's actor uses it. No method waits for a process: each is a handful of system calls at most.
 pub trait Kernel: Send + Sync + 'static {
     /// Says where the events of `worker`'s runs go. Once, before anything else is asked for the worker.
-    fn attach(&self, worker: &WorkerId, events: UnboundedSender<KernelEvent>);
+    fn attach(&self, worker: &WorkerId, events: NewsSender);
 
     /// Makes the run's cgroup, sets its limits and reads each back, records `note` on it and takes the baseline.
     ///
@@ -44,7 +44,7 @@ pub trait Kernel: Send + Sync + 'static {
     fn drain(&self, run: &RunId);
 
     /// Forgets the run: its exit record is acknowledged, its watches are taken off, its directory is removed.
-    /// Answer: `Removed`. Asked only after `Unpopulated`.
+    /// Answer: `Removed`. Asked only after `Unpopulated` or `CgroupGone`.
     fn remove(&self, run: &RunId);
 
     /// Rewrites the run's record.

@@ -52,6 +52,11 @@ pub enum EventKind {
         /// What it was decided from.
         evidence: Box<Evidence>,
     },
+    /// What an ended run used in all, read when its cgroup was empty: after its `exited`, which does not wait for it.
+    Usage {
+        /// The totals.
+        usage: Usage,
+    },
     /// A limit was hit.
     Violation {
         /// `memory`, `cpu`, `pids`, `io`.
@@ -99,7 +104,8 @@ pub struct Evidence {
     pub before: Counters,
     /// The counters at its end.
     pub after: Counters,
-    /// What the run used. Filled once the whole cgroup has ended.
+    /// What the run used, where the exit is told only after the whole cgroup has ended (`run --report`). A
+    /// supervised worker's exit is told at once; its use follows as an event of kind `usage`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
     /// On whose behalf we had signalled or killed it, if we had.

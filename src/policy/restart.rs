@@ -2,8 +2,26 @@
 //!
 //! The parameters of the whole breaker are here already, because the configuration is validated against them; of
 //! them `mode`, `retry_delay`, `backoff_rate`, `max_delay`, `jitter`, `success_exit_codes` and `reset_after` act.
+//! `max_retries` has its seat in [`decide`]: the count it will be held against is kept ([`Attempts::strikes`]), nothing is
+//! refused because of it yet. Likewise a delay is not multiplied by severity and profile, and has no floor of a second.
+//!
+//! # When a restart is due
+//!
+//! Attempt k (from 0) is due `retry_delay · backoff_rate^k` after the previous automatic restart that followed a failure, for
+//! the first one after the begin of the run that ended. A delay is a *distance between starts*, not a pause after an end: a
+//! worker that ran longer than its delay is back at once, one that dies at birth is held back in full.
+//!
+//! * A run of at least `reset_after` makes the count 0 again.
+//! * A clean exit is no strike: it neither counts nor shifts the sequence, and its restart (`always`,
+//!   `unless-stopped`) is due `retry_delay` after the begin of the run that ended.
+//! * A spawn fault of ours is no strike either. It is retried quickly and under every mode, because the run that
+//!   was wanted never took place, with delays of its own from 50 ms to 5 s.
+//! * A restart that was asked for is due at once and uses no budget.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+
+use super::backoff::Backoff;
+use crate::model::{Decision, ExitCause, Mono, Stage, Trigger, UnknownWhy, Verdict};
 
 /// `restart.policy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -54,6 +72,19 @@ pub struct RestartPolicy {
     pub on_open: OnOpen,
 }
 
+impl RestartMode {
+    /// The config's spelling.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::OnFailure => "on-failure",
+            Self::Always => "always",
+            Self::UnlessStopped => "unless-stopped",
+        }
+    }
+}
+
 /// What a class of restarts has of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[expect(missing_docs, reason = "as in RestartPolicy")]
@@ -95,3 +126,164 @@ impl Default for RestartPolicy {
         }
     }
 }
+
+/// Delays after a spawn fault, which is nobody's fault who could mend it.
+const SPAWN_FAULT: Backoff =
+    Backoff { delay: Duration::from_millis(50), rate: 2.0, max: Duration::from_secs(5), jitter: 0.1 };
+
+/// What is remembered of the attempts so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attempts {
+    /// Failures in a row that led to a restart.
+    pub strikes: u32,
+    /// When the last of those restarts was due.
+    pub previous: Option<Mono>,
+    /// Spawn faults in a row.
+    pub spawn_faults: u32,
+}
+
+/// A run that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended<'a> {
+    /// Why.
+    pub cause: &'a ExitCause,
+    /// When it was begun, before anything of it was prepared.
+    pub began: Mono,
+    /// How long its program ran; `None` where it never did.
+    pub ran: Option<Duration>,
+}
+
+/// What is wanted of the worker when a run of it has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// That it runs: the policy decides.
+    Up,
+    /// A new run, asked for by a person or a program.
+    Again,
+    /// That it is down.
+    Down,
+}
+
+/// What follows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// What to do.
+    pub next: Next,
+    /// The same for the record, with the rule.
+    pub decision: Decision,
+    /// What to remember.
+    pub attempts: Attempts,
+}
+
+/// What to do after a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A new run at this moment; one in the past is now.
+    Restart {
+        /// When.
+        due: Mono,
+    },
+    /// None: it ended well.
+    Done,
+    /// None, although it failed.
+    Failed,
+    /// None, because it was asked to stop.
+    Stopped,
+}
+
+/// Decides what follows a run that ended. `draw` is a number in [0, 1) for the jitter.
+#[must_use]
+pub fn decide(
+    policy: &RestartPolicy,
+    attempts: Attempts,
+    ended: &Ended<'_>,
+    wish: Wish,
+    now: Mono,
+    draw: f64,
+) -> Outcome {
+    let stable = ended.ran.is_some_and(|ran| ran >= policy.reset_after);
+    let attempts = if stable { Attempts::default() } else { attempts };
+    let outcome = |trigger, next, attempts: Attempts, attempt, rule: Cow<'static, str>| {
+        let (verdict, delay) = match next {
+            Next::Restart { due } => (Verdict::Restart, Some(due.since(now))),
+            Next::Done | Next::Stopped => (Verdict::Stay, None),
+            Next::Failed => (Verdict::GiveUp, None),
+        };
+        let decision = Decision {
+            trigger,
+            policy: policy.mode.as_str().to_owned(),
+            verdict,
+            rule: rule.into_owned(),
+            attempt,
+            max_attempts: None,
+            delay_ms: delay.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+        };
+        Outcome { next, decision, attempts }
+    };
+    match wish {
+        Wish::Down => {
+            let rule = "it was asked to stop: no automatic restart follows";
+            return outcome(Trigger::Operator, Next::Stopped, attempts, None, rule.into());
+        }
+        Wish::Again => {
+            let rule = "a new run was asked for: at once, and it uses no budget";
+            return outcome(Trigger::Operator, Next::Restart { due: now }, attempts, None, rule.into());
+        }
+        Wish::Up => {}
+    }
+    let (next, after, attempt, rule): (_, _, _, Cow<'static, str>) = match judge(policy, ended.cause) {
+        Judgement::SpawnFault => {
+            let due = now + SPAWN_FAULT.delay(attempts.spawn_faults, draw);
+            let after = Attempts { spawn_faults: attempts.spawn_faults.saturating_add(1), ..attempts };
+            (
+                Next::Restart { due },
+                after,
+                None,
+                "a fault of ours at the start: retried under every policy, no strike".into(),
+            )
+        }
+        Judgement::Clean => match policy.mode {
+            RestartMode::Never => (Next::Done, attempts, None, "never: no run follows another".into()),
+            RestartMode::OnFailure => (Next::Done, attempts, None, "on-failure: a clean exit is no failure".into()),
+            RestartMode::Always | RestartMode::UnlessStopped => {
+                let due = (ended.began + Backoff::of(policy).delay(0, draw)).max(now);
+                let rule = format!("{}: a clean exit waits retry_delay and is no strike", policy.mode.as_str());
+                (Next::Restart { due }, attempts, None, rule.into())
+            }
+        },
+        Judgement::Failure { strike } => match policy.mode {
+            RestartMode::Never => (Next::Failed, attempts, None, "never: no run follows another".into()),
+            RestartMode::OnFailure | RestartMode::Always | RestartMode::UnlessStopped => {
+                let k = attempts.strikes;
+                let from = attempts.previous.unwrap_or(ended.began);
+                let due = (from + Backoff::of(policy).delay(k, draw)).max(now);
+                let strikes = k.saturating_add(u32::from(strike));
+                let after = Attempts { strikes, previous: strike.then_some(due).or(attempts.previous), ..attempts };
+                let rule = format!("{}: {} is a failure", policy.mode.as_str(), ended.cause);
+                (Next::Restart { due }, after, strike.then_some(strikes), rule.into())
+            }
+        },
+    };
+    outcome(Trigger::Exit, next, after, attempt, rule)
+}
+
+/// What an exit means to the policy.
+enum Judgement {
+    Clean,
+    SpawnFault,
+    Failure { strike: bool },
+}
+
+fn judge(policy: &RestartPolicy, cause: &ExitCause) -> Judgement {
+    match cause {
+        ExitCause::Exited { code } if policy.success_exit_codes.contains(code) => Judgement::Clean,
+        ExitCause::StartFailed { stage: Stage::Spawn, .. } => Judgement::SpawnFault,
+        // The host's restart says nothing about the worker.
+        ExitCause::Unknown { why: UnknownWhy::HostRebooted } => Judgement::Failure { strike: false },
+        _ => Judgement::Failure { strike: true },
+    }
+}
+
+#[cfg(test)]
+#[path = "restart_tests.rs"]
+mod tests;

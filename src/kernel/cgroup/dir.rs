@@ -367,6 +367,15 @@ impl Dir {
         }
     }
 
+    /// A descriptor of `cgroup.events` for poll(2): `POLLPRI` says that it has changed since it was opened or last
+    /// read. For a caller with one cgroup and no inotify; look at [`populated`](Self::populated) after opening it.
+    ///
+    /// # Errors
+    /// Where the file cannot be opened.
+    pub fn open_events(&self) -> Result<OwnedFd, DirError> {
+        self.open_file("cgroup.events", "read", OFlags::RDONLY)
+    }
+
     /// The processes directly in it. 0 stands for one in another pid namespace.
     ///
     /// # Errors
@@ -465,6 +474,14 @@ impl Dir {
             path: self.path.to_path_buf(),
             source,
         })
+    }
+
+    /// A second handle of the same directory.
+    ///
+    /// # Errors
+    /// Where descriptors have run out.
+    pub fn try_clone(&self) -> Result<Self, DirError> {
+        Ok(Self { fd: self.try_clone_fd()?, path: self.path.clone(), write_flags: self.write_flags })
     }
 
     /// Whether the processes of the calling user may write `file` (`""`: the directory itself).

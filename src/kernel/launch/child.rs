@@ -156,7 +156,7 @@ fn become_program(p: &Prepared<'_>) -> Result<(), Failed> {
     if let Some(place) = &p.cgroup {
         enter(place)?;
     }
-    if p.session != Session::New {
+    if matches!(p.session, Session::Foreground | Session::Group) {
         own_group(p.session)?;
     }
     reset_signals()?;

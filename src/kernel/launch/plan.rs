@@ -62,4 +62,7 @@ pub enum Session {
     Foreground,
     /// An own process group, no terminal involved: `run` without one.
     Group,
+    /// Our own process group: `run` as part of a shell's pipeline on a terminal, whose members the terminal and the
+    /// shell address as one.
+    Shared,
 }

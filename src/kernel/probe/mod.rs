@@ -124,17 +124,17 @@ pub struct Pressure {
 
 impl Facts {
     /// Looks around and tries. `tree` is our place, made by the caller (`place::claim` or `place::settle`), who takes
-    /// it down again; nothing of what is tried in it remains.
+    /// it down again; nothing of what is tried in it remains. `Err` is why there is none.
     #[must_use]
-    pub fn gather(situation: Result<&Situation, &PlaceError>, tree: Result<&Tree, &PlaceError>) -> Self {
+    pub fn gather(situation: Option<&Situation>, tree: Result<&Tree, &PlaceError>) -> Self {
         let root = rustix::process::geteuid().is_root();
         let place = tree.map_err(|e| chain(e)).and_then(|tree| Place::of(tree).map_err(|e| chain(&e)));
         Self {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-            systemd: situation.is_ok_and(|s| s.systemd).then(systemd_version),
+            systemd: situation.is_some_and(|s| s.systemd).then(systemd_version),
             root,
-            mount: situation.ok().map(|s| s.mount.clone()),
-            own: situation.ok().map(|s| s.own.clone()),
+            mount: situation.map(|s| s.mount.clone()),
+            own: situation.map(|s| s.own.clone()),
             launch: match tree {
                 Ok(tree) => Launch::of(tree).map_err(|e| e.to_string()),
                 Err(_) => Err("it can be tried only in a place of our own".to_owned()),
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn facts_are_gathered_even_where_there_is_no_place() {
         let no_place = PlaceError::NotDelegated { own: "/sys/fs/cgroup/x".into() };
-        let facts = Facts::gather(Err(&no_place), Err(&no_place));
+        let facts = Facts::gather(None, Err(&no_place));
         assert!(facts.place.unwrap_err().starts_with("no cgroup is delegated to this user (/sys/fs/cgroup/x"));
         assert!(facts.launch.is_err());
         assert!(!facts.kernel.is_empty());

@@ -1,0 +1,296 @@
+//! What can be typed. Only parsing: what the words mean is resolved in [`super::paths`] and [`super::run`].
+//!
+//! The global flags may stand before or after the subcommand. They are declared at both places and merged by
+//! [`Cli::globals`], because clap's own global arguments keep only one of the two places: a `--config` before the
+//! subcommand and another behind it would silently lose the first.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pinfold",
+    version,
+    about = "Supervise programs, each in its own cgroup, held to its limits by the kernel",
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 120
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the supervisor in the foreground and start what the config declares
+    Up(Up),
+    /// Run one command in its own cgroup, without a supervisor; exit with its code
+    Run(Box<Run>),
+    /// Check config files; every problem with its line and what would be right
+    Validate(Validate),
+    /// Print the JSON Schema of the config
+    Schema(Schema),
+    /// Say what this host and its delegation allow, and the exact fix for what is missing
+    Doctor(Doctor),
+    /// Print the version
+    Version(Version),
+}
+
+/// Flags of every subcommand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Globals {
+    /// Config file; may be given several times, files are merged [env: `PINFOLD_CONFIG`]
+    #[arg(long, value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+    /// Directory for sockets and locks [env: `PINFOLD_RUNTIME_DIR`]
+    #[arg(long, value_name = "DIR")]
+    pub runtime_dir: Option<PathBuf>,
+    /// Directory for the database and the logs [env: `PINFOLD_STATE_DIR`]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Socket of the API [env: `PINFOLD_SOCKET`]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// cgroup to work in, instead of the one pinfold finds for itself [env: `PINFOLD_CGROUP_ROOT`]
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_root: Option<PathBuf>,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    #[value(alias = "table")]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `-o`, for the commands that print data.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct OutputArg {
+    /// How to print
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "text")]
+    pub output: Output,
+}
+
+/// `--on-term`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum OnTerm {
+    /// Stop every worker, then end.
+    #[default]
+    Stop,
+    /// End and leave the workers running; the next `up` takes them over.
+    Detach,
+}
+
+/// `pinfold up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Config files, beside those of --config
+    pub files: Vec<PathBuf>,
+    /// What SIGTERM does
+    #[arg(long, value_name = "WHAT", default_value = "stop")]
+    pub on_term: OnTerm,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: OutputArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// `pinfold run`. Numbers, sizes, durations and signals are kept as they were typed: `spec` reads them, by the rules of the
+/// config, so that a flag and its key can never differ.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct Run {
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+    /// Memory, enforced by the OOM killer: `memory.max` (256M, 1GiB)
+    #[arg(short = 'm', long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Memory from where the kernel slows the command down and reclaims: `memory.high` (a size, or 90%)
+    #[arg(long, value_name = "SIZE|PERCENT")]
+    pub memory_high: Option<String>,
+    /// Swap beside --memory: `memory.swap.max` (a size or max; without it none)
+    #[arg(long, value_name = "SIZE", requires = "memory")]
+    pub swap: Option<String>,
+    /// CPU time, in percent of one CPU: `cpu.max`
+    #[arg(long, value_name = "PERCENT")]
+    pub cpu: Option<String>,
+    /// Share of the CPU under contention: `cpu.weight` (1 to 10000, others have 100)
+    #[arg(long, value_name = "WEIGHT")]
+    pub cpu_weight: Option<String>,
+    /// Processes and threads: `pids.max`
+    #[arg(long, value_name = "N")]
+    pub pids: Option<String>,
+    /// Rates of the disk that holds PATH: `io.max` (/data:wbps=20M,riops=500); may be given several times
+    #[arg(long, value_name = "PATH:KEY=RATE,…")]
+    pub io: Vec<String>,
+    /// Stop the command after this time and exit with 124 (30s, 1m30s)
+    #[arg(long, value_name = "DURATION", help_heading = "Time")]
+    pub timeout: Option<String>,
+    /// How long the command has to end once it was asked to, before everything of it is killed [default: 30s]
+    #[arg(long, value_name = "DURATION", help_heading = "Time")]
+    pub stop_timeout: Option<String>,
+    /// The signal that asks it to end [default: SIGTERM]
+    #[arg(long, value_name = "SIGNAL", help_heading = "Time")]
+    pub stop_signal: Option<String>,
+    /// User, by name or number; with its own and its supplementary groups
+    #[arg(short = 'u', long, value_name = "USER", help_heading = "Environment")]
+    pub user: Option<String>,
+    /// Group, by name or number, instead of the user's own
+    #[arg(short = 'g', long, value_name = "GROUP", help_heading = "Environment")]
+    pub group: Option<String>,
+    /// Directory to start in [default: the current one]
+    #[arg(short = 'w', long, value_name = "DIR", help_heading = "Environment")]
+    pub workdir: Option<PathBuf>,
+    /// Environment variable, over the current environment; may be given several times
+    #[arg(short = 'e', long, value_name = "KEY=VALUE", help_heading = "Environment")]
+    pub env: Vec<String>,
+    /// File of KEY=VALUE lines, below --env; may be given several times
+    #[arg(long, value_name = "FILE", help_heading = "Environment")]
+    pub env_file: Vec<PathBuf>,
+    /// Write the evidence as JSON to FILE: cause, peak memory, CPU, throttling, counters, time
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    pub report: Option<PathBuf>,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// `pinfold validate`.
+#[derive(Debug, Args)]
+pub struct Validate {
+    /// Config files, beside those of --config; without any, the files that `up` would read
+    pub files: Vec<PathBuf>,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: OutputArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// `pinfold schema`.
+#[derive(Debug, Args)]
+pub struct Schema {
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// `pinfold doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// `-o`.
+    #[command(flatten)]
+    pub output: OutputArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// `pinfold version`.
+#[derive(Debug, Args)]
+pub struct Version {
+    /// `-o`.
+    #[command(flatten)]
+    pub output: OutputArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+impl Cli {
+    /// The global flags, from before and behind the subcommand: lists are joined, of two single values the one behind
+    /// counts.
+    #[must_use]
+    pub fn globals(&self) -> Globals {
+        let behind = match &self.command {
+            Command::Up(args) => &args.globals,
+            Command::Run(args) => &args.globals,
+            Command::Validate(args) => &args.globals,
+            Command::Schema(args) => &args.globals,
+            Command::Doctor(args) => &args.globals,
+            Command::Version(args) => &args.globals,
+        };
+        let before = &self.globals;
+        let last = |behind: &Option<PathBuf>, before: &Option<PathBuf>| behind.as_ref().or(before.as_ref()).cloned();
+        Globals {
+            config: before.config.iter().chain(&behind.config).cloned().collect(),
+            runtime_dir: last(&behind.runtime_dir, &before.runtime_dir),
+            state_dir: last(&behind.state_dir, &before.state_dir),
+            socket: last(&behind.socket, &before.socket),
+            cgroup_root: last(&behind.cgroup_root, &before.cgroup_root),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(shell_words::split(line).unwrap()).unwrap_or_else(|err| panic!("{line}: {err}"))
+    }
+
+    #[test]
+    fn the_declaration_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_behind_the_subcommand() {
+        let both = parse("pinfold --config a.yaml --state-dir /s up --config b.yaml --cgroup-root /c x.yaml").globals();
+        assert_eq!(both.config, [PathBuf::from("a.yaml"), PathBuf::from("b.yaml")]);
+        assert_eq!(both.state_dir, Some("/s".into()));
+        assert_eq!(both.cgroup_root, Some("/c".into()));
+    }
+
+    #[test]
+    fn of_two_single_values_the_one_behind_the_subcommand_counts() {
+        assert_eq!(parse("pinfold --socket /a version --socket /b").globals().socket, Some("/b".into()));
+    }
+
+    fn run(line: &str) -> Box<Run> {
+        match parse(line).command {
+            Command::Run(run) => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn everything_behind_the_command_is_the_commands_own() {
+        let args = run("pinfold run -m 256M -- sh -c 'exit 3' --memory 1G");
+        assert_eq!(args.memory.as_deref(), Some("256M"));
+        assert_eq!(args.command, ["sh", "-c", "exit 3", "--memory", "1G"]);
+        let args = run("pinfold run --pids 3 ls -la -- --report x");
+        assert_eq!(args.command, ["ls", "-la", "--", "--report", "x"]);
+        assert_eq!(args.report, None);
+    }
+
+    #[test]
+    fn swap_without_memory_is_refused_because_nothing_would_be_limited() {
+        assert!(Cli::try_parse_from(["pinfold", "run", "--swap", "1G", "true"]).is_err());
+    }
+
+    #[test]
+    fn a_run_needs_a_command() {
+        assert!(Cli::try_parse_from(["pinfold", "run"]).is_err());
+        assert!(Cli::try_parse_from(["pinfold", "run", "-m", "1G", "--"]).is_err());
+    }
+
+    #[test]
+    fn the_terms_of_up() {
+        let Command::Up(up) = parse("pinfold up a.yaml b.yaml --on-term=detach -o json").command else { panic!() };
+        assert_eq!((up.on_term, up.output.output, up.files.len()), (OnTerm::Detach, Output::Json, 2));
+    }
+}

@@ -1,0 +1,275 @@
+//! Sentences and quantities, as a person reads them.
+
+use std::{borrow::Cow, fmt::Write, time::Duration};
+
+use crate::model::{Confidence, Evidence, ExitCause, ExitStatus, KilledBy, OomScope, UnknownWhy};
+use crate::spec::types::Spec;
+
+/// Why a run ended, in one sentence without a full stop. `spec` is what it ran with: its limits and stop settings name
+/// what was enforced.
+#[must_use]
+pub fn cause_sentence(cause: &ExitCause, confidence: Confidence, evidence: &Evidence, spec: &Spec) -> String {
+    let mut sentence = match cause {
+        ExitCause::Exited { code } => {
+            // An end of its own, but perhaps not an undisturbed one.
+            let mut sentence = format!("exited with code {code}");
+            let growth = evidence.after.since(evidence.before);
+            if let Some(killed) = growth.memory.map(|m| m.oom_kill).filter(|&n| n > 0) {
+                let at = memory_max(spec);
+                write_to(
+                    &mut sentence,
+                    format_args!(" after an out-of-memory kill inside it{at} (oom_kill +{killed})"),
+                );
+            }
+            if let Some(refused) = growth.pids_max.filter(|&n| n > 0) {
+                let at = spec.limits.pids.max.map(|max| format!(" pids.max {max}")).unwrap_or_default();
+                write_to(&mut sentence, format_args!("; forks refused at{at} (max +{refused})"));
+            }
+            sentence
+        }
+        ExitCause::Signaled { signal, core } => {
+            let core = if *core { " (core dumped)" } else { "" };
+            format!("killed by {}{core}", signal_name(*signal))
+        }
+        ExitCause::Oom { scope } => oom(*scope, evidence, spec),
+        ExitCause::Killed { by, policy } => killed(*by, policy.as_deref(), evidence, spec),
+        ExitCause::KilledExternal => {
+            "killed by a SIGKILL from outside: neither the kernel's OOM killer nor pinfold sent it".to_owned()
+        }
+        ExitCause::StartFailed { .. } => match &evidence.start_error {
+            Some(error) => format!("could not start: {}", inert(&error.to_string())),
+            None => cause.to_string(),
+        },
+        ExitCause::Unknown { why } => format!(
+            "ended, and nobody can know why: {}",
+            match why {
+                UnknownWhy::SupervisorAway => "no supervisor was there to see it",
+                UnknownWhy::CgroupRemoved => "its cgroup was removed by somebody else",
+                UnknownWhy::HostRebooted => "the host was restarted",
+            }
+        ),
+    };
+    if confidence == Confidence::Likely {
+        sentence.push_str(", most likely: the kernel's counters allow another reading");
+    }
+    sentence
+}
+
+fn oom(scope: OomScope, evidence: &Evidence, spec: &Spec) -> String {
+    let place = match scope {
+        OomScope::Worker => format!("killed by the kernel{}", memory_max(spec)),
+        OomScope::Ancestor => "killed by the kernel at the limit of a cgroup above its own".to_owned(),
+        OomScope::Host => "the host ran out and the kernel chose it".to_owned(),
+    };
+    let peak = evidence.usage.and_then(|usage| usage.memory_peak_bytes).map(|peak| format!("peak {}", size(peak)));
+    let growth = evidence.after.since(evidence.before);
+    let kills = growth.local.or(growth.memory).map(|m| format!("oom_kill +{}", m.oom_kill));
+    let facts: Vec<String> = [peak, kills].into_iter().flatten().collect();
+    let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
+    format!("out of memory: {place}{facts}")
+}
+
+fn killed(by: KilledBy, policy: Option<&str>, evidence: &Evidence, spec: &Spec) -> String {
+    let end = match evidence.status {
+        Some(ExitStatus::Exited { code }) => format!("exited with code {code}"),
+        Some(ExitStatus::Signaled { signal, .. }) => format!("ended by {}", signal_name(signal)),
+        None => "ended".to_owned(),
+    };
+    match by {
+        KilledBy::Stop => format!("stopped on request: {end}"),
+        KilledBy::StopTimeout => format!(
+            "killed: still there {} after it was asked to stop with {}",
+            duration(spec.stop.timeout),
+            signal_name(spec.stop.signal)
+        ),
+        KilledBy::Operator => "killed on request".to_owned(),
+        KilledBy::Shutdown => format!("stopped because the supervisor goes down: {end}"),
+        KilledBy::Policy => match policy {
+            Some("timeout") => format!("stopped because its time had passed: {end}"),
+            Some(resource) => format!("stopped by the policy of its {} limit: {end}", inert(resource)),
+            None => format!("stopped by the policy of a limit: {end}"),
+        },
+    }
+}
+
+fn memory_max(spec: &Spec) -> String {
+    spec.limits.memory.max.map(|max| format!(" at memory.max {}", size(max))).unwrap_or_default()
+}
+
+/// Appends to a `String`, which cannot fail.
+fn write_to(text: &mut String, args: std::fmt::Arguments<'_>) {
+    text.write_fmt(args).unwrap_or_default();
+}
+
+/// `256 MiB`, `255.9 MiB`, `512 B`: powers of 1024, one decimal where the number is not whole.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let power = bytes.checked_ilog2().unwrap_or(0) / 10;
+    let unit = units.get(power as usize).copied().unwrap_or("EiB");
+    let whole = 1_u64 << (10 * power);
+    if bytes.is_multiple_of(whole) {
+        return format!("{} {unit}", bytes / whole);
+    }
+    // Truncated, not rounded: "256.0 MiB" for a peak just below a limit of 256 MiB would look like the limit.
+    format!("{}.{} {unit}", bytes / whole, bytes % whole * 10 / whole)
+}
+
+/// `250ms`, `5.0s`, `1m30s`: what is exact enough to act on.
+#[must_use]
+pub fn duration(time: Duration) -> String {
+    match time {
+        t if t < Duration::from_secs(1) => format!("{}ms", t.as_millis()),
+        t if t < Duration::from_secs(60) && t.subsec_nanos() == 0 => format!("{}s", t.as_secs()),
+        t if t < Duration::from_secs(60) => format!("{:.1}s", t.as_secs_f64()),
+        t => humantime::format_duration(Duration::from_secs(t.as_secs())).to_string().replace(' ', ""),
+    }
+}
+
+/// `SIGTERM`, `SIGRTMIN+3`.
+#[must_use]
+pub fn signal_name(signal: i32) -> String {
+    // The model prints a cause by the same names.
+    ExitCause::Signaled { signal, core: false }.to_string()
+}
+
+/// Text from outside (a file's name, a worker's argument) that cannot steer a terminal or forge a line: every control
+/// character is written as `\n`, `\u{1b}`, ….
+#[must_use]
+pub fn inert(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if c.is_control() { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    Cow::Owned(safe)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::model::{Counters, MemoryEvents, Stage, StartError, Usage};
+
+    pub(in crate::cli) fn evidence() -> Evidence {
+        Evidence {
+            status: None,
+            before: Counters::default(),
+            after: Counters::default(),
+            usage: None,
+            asked_by: None,
+            start_error: None,
+            wall_ms: 1234,
+        }
+    }
+
+    fn spec() -> Spec {
+        let mut spec = Spec::new(vec!["x".into()]);
+        spec.limits.memory.max = Some(256 << 20);
+        spec.limits.pids.max = Some(64);
+        spec
+    }
+
+    fn say(cause: &ExitCause, evidence: &Evidence) -> String {
+        cause_sentence(cause, Confidence::Certain, evidence, &spec())
+    }
+
+    fn oom_kills(n: u64) -> MemoryEvents {
+        MemoryEvents { oom_kill: n, ..MemoryEvents::default() }
+    }
+
+    #[test]
+    fn an_oom_names_limit_peak_and_the_growth_of_the_counter() {
+        let mut evidence = evidence();
+        evidence.before.local = Some(oom_kills(4));
+        evidence.after.local = Some(oom_kills(5));
+        evidence.usage = Some(Usage { memory_peak_bytes: Some((256 << 20) - 65536), ..Usage::default() });
+        insta::assert_snapshot!(
+            say(&ExitCause::Oom { scope: OomScope::Worker }, &evidence),
+            @"out of memory: killed by the kernel at memory.max 256 MiB (peak 255.9 MiB, oom_kill +1)"
+        );
+        evidence.usage = None;
+        insta::assert_snapshot!(
+            say(&ExitCause::Oom { scope: OomScope::Host }, &evidence),
+            @"out of memory: the host ran out and the kernel chose it (oom_kill +1)"
+        );
+    }
+
+    #[test]
+    fn an_exit_by_itself_tells_what_the_kernel_did_on_the_way() {
+        let mut evidence = evidence();
+        insta::assert_snapshot!(say(&ExitCause::Exited { code: 3 }, &evidence), @"exited with code 3");
+        evidence.after = Counters { memory: Some(oom_kills(2)), pids_max: Some(9), ..Counters::default() };
+        insta::assert_snapshot!(
+            say(&ExitCause::Exited { code: 1 }, &evidence),
+            @"exited with code 1 after an out-of-memory kill inside it at memory.max 256 MiB (oom_kill +2); forks refused at pids.max 64 (max +9)"
+        );
+    }
+
+    #[test]
+    fn a_kill_of_ours_says_for_whom() {
+        let mut evidence = evidence();
+        evidence.status = Some(ExitStatus::Signaled { signal: 15, core: false });
+        let killed = |by, policy: Option<&str>| ExitCause::Killed { by, policy: policy.map(Into::into) };
+        let all = [
+            killed(KilledBy::Stop, None),
+            killed(KilledBy::StopTimeout, None),
+            killed(KilledBy::Operator, None),
+            killed(KilledBy::Shutdown, None),
+            killed(KilledBy::Policy, Some("pids")),
+            killed(KilledBy::Policy, Some("timeout")),
+        ];
+        let said: Vec<String> = all.iter().map(|cause| say(cause, &evidence)).collect();
+        insta::assert_snapshot!(said.join("\n"), @r"
+        stopped on request: ended by SIGTERM
+        killed: still there 30s after it was asked to stop with SIGTERM
+        killed on request
+        stopped because the supervisor goes down: ended by SIGTERM
+        stopped by the policy of its pids limit: ended by SIGTERM
+        stopped because its time had passed: ended by SIGTERM
+        ");
+    }
+
+    #[test]
+    fn what_is_only_likely_says_so() {
+        let said = cause_sentence(&ExitCause::KilledExternal, Confidence::Likely, &evidence(), &spec());
+        assert!(said.ends_with("most likely: the kernel's counters allow another reading"), "{said}");
+    }
+
+    #[test]
+    fn a_failed_start_cannot_write_to_the_terminal() {
+        let mut evidence = evidence();
+        let error = StartError::os(Stage::Exec, "/tmp/\u{1b}[2J\nx", nix::libc::ENOENT);
+        let cause = ExitCause::StartFailed { stage: error.stage, errno: error.errno };
+        evidence.start_error = Some(error);
+        insta::assert_snapshot!(
+            say(&cause, &evidence),
+            @r"could not start: exec /tmp/\u{1b}[2J\nx: No such file or directory"
+        );
+    }
+
+    #[test]
+    fn sizes_are_exact_where_they_can_be_and_never_rounded_up_to_a_limit() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1 KiB"),
+            (16 << 20, "16 MiB"),
+            ((16 << 20) - 1, "15.9 MiB"),
+            (99_999_744, "95.3 MiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
+            assert_eq!(size(bytes), text, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn durations_are_short() {
+        for (ms, text) in
+            [(0, "0ms"), (250, "250ms"), (5000, "5s"), (7500, "7.5s"), (90_000, "1m30s"), (3_600_000, "1h")]
+        {
+            assert_eq!(duration(Duration::from_millis(ms)), text, "{ms}");
+        }
+    }
+}

@@ -1,0 +1,511 @@
+//! A kernel in memory: what it is asked it does by [`Script`], and what breaks the contract of the port it writes down.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::clock::Clock;
+use crate::kernel::news::NewsSender;
+use crate::kernel::port::{Kernel, KernelError, RunNote};
+use crate::model::{
+    Counters, ExitStatus, KernelEvent, KernelEventKind, MemoryEvents, Mono, RunId, Stage, StartError, Target, Usage,
+    WorkerId,
+};
+use crate::spec::types::Spec;
+
+use super::script::{Children, Launch, OnSignal, Oom, Script};
+
+const SIGKILL: i32 = 9;
+const EAGAIN: i32 = 11;
+const ENODEV: i32 = 19;
+
+/// Numbers are scarce, so that they are used again soon.
+const PIDS: std::ops::RangeInclusive<i32> = 300..=340;
+
+/// The fake. Cheap to clone; all clones are one kernel.
+#[derive(Clone)]
+pub struct FakeKernel {
+    clock: Clock,
+    world: Arc<Mutex<World>>,
+}
+
+/// Something that was asked of the kernel, in the order it was.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the names are the port's")]
+pub enum Call {
+    Prepare(RunId),
+    Launch(RunId),
+    Signal(RunId, i32, Target),
+    Kill(RunId),
+    Drain(RunId),
+    Remove(RunId),
+    Note(RunId),
+}
+
+/// What a new supervisor finds of a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recovered {
+    /// Nothing that lives; the highest number that a run of it had.
+    Nothing {
+        /// The number.
+        last_run: u32,
+    },
+    /// A run whose keeper has not been told to forget it.
+    Alive {
+        /// Its main process.
+        pid: i32,
+        /// Its record.
+        note: Box<RunNote>,
+    },
+}
+
+struct World {
+    random: fastrand::Rng,
+    chaos: bool,
+    sinks: BTreeMap<WorkerId, NewsSender>,
+    scripts: BTreeMap<WorkerId, VecDeque<Script>>,
+    runs: BTreeMap<RunId, Run>,
+    last_run: BTreeMap<WorkerId, u32>,
+    pids: BTreeSet<i32>,
+    calls: Vec<(Mono, Call)>,
+    breaches: Vec<String>,
+}
+
+struct Run {
+    script: Script,
+    note: RunNote,
+    main: Main,
+    children: bool,
+    counters: Counters,
+    draining: bool,
+    told_empty: bool,
+    gone: bool,
+    removing: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Main {
+    Unborn,
+    Asked,
+    Alive(i32),
+    Reaped(i32, Option<ExitStatus>),
+    Failed,
+}
+
+impl Run {
+    fn populated(&self) -> bool {
+        matches!(self.main, Main::Asked | Main::Alive(_)) || self.children
+    }
+}
+
+impl FakeKernel {
+    /// A kernel whose every choice comes from `seed`.
+    #[must_use]
+    pub fn new(clock: Clock, seed: u64) -> Self {
+        let world = World {
+            random: fastrand::Rng::with_seed(seed),
+            chaos: false,
+            sinks: BTreeMap::new(),
+            scripts: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            last_run: BTreeMap::new(),
+            pids: BTreeSet::new(),
+            calls: Vec::new(),
+            breaches: Vec::new(),
+        };
+        Self { clock, world: Arc::new(Mutex::new(world)) }
+    }
+
+    /// How the next run of `worker` for which nothing is said yet behaves.
+    pub fn script(&self, worker: &WorkerId, script: Script) {
+        self.world().scripts.entry(worker.clone()).or_default().push_back(script);
+    }
+
+    /// Whether runs that nothing is said for behave at random.
+    pub fn chaos(&self, on: bool) {
+        self.world().chaos = on;
+    }
+
+    /// What was asked, with the moment.
+    #[must_use]
+    pub fn calls(&self) -> Vec<(Mono, Call)> {
+        self.world().calls.clone()
+    }
+
+    /// What was asked against the contract of the port, in words. Empty is right.
+    #[must_use]
+    pub fn breaches(&self) -> Vec<String> {
+        self.world().breaches.clone()
+    }
+
+    /// Directories that exist.
+    #[must_use]
+    pub fn directories(&self) -> Vec<RunId> {
+        self.world().runs.iter().filter(|(_, run)| !run.gone).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The record on a run's directory.
+    #[must_use]
+    pub fn note_of(&self, run: &RunId) -> Option<RunNote> {
+        self.world().runs.get(run).map(|run| run.note.clone())
+    }
+
+    /// Ends the main process of `run` now.
+    pub fn exit(&self, run: &RunId, status: ExitStatus) {
+        self.main_ends(&mut self.world(), run, status);
+    }
+
+    /// Lets the OOM killer take something of `run` now.
+    pub fn oom(&self, run: &RunId, what: Oom) {
+        self.oom_kill(&mut self.world(), run, what);
+    }
+
+    /// Removes the directory of `run` as a stranger would, and says so.
+    pub fn steal_directory(&self, run: &RunId) {
+        let mut world = self.world();
+        if let Some(found) = world.runs.get_mut(run) {
+            found.gone = true;
+            world.tell(run, KernelEventKind::CgroupGone);
+        }
+    }
+
+    /// What a new supervisor does before its actors begin: half-made and empty runs are removed, and what lives or has an exit
+    /// that was not taken over is found. Its exit is told again once the worker is attached.
+    #[must_use]
+    pub fn recover(&self, worker: &WorkerId) -> Recovered {
+        let mut world = self.world();
+        world.sinks.remove(worker);
+        let last_run = world.last_run.get(worker).copied().unwrap_or(0);
+        let ours: Vec<RunId> = world.runs.keys().filter(|run| run.worker == *worker).cloned().collect();
+        for id in ours {
+            let Some(run) = world.runs.get_mut(&id) else { continue };
+            run.draining = false;
+            run.told_empty = false;
+            let pid = match run.main {
+                Main::Alive(pid) | Main::Reaped(pid, _) if run.note.pid == Some(pid) && !run.removing => pid,
+                _ => {
+                    world.runs.remove(&id);
+                    continue;
+                }
+            };
+            return Recovered::Alive { pid, note: Box::new(run.note.clone()) };
+        }
+        Recovered::Nothing { last_run }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does `what` after a while; at once, and before this returns, where there is none.
+    fn later(&self, world: &mut World, after: Duration, what: impl FnOnce(&Self, &mut World) + Send + 'static) {
+        if after.is_zero() {
+            return what(self, world);
+        }
+        let this = self.clone();
+        let due = self.clock.instant(self.clock.now() + after);
+        tokio::spawn(async move {
+            tokio::time::sleep_until(due).await;
+            what(&this, &mut this.world());
+        });
+    }
+
+    fn main_lives(&self, world: &mut World, id: &RunId) {
+        let free = PIDS.into_iter().find(|pid| !world.pids.contains(pid)).unwrap_or(*PIDS.end());
+        let Some(run) = world.runs.get_mut(id) else { return };
+        if run.main != Main::Asked {
+            return;
+        }
+        run.main = Main::Alive(free);
+        run.children = run.script.children != Children::None;
+        let script = run.script.clone();
+        world.pids.insert(free);
+        world.tell(id, KernelEventKind::Launched { pid: free });
+        if let Some((after, forks)) = script.refused_forks {
+            let id = id.clone();
+            self.later(world, after, move |_, world| {
+                if let Some(run) = world.runs.get_mut(&id).filter(|run| run.populated()) {
+                    run.counters.pids_max = Some(run.counters.pids_max.unwrap_or(0) + forks);
+                    let counters = run.counters;
+                    world.tell(&id, KernelEventKind::Counted(counters));
+                }
+            });
+        }
+        if let Some((after, what)) = script.oom {
+            let id = id.clone();
+            self.later(world, after, move |this, world| this.oom_kill(world, &id, what));
+        }
+        if let Some((after, status)) = script.exits {
+            let id = id.clone();
+            self.later(world, after, move |this, world| this.main_ends(world, &id, status));
+        }
+    }
+
+    fn main_ends(&self, world: &mut World, id: &RunId, status: ExitStatus) {
+        let Some(run) = world.runs.get_mut(id) else { return };
+        let Main::Alive(pid) = run.main else { return };
+        let status = (!run.script.status_lost).then_some(status);
+        run.main = Main::Reaped(pid, status);
+        let (counters, children, stolen) = (run.counters, run.script.children, run.script.stolen);
+        world.pids.remove(&pid);
+        world.tell(id, KernelEventKind::Exited { status, counters });
+        if let Children::Brief(after) = children {
+            let id = id.clone();
+            self.later(world, after.max(Duration::from_millis(1)), move |this, world| this.children_end(world, &id));
+        }
+        if let Some(after) = stolen {
+            let id = id.clone();
+            self.later(world, after, move |_, world| {
+                if let Some(run) = world.runs.get_mut(&id).filter(|run| !run.populated() && !run.gone && !run.removing)
+                {
+                    run.gone = true;
+                    world.tell(&id, KernelEventKind::CgroupGone);
+                }
+            });
+        }
+    }
+
+    fn children_end(&self, world: &mut World, id: &RunId) {
+        if let Some(run) = world.runs.get_mut(id) {
+            run.children = false;
+            self.tell_if_empty(world, id);
+        }
+    }
+
+    fn oom_kill(&self, world: &mut World, id: &RunId, what: Oom) {
+        let Some(run) = world.runs.get_mut(id) else { return };
+        if !matches!(run.main, Main::Alive(_)) {
+            return;
+        }
+        let old = run.counters.local.unwrap_or_default();
+        let all = what != Oom::Child;
+        let new = MemoryEvents {
+            max: old.max + 20,
+            oom: old.oom + 1,
+            oom_kill: old.oom_kill + 1,
+            oom_group_kill: old.oom_group_kill + u64::from(all),
+            ..old
+        };
+        run.counters.local = Some(new);
+        run.counters.memory = Some(new);
+        let counters = run.counters;
+        if !matches!(what, Oom::All { notified: false }) {
+            world.tell(id, KernelEventKind::Counted(counters));
+        }
+        if all {
+            // The main process takes a moment to die; the notification is faster.
+            let id = id.clone();
+            self.later(world, Duration::from_millis(3), move |this, world| {
+                this.main_ends(world, &id, ExitStatus::Signaled { signal: SIGKILL, core: false });
+                this.children_end(world, &id);
+            });
+        }
+    }
+
+    fn tell_if_empty(&self, world: &mut World, id: &RunId) {
+        let Some(run) = world.runs.get_mut(id) else { return };
+        if run.populated() || !run.draining || run.gone {
+            return;
+        }
+        run.draining = false;
+        let late = run.script.unpopulated_late;
+        let id = id.clone();
+        self.later(world, late, move |_, world| {
+            let Some(run) = world.runs.get_mut(&id) else { return };
+            run.told_empty = true;
+            let usage = Usage { cpu_usec: Some(12_345), ..Default::default() };
+            let counters = run.counters;
+            world.tell(&id, KernelEventKind::Unpopulated { usage, counters });
+        });
+    }
+
+    fn launch_fails(&self, world: &mut World, id: &RunId, error: StartError) {
+        let Some(run) = world.runs.get_mut(id) else { return };
+        if run.main == Main::Asked {
+            run.main = Main::Failed;
+            world.tell(id, KernelEventKind::LaunchFailed(error));
+        }
+    }
+
+    fn react(&self, world: &mut World, id: &RunId, signal: i32) {
+        let Some(run) = world.runs.get(id) else { return };
+        let (after, status) = match run.script.on_signal {
+            _ if signal == SIGKILL => (run.script.dies_slowly, ExitStatus::Signaled { signal, core: false }),
+            OnSignal::Dies(after) => (after, ExitStatus::Signaled { signal, core: false }),
+            OnSignal::Exits(after, code) => (after, ExitStatus::Exited { code }),
+            OnSignal::Ignores => return,
+        };
+        let id = id.clone();
+        self.later(world, after, move |this, world| this.main_ends(world, &id, status));
+    }
+}
+
+impl World {
+    fn tell(&mut self, run: &RunId, kind: KernelEventKind) {
+        if let Some(sink) = self.sinks.get(&run.worker) {
+            sink.send(KernelEvent { run: run.clone(), kind });
+        }
+    }
+
+    /// Notes a call, and whether its run is one that may be spoken of.
+    fn called(&mut self, now: Mono, call: Call, run: &RunId) -> Option<&mut Run> {
+        let known = self.runs.get(run).is_some_and(|run| !run.removing);
+        if !known {
+            self.breaches.push(format!("{call:?} of a run that does not exist"));
+        }
+        self.calls.push((now, call));
+        self.runs.get_mut(run).filter(|run| !run.removing)
+    }
+
+    fn breach(&mut self, what: String) {
+        self.breaches.push(what);
+    }
+
+    fn next_script(&mut self, worker: &WorkerId) -> Script {
+        let said = self.scripts.get_mut(worker).and_then(VecDeque::pop_front);
+        said.unwrap_or_else(|| if self.chaos { Script::random(&mut self.random) } else { Script::default() })
+    }
+}
+
+fn refused(action: &'static str, run: &RunId, errno: i32) -> KernelError {
+    KernelError { action, run: run.clone(), source: io::Error::from_raw_os_error(errno) }
+}
+
+impl Kernel for FakeKernel {
+    fn attach(&self, worker: &WorkerId, events: NewsSender) {
+        let mut world = self.world();
+        world.sinks.insert(worker.clone(), events);
+        let untold: Vec<_> = world
+            .runs
+            .iter()
+            .filter_map(|(id, run)| match run.main {
+                Main::Reaped(_, status) if id.worker == *worker && !run.removing => {
+                    Some((id.clone(), status, run.counters))
+                }
+                _ => None,
+            })
+            .collect();
+        for (id, status, counters) in untold {
+            world.tell(&id, KernelEventKind::Exited { status, counters });
+        }
+    }
+
+    fn prepare(&self, run: &RunId, _spec: &Arc<Spec>, note: &RunNote) -> Result<Counters, StartError> {
+        let now = self.clock.now();
+        let mut world = self.world();
+        world.calls.push((now, Call::Prepare(run.clone())));
+        let last = world.last_run.insert(run.worker.clone(), run.number).unwrap_or(0);
+        if run.number <= last {
+            world.breach(format!("{run} is prepared after run {last}"));
+        }
+        let live = world.runs.iter().find(|(id, other)| id.worker == run.worker && other.populated());
+        if let Some((live, _)) = live {
+            let breach = format!("{run} is prepared while {live} lives");
+            world.breach(breach);
+        }
+        let script = world.next_script(&run.worker);
+        if let Some(error) = script.prepare {
+            return Err(error);
+        }
+        let counters =
+            Counters { local: Some(MemoryEvents::default()), memory: Some(MemoryEvents::default()), pids_max: Some(0) };
+        let made = Run {
+            script,
+            note: note.clone(),
+            main: Main::Unborn,
+            children: false,
+            counters,
+            draining: false,
+            told_empty: false,
+            gone: false,
+            removing: false,
+        };
+        world.runs.insert(run.clone(), made);
+        Ok(counters)
+    }
+
+    fn launch(&self, run: &RunId, _spec: &Arc<Spec>) {
+        let mut world = self.world();
+        let Some(found) = world.called(self.clock.now(), Call::Launch(run.clone()), run) else { return };
+        if found.main != Main::Unborn {
+            return world.breach(format!("{run} is launched twice"));
+        }
+        found.main = Main::Asked;
+        let id = run.clone();
+        match found.script.launch.clone() {
+            Launch::Runs(after) => self.later(&mut world, after, move |this, world| this.main_lives(world, &id)),
+            Launch::Fails(after, error) => {
+                self.later(&mut world, after, move |this, world| this.launch_fails(world, &id, error));
+            }
+            Launch::Unanswered => {}
+        }
+    }
+
+    fn signal(&self, run: &RunId, signal: i32, to: Target) -> Result<(), KernelError> {
+        let mut world = self.world();
+        let Some(found) = world.called(self.clock.now(), Call::Signal(run.clone(), signal, to), run) else {
+            return Ok(());
+        };
+        let children_obey = to == Target::All && matches!(found.script.children, Children::Brief(_));
+        self.react(&mut world, run, signal);
+        if children_obey {
+            self.children_end(&mut world, run);
+        }
+        Ok(())
+    }
+
+    fn kill(&self, run: &RunId) -> Result<(), KernelError> {
+        let mut world = self.world();
+        let Some(found) = world.called(self.clock.now(), Call::Kill(run.clone()), run) else { return Ok(()) };
+        if found.gone {
+            return Err(refused("cgroup.kill", run, ENODEV));
+        }
+        if found.script.kill_refusals > 0 {
+            found.script.kill_refusals -= 1;
+            return Err(refused("cgroup.kill", run, EAGAIN));
+        }
+        let slowly = found.script.dies_slowly;
+        let id = run.clone();
+        self.later(&mut world, slowly, move |this, world| {
+            this.launch_fails(world, &id, StartError::os(Stage::Spawn, "", 0));
+            this.main_ends(world, &id, ExitStatus::Signaled { signal: SIGKILL, core: false });
+            this.children_end(world, &id);
+        });
+        Ok(())
+    }
+
+    fn drain(&self, run: &RunId) {
+        let mut world = self.world();
+        let Some(found) = world.called(self.clock.now(), Call::Drain(run.clone()), run) else { return };
+        found.draining = true;
+        if matches!(found.main, Main::Asked | Main::Alive(_)) {
+            world.breach(format!("{run} is drained while its main process lives"));
+        }
+        self.tell_if_empty(&mut world, run);
+    }
+
+    fn remove(&self, run: &RunId) {
+        let mut world = self.world();
+        let Some(found) = world.called(self.clock.now(), Call::Remove(run.clone()), run) else { return };
+        if found.populated() || !(found.told_empty || found.gone) {
+            return world.breach(format!("{run} is removed before it was empty"));
+        }
+        found.removing = true;
+        let takes = found.script.removal_takes;
+        let id = run.clone();
+        self.later(&mut world, takes, move |_, world| {
+            world.runs.remove(&id);
+            world.tell(&id, KernelEventKind::Removed);
+        });
+    }
+
+    fn note(&self, run: &RunId, note: &RunNote) -> Result<(), KernelError> {
+        let mut world = self.world();
+        let Some(found) = world.called(self.clock.now(), Call::Note(run.clone()), run) else { return Ok(()) };
+        found.note = note.clone();
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! How one run of a fake worker behaves.
+
+use std::time::Duration;
+
+use crate::model::{ExitStatus, Stage, StartError};
+
+/// One run, from its cgroup to its end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Script {
+    /// Why its cgroup cannot be made.
+    pub prepare: Option<StartError>,
+    /// How its launch is answered.
+    pub launch: Launch,
+    /// When and how it ends by itself, counted from its launch.
+    pub exits: Option<(Duration, ExitStatus)>,
+    /// When the OOM killer comes, counted from its launch.
+    pub oom: Option<(Duration, Oom)>,
+    /// When forks begin to be refused, counted from its launch, and how often they are.
+    pub refused_forks: Option<(Duration, u64)>,
+    /// What the main process does about a signal that can be caught.
+    pub on_signal: OnSignal,
+    /// What other processes there are once the main process has ended.
+    pub children: Children,
+    /// How many times `cgroup.kill` is refused.
+    pub kill_refusals: u32,
+    /// How long it takes to die of SIGKILL (D state). Zero is at once.
+    pub dies_slowly: Duration,
+    /// How late the news of the empty cgroup is.
+    pub unpopulated_late: Duration,
+    /// How long its directory takes to go.
+    pub removal_takes: Duration,
+    /// When somebody else removes its directory, if it is empty then. Counted from the end of its main process.
+    pub stolen: Option<Duration>,
+    /// That nobody learns its exit status.
+    pub status_lost: bool,
+}
+
+/// How a launch is answered.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Launch {
+    /// Its program runs after this time.
+    Runs(Duration),
+    /// It fails after this time.
+    Fails(Duration, StartError),
+    /// Not at all.
+    Unanswered,
+}
+
+/// What a process does about a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnSignal {
+    /// Dies of it after this time.
+    Dies(Duration),
+    /// Exits with a code after this time.
+    Exits(Duration, i32),
+    /// Nothing.
+    Ignores,
+}
+
+/// Processes that outlive the main one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Children {
+    /// None.
+    None,
+    /// Until a SIGTERM, or this time after the main process.
+    Brief(Duration),
+    /// Until SIGKILL.
+    Stubborn,
+}
+
+/// What the OOM killer takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oom {
+    /// Every process; the counters' notification comes before the exit, or not at all.
+    All {
+        /// Whether it does.
+        notified: bool,
+    },
+    /// A child.
+    Child,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            prepare: None,
+            launch: Launch::Runs(Duration::ZERO),
+            exits: None,
+            oom: None,
+            refused_forks: None,
+            on_signal: OnSignal::Dies(Duration::ZERO),
+            children: Children::None,
+            kill_refusals: 0,
+            dies_slowly: Duration::ZERO,
+            unpopulated_late: Duration::ZERO,
+            removal_takes: Duration::ZERO,
+            stolen: None,
+            status_lost: false,
+        }
+    }
+}
+
+impl Script {
+    /// Exits with `code` after `ran`.
+    #[must_use]
+    pub fn exits(ran: Duration, code: i32) -> Self {
+        Self { exits: Some((ran, ExitStatus::Exited { code })), ..Self::default() }
+    }
+
+    /// Fails at `stage`, after its cgroup was made.
+    #[must_use]
+    pub fn fails(stage: Stage, errno: i32) -> Self {
+        Self { launch: Launch::Fails(Duration::ZERO, StartError::os(stage, "it", errno)), ..Self::default() }
+    }
+
+    /// A run such as a hostile world brings.
+    #[must_use]
+    pub fn random(random: &mut fastrand::Rng) -> Self {
+        let ms = |random: &mut fastrand::Rng, max| Duration::from_millis(random.u64(0..max));
+        let one_in = |random: &mut fastrand::Rng, n: u32| random.u32(0..n) == 0;
+        let stages = [Stage::Spawn, Stage::Exec, Stage::Chdir, Stage::Clone, Stage::Timeout];
+        let error = |random: &mut fastrand::Rng| StartError::os(stages[random.usize(0..stages.len())], "it", 2);
+        let exit = match random.u32(0..6) {
+            0 | 1 => None,
+            2 => Some(ExitStatus::Exited { code: 0 }),
+            3 => Some(ExitStatus::Exited { code: random.i32(1..256) }),
+            4 => Some(ExitStatus::Signaled { signal: 9, core: false }),
+            _ => Some(ExitStatus::Signaled { signal: random.i32(1..65), core: random.bool() }),
+        };
+        let soon = if random.bool() { 5 } else { 30_000 };
+        Self {
+            prepare: one_in(random, 12).then(|| error(random)),
+            launch: match random.u32(0..12) {
+                0 => Launch::Fails(ms(random, 100), error(random)),
+                1 => Launch::Unanswered,
+                2..6 => Launch::Runs(ms(random, 3000)),
+                _ => Launch::Runs(Duration::ZERO),
+            },
+            exits: exit.map(|status| (ms(random, soon), status)),
+            oom: one_in(random, 5).then(|| {
+                let what = match random.u32(0..3) {
+                    0 => Oom::Child,
+                    n => Oom::All { notified: n == 1 },
+                };
+                (ms(random, 10_000), what)
+            }),
+            refused_forks: one_in(random, 6).then(|| (ms(random, 5000), random.u64(1..100_000))),
+            on_signal: match random.u32(0..4) {
+                0 => OnSignal::Ignores,
+                1 => OnSignal::Exits(ms(random, 4000), random.i32(0..3)),
+                _ => OnSignal::Dies(ms(random, 50)),
+            },
+            children: match random.u32(0..6) {
+                0 => Children::Stubborn,
+                1 => Children::Brief(ms(random, 10_000)),
+                _ => Children::None,
+            },
+            kill_refusals: if one_in(random, 6) { random.u32(1..4) } else { 0 },
+            dies_slowly: if one_in(random, 8) { ms(random, 40_000) } else { Duration::ZERO },
+            unpopulated_late: if one_in(random, 3) { ms(random, 15) } else { Duration::ZERO },
+            removal_takes: if one_in(random, 3) { ms(random, 200) } else { Duration::ZERO },
+            stolen: one_in(random, 15).then(|| ms(random, 20)),
+            status_lost: one_in(random, 20),
+        }
+    }
+}

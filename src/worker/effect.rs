@@ -1,0 +1,62 @@
+//! What a step wants done. Performed in order, by the actor alone.
+
+use crate::model::{EventKind, RunId, StartError, Target};
+
+use super::event::Ticket;
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Make the run's cgroup and its limits. The answer is [`Event::Prepared`](super::event::Event::Prepared), before any
+    /// other event.
+    Prepare(RunId),
+    /// Have its program executed.
+    Launch(RunId),
+    /// Send a signal.
+    Signal {
+        /// To which run.
+        run: RunId,
+        /// The signal's number.
+        signal: i32,
+        /// To which of its processes.
+        to: Target,
+    },
+    /// Write `cgroup.kill`.
+    Kill(RunId),
+    /// Have it told when the cgroup is empty.
+    Drain(RunId),
+    /// Forget the run and remove its directory.
+    Remove(RunId),
+    /// Rewrite the run's record on its cgroup.
+    Note(RunId),
+    /// Add to the record of what happened.
+    Emit {
+        /// About which run.
+        run: Option<u32>,
+        /// What.
+        kind: Box<EventKind>,
+    },
+    /// Answer somebody who waits.
+    Reply {
+        /// Whom.
+        ticket: Ticket,
+        /// With what.
+        result: Result<(), Refusal>,
+    },
+    /// Show the status as it is after this step. Nothing but answers comes after it.
+    Publish,
+}
+
+/// Why what was asked did not come about.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The run could not be started. A retry may be due by the restart policy.
+    #[error("it could not be started")]
+    StartFailed(#[source] StartError),
+    /// Something asked for later contradicts it.
+    #[error("it was asked for the opposite meanwhile")]
+    Superseded,
+    /// Not every process could be ended, or its own end not be proved; nothing is started over them.
+    #[error("processes of it survive SIGKILL, or were left by an earlier supervisor; see `stopping(unkillable)`")]
+    Unkillable,
+}

@@ -1,0 +1,73 @@
+//! What can happen to a worker, as its `step` takes it.
+
+use crate::model::{Counters, KernelEvent, KilledBy, Mono, StartError, Trigger};
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The actor has begun. Once, first.
+    Begin,
+    /// Somebody asks.
+    Operator {
+        /// For what.
+        ask: Ask,
+        /// What to answer under, once it is done; `None` where nobody waits.
+        ticket: Option<Ticket>,
+    },
+    /// News of one run.
+    Kernel(Box<KernelEvent>),
+    /// The answer to [`Effect::Prepare`](super::effect::Effect::Prepare).
+    Prepared {
+        /// Of which run.
+        run: u32,
+        /// The baseline, or why there is no cgroup.
+        result: Box<Result<Counters, StartError>>,
+    },
+    /// `cgroup.kill` of this run was refused.
+    KillRefused {
+        /// Of which run.
+        run: u32,
+    },
+    /// The moment that `State::deadline` named has come. Too early or once too often does nothing.
+    Deadline,
+}
+
+/// What can be asked of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// That it is up; the count of attempts begins anew. Done when its program runs; nothing to do where it does already.
+    Start {
+        /// [`Trigger::Config`] at the supervisor's start, [`Trigger::Operator`] for a person or a program.
+        trigger: Trigger,
+    },
+    /// That it is down. Done when its cgroup is empty; a second one changes nothing and waits for the same.
+    Stop {
+        /// On whose behalf.
+        by: KilledBy,
+    },
+    /// A new run. Done when its program runs.
+    ///
+    /// Two at the same time are one: what was asked while `seen` was the latest run is served by any later one.
+    Restart {
+        /// The latest run that whoever asks knew of.
+        seen: u32,
+    },
+    /// That it is down, without being asked first. Done when its cgroup is empty.
+    Kill {
+        /// On whose behalf.
+        by: KilledBy,
+    },
+}
+
+/// A number under which an answer is owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What a step takes from the world beside the event.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Turn {
+    /// This moment.
+    pub now: Mono,
+    /// A number in [0, 1), drawn anew for each turn.
+    pub jitter: f64,
+}

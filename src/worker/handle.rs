@@ -1,0 +1,160 @@
+//! What everybody else holds of a worker: ask, look, wait. Cheap to clone.
+//!
+//! Looking never waits for the actor: it reads what was published last. Asking hands over a wish at once; its [`Answer`]
+//! can be awaited, or dropped by whoever does not care. A handle whose actor has ended says [`AskError::Gone`].
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::model::{KilledBy, Trigger, WorkerId, WorkerStatus};
+
+use super::effect::Refusal;
+use super::event::Ask;
+
+/// What is published of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Published {
+    pub(super) status: WorkerStatus,
+    /// Nothing runs, nothing is due, and every directory is gone.
+    pub(super) at_rest: bool,
+}
+
+/// Something asked of the actor.
+pub(super) struct Command {
+    pub(super) ask: Ask,
+    pub(super) answer: oneshot::Sender<Result<(), Refusal>>,
+}
+
+/// A worker, for whoever does not own it.
+#[derive(Debug, Clone)]
+pub struct WorkerHandle {
+    pub(super) id: WorkerId,
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) published: watch::Receiver<Published>,
+}
+
+/// Why something asked did not come about.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The worker is not supervised any more.
+    #[error("worker {worker} is not supervised any more")]
+    Gone {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// The worker's own answer.
+    #[error("worker {worker}")]
+    Refused {
+        /// Which.
+        worker: WorkerId,
+        /// Why.
+        #[source]
+        why: Refusal,
+    },
+}
+
+/// The answer to something that was asked, once it is done. Dropping it takes nothing back.
+#[derive(Debug)]
+pub struct Answer {
+    worker: WorkerId,
+    receiver: oneshot::Receiver<Result<(), Refusal>>,
+}
+
+impl WorkerHandle {
+    /// Which worker.
+    #[must_use]
+    pub const fn id(&self) -> &WorkerId {
+        &self.id
+    }
+
+    /// Its status as it was published last.
+    #[must_use]
+    pub fn status(&self) -> WorkerStatus {
+        self.published.borrow().status.clone()
+    }
+
+    /// Asks for it to be up. Answered when its program runs.
+    pub fn start(&self, trigger: Trigger) -> Answer {
+        self.ask(Ask::Start { trigger })
+    }
+
+    /// Asks for it to be down, by its stop signal first. Answered when its cgroup is empty.
+    pub fn stop(&self, by: KilledBy) -> Answer {
+        self.ask(Ask::Stop { by })
+    }
+
+    /// Asks for a new run: newer than the one in the status as it is published now. Answered when its program runs.
+    pub fn restart(&self) -> Answer {
+        let seen = self.published.borrow().status.run;
+        self.ask(Ask::Restart { seen })
+    }
+
+    /// Asks for it to be down at once. Answered when its cgroup is empty.
+    pub fn kill(&self, by: KilledBy) -> Answer {
+        self.ask(Ask::Kill { by })
+    }
+
+    fn ask(&self, ask: Ask) -> Answer {
+        let (answer, receiver) = oneshot::channel();
+        // A closed channel drops the sender with the command: the answer says so.
+        drop(self.commands.send(Command { ask, answer }));
+        Answer { worker: self.id.clone(), receiver }
+    }
+
+    /// Waits until a published status satisfies `level`, which may be the present one.
+    ///
+    /// A status that was overwritten before it was looked at is not seen: wait for what lasts.
+    ///
+    /// # Errors
+    /// [`AskError::Gone`] if the actor ends before.
+    pub async fn wait_for(&self, mut level: impl FnMut(&WorkerStatus) -> bool) -> Result<WorkerStatus, AskError> {
+        let mut published = self.published.clone();
+        let reached = published.wait_for(|p| level(&p.status)).await;
+        reached.map(|p| p.status.clone()).map_err(|_| self.gone())
+    }
+
+    /// Waits until nothing of it runs, nothing is due and none of its directories is left.
+    ///
+    /// # Errors
+    /// [`AskError::Gone`] if the actor ends before.
+    pub async fn at_rest(&self) -> Result<(), AskError> {
+        let mut published = self.published.clone();
+        let reached = published.wait_for(|p| p.at_rest).await;
+        reached.map(drop).map_err(|_| self.gone())
+    }
+
+    /// Waits for the next publication after the last one this handle has seen; what is published now counts as seen by a
+    /// clone.
+    ///
+    /// # Errors
+    /// [`AskError::Gone`] if the actor ends before.
+    pub async fn changed(&mut self) -> Result<WorkerStatus, AskError> {
+        if self.published.changed().await.is_err() {
+            return Err(self.gone());
+        }
+        Ok(self.published.borrow_and_update().status.clone())
+    }
+
+    fn gone(&self) -> AskError {
+        AskError::Gone { worker: self.id.clone() }
+    }
+}
+
+impl Future for Answer {
+    type Output = Result<(), AskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answered = std::task::ready!(Pin::new(&mut self.receiver).poll(cx));
+        let worker = self.worker.clone();
+        Poll::Ready(match answered {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(AskError::Refused { worker, why }),
+            Err(_) => Err(AskError::Gone { worker }),
+        })
+    }
+}
