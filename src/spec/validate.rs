@@ -1,0 +1,570 @@
+//! What is written to what is meant: files are layered, defaults filled in, instances expanded, and what keys say
+//! together is checked.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    decode::{Cx, Field, Found, List},
+    problem::{Place, shown},
+    raw,
+    types::{
+        Config, Cpu, EnvFile, Io, Limits, Memory, Monitoring, Pids, Pressure, PressureTrigger, Process, Spec, Stop,
+        SwapMax, ViolationPolicy, Worker,
+    },
+    units::{OrMax, Share, Size, Time},
+};
+use crate::{
+    model::WorkerId,
+    policy::restart::{BudgetOverride, RestartPolicy},
+};
+
+/// More workers than any host runs; instances cost next to nothing to write down.
+const MAX_WORKERS: usize = 100_000;
+/// What `defaults` adds to all workers together, in bytes of text.
+const MAX_INHERITED: usize = 64 << 20;
+/// Below it an exec fails with misleading errors.
+const MIN_MEMORY: u64 = 1 << 20;
+/// The kernel's page: less is no memory.
+const PAGE: u64 = 4096;
+/// The period of `cpu.max`.
+pub(super) const CPU_PERIOD_USEC: f64 = 100_000.0;
+/// Shorter periods of samples are a load of their own.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+/// What a pressure trigger must last, unless configured.
+const PRESSURE_SUSTAINED: Duration = Duration::from_secs(20);
+
+/// Puts the files together. Problems are in `cx`; with some, the result means nothing.
+pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
+    let mut env: Field<raw::Env> = Field::Absent;
+    let mut defaults: Field<raw::Unit> = Field::Absent;
+    let mut declared = Vec::new();
+    for mut file in files {
+        // The later file is the upper layer.
+        file.env.fill(&env);
+        env = file.env;
+        file.defaults.fill(&defaults);
+        defaults = file.defaults;
+        if let Field::Given(Found { value: List(workers), .. }) = file.workers {
+            declared.extend(workers);
+        }
+    }
+    if let Some(defaults) = defaults.found()
+        && weight(&defaults.value).saturating_mul(declared.len()) > MAX_INHERITED
+    {
+        let message = format!("{} workers times these defaults are more than 64 MiB", declared.len());
+        cx.report.add(&defaults.at, message, "move long texts into env_file or the global env");
+        return Config { env: BTreeMap::new(), workers: Vec::new() };
+    }
+    let mut workers = Vec::new();
+    let mut names = Names::default();
+    for declaration in declared {
+        worker(declaration, &defaults, &mut names, &mut workers, cx);
+        if cx.report.full() {
+            break;
+        }
+    }
+    Config { env: env.get().map(texts).unwrap_or_default(), workers }
+}
+
+/// The text a unit hands down, in bytes.
+fn weight(unit: &raw::Unit) -> usize {
+    let words = |words: &[Found<super::units::Text>]| words.iter().map(|word| word.value.0.len() + 32).sum::<usize>();
+    let env = unit.env.get().map_or(0, |env| env.0.iter().map(|(k, v)| k.len() + v.value.0.len() + 64).sum());
+    let command = unit.command.get().map_or(0, |command| match command {
+        raw::Command::Line(line) => line.len(),
+        raw::Command::Words(list) => words(list),
+    });
+    let args = unit.args.get().map_or(0, |args| words(&args.0));
+    let files = unit.env_file.get().map_or(0, |list| list.0.iter().map(|f| f.value.path.as_os_str().len() + 64).sum());
+    let io = unit.limits.get().and_then(|limits| limits.io.get()).map_or(0, |io| io.0.len() * 256);
+    let codes = unit.restart.get().and_then(|r| r.success_exit_codes.get()).map_or(0, |codes| codes.0.len() * 32);
+    env + command + args + files + io + codes
+}
+
+/// Which names are taken, and by which declaration.
+#[derive(Default)]
+struct Names {
+    declared: HashMap<WorkerId, Place>,
+    expanded: HashMap<WorkerId, Place>,
+}
+
+fn worker(
+    declaration: Found<raw::Worker>,
+    defaults: &Field<raw::Unit>,
+    names: &mut Names,
+    workers: &mut Vec<Worker>,
+    cx: &mut Cx<'_>,
+) {
+    let Found { value: mut raw, at } = declaration;
+    raw.unit.fill(defaults);
+    let spec = match raw.unit.found() {
+        Some(unit) => spec(&unit.value, &unit.at, &at, cx).map(Arc::new),
+        None if raw.unit.is_absent() => {
+            missing_command(&at, cx);
+            None
+        }
+        None => None,
+    };
+    let Some(id) = raw.id.found() else { return };
+    if let Some(first) = names.declared.get(&id.value.0) {
+        let first = cx.report.place_of(first.mark);
+        let message = format!("the id {} is given twice, first at {first}", shown(id.value.0.as_str()));
+        cx.report.add(&id.at, message, "give one of the workers another id");
+        return;
+    }
+    names.declared.insert(id.value.0.clone(), id.at.clone());
+    let Some(ids) = instances(id, &raw.instances, names.expanded.len(), cx) else { return };
+    for name in ids {
+        if let Some(other) = names.expanded.get(&name) {
+            let other = cx.report.place_of(other.mark);
+            let message = format!("this worker and the one at {other} would both be named {}", shown(name.as_str()));
+            cx.report.add(&id.at, message, "give one of the workers another id");
+            return;
+        }
+        names.expanded.insert(name.clone(), id.at.clone());
+        if let Some(spec) = &spec {
+            workers.push(Worker {
+                id: name,
+                declared_as: id.value.0.clone(),
+                enabled: raw.enabled.get().is_none_or(|flag| flag.0),
+                profile: raw.profile_type.get().map(|name| name.0).unwrap_or_default(),
+                spec: Arc::clone(spec),
+            });
+        }
+    }
+}
+
+/// The names a declaration stands for.
+fn instances(
+    id: &Found<raw::Id>,
+    count: &Field<super::units::Int<1, 10_000>>,
+    so_far: usize,
+    cx: &mut Cx<'_>,
+) -> Option<Vec<WorkerId>> {
+    let id_text = id.value.0.as_str();
+    let Some(count) = count.found() else { return Some(vec![id.value.0.clone()]) };
+    let number = usize::try_from(count.value.unsigned()).ok()?;
+    if so_far + number > MAX_WORKERS {
+        cx.report.add(
+            &count.at,
+            format!("that makes more than {MAX_WORKERS} workers"),
+            "lower the number of instances of some",
+        );
+        return None;
+    }
+    let longest = format!("{id_text}-{number}");
+    if longest.len() > WorkerId::MAX_LEN {
+        let message = format!("the last instance, {}, would have {} characters", shown(&longest), longest.len());
+        cx.report.add(&id.at, message, format!("shorten the id: a name has at most {}", WorkerId::MAX_LEN));
+        return None;
+    }
+    (1..=number).map(|n| WorkerId::new(&format!("{id_text}-{n}")).ok()).collect()
+}
+
+fn missing_command(at: &Place, cx: &mut Cx<'_>) {
+    cx.report.add(at, "this worker has no command", "add unit.command, like [/usr/bin/sleep, \"10\"]");
+}
+
+fn texts(env: &raw::Env) -> BTreeMap<String, String> {
+    env.0.iter().map(|(name, value)| (name.clone(), value.value.0.clone())).collect()
+}
+
+fn spec(unit: &raw::Unit, unit_at: &Place, worker_at: &Place, cx: &mut Cx<'_>) -> Option<Spec> {
+    if unit.command.is_absent() {
+        missing_command(if unit_at.inherited() { worker_at } else { unit_at }, cx);
+    }
+    let argv = argv(unit, cx);
+    let stop = unit.stop.get().map(stop).unwrap_or_default();
+    let restart = unit.restart.get().map(|raw| restart(raw, cx)).unwrap_or_default();
+    let limits = unit.limits.get().map(|raw| limits(raw, cx)).unwrap_or_default();
+    let mut spec = Spec::new(argv?);
+    spec.env = unit.env.get().map(texts).unwrap_or_default();
+    spec.env_files = unit.env_file.get().map_or_else(Vec::new, |files| {
+        files.0.iter().map(|f| EnvFile { path: f.value.path.clone(), optional: f.value.optional }).collect()
+    });
+    if let Some(directory) = unit.working_directory.get() {
+        spec.working_directory.clone_from(&directory.0);
+    }
+    spec.user = unit.user.get().map(|user| user.0.clone());
+    spec.group = unit.group.get().map(|group| group.0.clone());
+    spec.umask = unit.umask.get().map_or(spec.umask, |umask| umask.0);
+    spec.nice = unit.nice.get().and_then(|nice| i32::try_from(nice.0).ok()).unwrap_or(spec.nice);
+    spec.oom_score_adj =
+        unit.oom_score_adj.get().and_then(|score| i32::try_from(score.0).ok()).unwrap_or(spec.oom_score_adj);
+    spec.stop = stop;
+    spec.restart = restart;
+    spec.limits = limits;
+    Some(spec)
+}
+
+/// Words that only a shell understands, when they stand alone in a string that no shell will see.
+const SHELL_WORDS: &[&str] = &["|", "||", "&&", "&", ";", ">", ">>", "<", "2>", "2>&1", "&>", "|&"];
+
+fn argv(unit: &raw::Unit, cx: &mut Cx<'_>) -> Option<Vec<String>> {
+    let command = unit.command.found()?;
+    let at = &command.at;
+    let shell = unit.shell.get().is_some_and(|flag| flag.0);
+    let args = unit.args.get().map_or_else(Vec::new, |args| args.0.iter().map(|arg| arg.value.0.clone()).collect());
+    let mut argv = match (&command.value, shell) {
+        (raw::Command::Words(_), true) => {
+            let fix = "write the command as one string, or set shell: false";
+            cx.report.add(at, "shell: true runs a string, and this is a list", fix);
+            return None;
+        }
+        (raw::Command::Words(words), false) => words.iter().map(|word| word.value.0.clone()).collect(),
+        (raw::Command::Line(line), true) => {
+            if line.trim().is_empty() {
+                cx.report.add(at, "the command is empty", "write what /bin/sh shall run");
+                return None;
+            }
+            let mut argv = vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()];
+            if !args.is_empty() {
+                // The word after the script is its $0.
+                argv.push("sh".to_owned());
+            }
+            argv
+        }
+        (raw::Command::Line(line), false) => split(line, at, cx)?,
+    };
+    match argv.first() {
+        None => {
+            cx.report.add(at, "the command is empty", "write a program and its arguments");
+            return None;
+        }
+        Some(program) if program.is_empty() => {
+            cx.report.add(at, "the program's name is empty", "write a path or a name as the first word");
+            return None;
+        }
+        Some(_) => {}
+    }
+    argv.extend(args);
+    Some(argv)
+}
+
+fn split(line: &str, at: &Place, cx: &mut Cx<'_>) -> Option<Vec<String>> {
+    let Ok(words) = shell_words::split(line) else {
+        cx.report.add(at, "a quote in the command is not closed", "close it, or write the command as a list");
+        return None;
+    };
+    if let Some(word) = words.iter().find(|word| SHELL_WORDS.contains(&word.as_str())) {
+        let message = format!("{} means something to a shell only, and none runs here", shown(word));
+        cx.report.add(at, message, "set shell: true, or write the command as a list");
+        return None;
+    }
+    Some(words)
+}
+
+fn stop(raw: &raw::Stop) -> Stop {
+    let default = Stop::default();
+    Stop {
+        signal: raw.signal.get().map_or(default.signal, |signal| signal.0),
+        timeout: raw.timeout.get().map_or(default.timeout, |time| time.0),
+        kill_mode: raw.kill_mode.get().map_or(default.kill_mode, |mode| mode.0),
+    }
+}
+
+fn restart(raw: &raw::Restart, cx: &mut Cx<'_>) -> RestartPolicy {
+    let default = RestartPolicy::default();
+    let time = |field: &Field<Time>, default| field.get().map_or(default, |time| time.0);
+    let max_retries = raw.max_retries.get().copied().map_or(default.max_retries, retries);
+    let retry_delay = time(&raw.retry_delay, default.retry_delay);
+    let max_delay = time(&raw.max_delay, default.max_delay);
+    ordered_delays(&raw.retry_delay, &raw.max_delay, (retry_delay, max_delay), cx);
+    RestartPolicy {
+        mode: raw.policy.get().map_or(default.mode, |mode| mode.0),
+        max_retries,
+        retry_delay,
+        backoff_rate: raw.backoff_rate.get().map_or(default.backoff_rate, |rate| rate.0),
+        max_delay,
+        jitter: raw.jitter.get().map_or(default.jitter, |jitter| jitter.0),
+        reset_after: time(&raw.reset_after, default.reset_after),
+        cooldown: raw.cooldown.get().map_or(default.cooldown, |time| time.0),
+        startup_grace_period: time(&raw.startup_grace_period, default.startup_grace_period),
+        success_exit_codes: raw.success_exit_codes.get().map_or(default.success_exit_codes, exit_codes),
+        health_failures: raw.health_failures.get().map(|b| budget(b, (retry_delay, max_delay), cx)).unwrap_or_default(),
+        resource_violations: raw
+            .resource_violations
+            .get()
+            .map(|b| budget(b, (retry_delay, max_delay), cx))
+            .unwrap_or_default(),
+        severity_multipliers: factors(&raw.severity_multipliers, cx),
+        profile_multipliers: factors(&raw.profile_multipliers, cx),
+        on_open: raw.on_open.get().map_or(default.on_open, |on_open| on_open.0),
+    }
+}
+
+fn retries(count: raw::Retries) -> u32 {
+    u32::try_from(count.unsigned()).unwrap_or(u32::MAX)
+}
+
+fn exit_codes(codes: &List<super::units::Int<0, 255>>) -> Vec<i32> {
+    let mut codes: Vec<_> = codes.0.iter().filter_map(|code| i32::try_from(code.value.0).ok()).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    codes
+}
+
+fn budget(raw: &raw::Budget, base: (Duration, Duration), cx: &mut Cx<'_>) -> BudgetOverride {
+    let retry_delay = raw.retry_delay.get().map(|time| time.0);
+    let max_delay = raw.max_delay.get().map(|time| time.0);
+    let both = (retry_delay.unwrap_or(base.0), max_delay.unwrap_or(base.1));
+    ordered_delays(&raw.retry_delay, &raw.max_delay, both, cx);
+    BudgetOverride {
+        max_retries: raw.max_retries.get().copied().map(retries),
+        retry_delay,
+        backoff_rate: raw.backoff_rate.get().map(|rate| rate.0),
+        max_delay,
+    }
+}
+
+/// A first delay above the longest is a contradiction, not something to cut down silently.
+fn ordered_delays(
+    first: &Field<Time>,
+    longest: &Field<Time>,
+    (retry_delay, max_delay): (Duration, Duration),
+    cx: &mut Cx<'_>,
+) {
+    let Some(at) = first.found().or(longest.found()).map(|found| &found.at) else { return };
+    if retry_delay > max_delay {
+        let times = (humantime::format_duration(retry_delay), humantime::format_duration(max_delay));
+        let message = format!("retry_delay is {}, but no delay exceeds max_delay, {}", times.0, times.1);
+        cx.report.add(at, message, "raise max_delay, or lower retry_delay");
+    }
+}
+
+fn factors<K>(table: &Field<super::decode::Table<K, raw::Factor>>, cx: &mut Cx<'_>) -> BTreeMap<String, f64> {
+    let mut factors = BTreeMap::new();
+    for (name, factor) in table.get().into_iter().flat_map(|table| &table.0) {
+        positive(factor.value.0, &factor.at, cx);
+        factors.insert(name.clone(), factor.value.0);
+    }
+    factors
+}
+
+fn positive(number: f64, at: &Place, cx: &mut Cx<'_>) {
+    if number <= 0.0 {
+        cx.report.add(at, "0 is out of range", "write a number above 0");
+    }
+}
+
+fn limits(raw: &raw::Limits, cx: &mut Cx<'_>) -> Limits {
+    Limits {
+        memory: raw.memory.get().map(|raw| memory(raw, cx)).unwrap_or_default(),
+        cpu: raw.cpu.get().map(|raw| cpu(raw, cx)).unwrap_or_default(),
+        pids: raw.pids.get().map(pids).unwrap_or_default(),
+        io: raw.io.get().map(|list| io(list, cx)).unwrap_or_default(),
+        pressure: raw.pressure.get().map(|raw| pressure(raw, cx)).unwrap_or_default(),
+        process: raw.process.get().map(process).unwrap_or_default(),
+        monitoring: raw.monitoring.get().map(|raw| monitoring(raw, cx)).unwrap_or_default(),
+    }
+}
+
+fn memory(raw: &raw::Memory, cx: &mut Cx<'_>) -> Memory {
+    let default = Memory::default();
+    let max = raw.max_rss.get().and_then(|max| max.limit()).map(|size| size.0);
+    if let (Some(max), Some(found)) = (max, raw.max_rss.found())
+        && max < MIN_MEMORY
+    {
+        let message = format!("{max} bytes are too little to start a program in");
+        cx.report.add(&found.at, message, "write at least 1MiB, or max for no limit");
+    }
+    if let Some(swap) = raw.swap_max.found()
+        && !swap.at.inherited()
+        && max.is_none()
+        && raw.max_rss.is_absent()
+    {
+        cx.report.add(&swap.at, "swap_max acts only together with max_rss", "set max_rss as well");
+    }
+    Memory {
+        max,
+        high: high(raw, max, cx),
+        swap_max: raw.swap_max.get().map_or(default.swap_max, |swap| match swap {
+            OrMax::Max => SwapMax::Max,
+            OrMax::At(size) => SwapMax::Bytes(size.0),
+        }),
+        oom_scope: raw.oom_scope.get().map_or(default.oom_scope, |scope| scope.0),
+        policy: raw.policy.get().map_or(default.policy, |policy| policy.0),
+        high_policy: raw.high_policy.get().map_or(default.high_policy, |policy| policy.0),
+        throttle_deadline: raw.throttle_deadline.get().map_or(default.throttle_deadline, |time| time.0),
+    }
+}
+
+fn high(raw: &raw::Memory, max: Option<u64>, cx: &mut Cx<'_>) -> Option<u64> {
+    let found = raw.high.found()?;
+    let high = match (found.value.limit()?, max) {
+        (Share::Bytes(bytes), _) => bytes,
+        (Share::Percent(hundredths), Some(max)) => {
+            u64::try_from(u128::from(max) * u128::from(hundredths) / 10_000).unwrap_or(max)
+        }
+        (Share::Percent(_), None) => {
+            // A default for those that have max_rss says nothing about those that have not.
+            if !found.at.inherited() && !matches!(raw.max_rss, Field::Broken) {
+                let fix = "set max_rss, or write a size like 200MiB";
+                cx.report.add(&found.at, "a percentage is one of max_rss, and there is none", fix);
+            }
+            return None;
+        }
+    };
+    if high < PAGE {
+        cx.report.add(&found.at, format!("{high} bytes are less than a page of memory"), "write at least 4KiB");
+    }
+    if let Some(max) = max.filter(|max| high > *max) {
+        let at = if found.at.inherited() { raw.max_rss.found().map_or(&found.at, |max| &max.at) } else { &found.at };
+        let message = format!("high, {high} bytes, is above max_rss, {max} bytes, and would never act");
+        cx.report.add(at, message, "write a size below max_rss, or a percentage of it");
+    }
+    Some(high)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1,000 and 1e9 by the key's range")]
+fn quota_usec(percent: f64) -> u64 {
+    (percent / 100.0 * CPU_PERIOD_USEC).round() as u64
+}
+
+fn cpu(raw: &raw::Cpu, cx: &mut Cx<'_>) -> Cpu {
+    let default = Cpu::default();
+    let max_percent = raw.max_percent.get().and_then(|max| max.limit()).map(|percent| percent.0);
+    let burst_usec = raw.burst.get().map(|time| u64::try_from(time.0.as_micros()).unwrap_or(u64::MAX));
+    if let (Some(found), Some(burst)) = (raw.burst.found(), burst_usec.filter(|burst| *burst > 0)) {
+        match max_percent.map(quota_usec) {
+            None if found.at.inherited() || matches!(raw.max_percent, Field::Broken) => {}
+            None => cx.report.add(&found.at, "burst acts only together with max_percent", "set max_percent as well"),
+            Some(quota) if burst > quota => {
+                let own = raw.max_percent.found().filter(|_| found.at.inherited()).map_or(&found.at, |max| &max.at);
+                let time = |usec| humantime::format_duration(Duration::from_micros(usec)).to_string();
+                let message = format!("burst, {}, is more than max_percent of a period, {}", time(burst), time(quota));
+                cx.report.add(own, message, format!("write a burst of at most {}", time(quota).replace(' ', "")));
+            }
+            Some(_) => {}
+        }
+    }
+    if let Some(found) = raw.max_time.found()
+        && found.value.0.is_zero()
+    {
+        cx.report.add(
+            &found.at,
+            "a run that may use no processor time cannot start",
+            "write a time, or remove the key",
+        );
+    }
+    if let Some(ratio) = raw.throttled_ratio.found() {
+        positive(ratio.value.0, &ratio.at, cx);
+    }
+    Cpu {
+        max_percent,
+        weight: raw.weight.get().and_then(|weight| u32::try_from(weight.unsigned()).ok()),
+        burst_usec: burst_usec.filter(|_| max_percent.is_some()),
+        max_time: raw.max_time.get().map(|time| time.0),
+        sustained: raw.sustained.get().map_or(default.sustained, |time| time.0),
+        throttled_ratio: raw.throttled_ratio.get().map_or(default.throttled_ratio, |ratio| ratio.0),
+        policy: raw.policy.get().map_or(default.policy, |policy| policy.0),
+    }
+}
+
+fn pids(raw: &raw::Pids) -> Pids {
+    Pids {
+        max: raw.max.get().and_then(|max| max.limit()).map(super::units::Int::unsigned),
+        policy: policy(&raw.policy),
+    }
+}
+
+fn policy(field: &Field<raw::Policy>) -> ViolationPolicy {
+    field.get().map(|policy| policy.0).unwrap_or_default()
+}
+
+fn io(list: &List<raw::Io>, cx: &mut Cx<'_>) -> Vec<Io> {
+    let mut all: Vec<Io> = Vec::new();
+    for Found { value: raw, at } in &list.0 {
+        let bytes = [&raw.rbps, &raw.wbps];
+        for found in bytes.iter().filter_map(|rate| rate.found()).filter(|found| found.value == Size(0)) {
+            cx.report.add(&found.at, "a rate of 0 stops the worker for ever", "write at least 1, or remove the key");
+        }
+        let no_rate = bytes.iter().all(|rate| rate.is_absent()) && raw.riops.is_absent() && raw.wiops.is_absent();
+        if no_rate {
+            cx.report.add(at, "no rate is given", "add at least one of rbps, wbps, riops, wiops");
+        }
+        let Some(path) = raw.path.found() else { continue };
+        if all.iter().any(|other| other.path == path.value.0) {
+            let path_text = shown(&path.value.0.to_string_lossy());
+            cx.report.add(&path.at, format!("{path_text} is given twice"), "put all rates of a path into one entry");
+        }
+        all.push(Io {
+            path: path.value.0.clone(),
+            rbps: raw.rbps.get().map(|size| size.0),
+            wbps: raw.wbps.get().map(|size| size.0),
+            riops: raw.riops.get().map(|rate| rate.unsigned()),
+            wiops: raw.wiops.get().map(|rate| rate.unsigned()),
+            policy: policy(&raw.policy),
+        });
+        if cx.report.full() {
+            break;
+        }
+    }
+    all
+}
+
+fn pressure(raw: &raw::Pressure, cx: &mut Cx<'_>) -> Pressure {
+    let mut trigger = |field: &Field<raw::Trigger>| field.found().and_then(|found| trigger(found, cx));
+    Pressure { memory: trigger(&raw.memory), cpu: trigger(&raw.cpu), io: trigger(&raw.io) }
+}
+
+fn trigger(found: &Found<raw::Trigger>, cx: &mut Cx<'_>) -> Option<PressureTrigger> {
+    let raw = &found.value;
+    let (stall, full) = match (raw.some.found(), raw.full.found()) {
+        (Some(some), None) => (some, false),
+        (None, Some(full)) => (full, true),
+        // What a worker writes itself replaces the other kind from the defaults.
+        (Some(some), Some(full)) if full.at.inherited() && !some.at.inherited() => (some, false),
+        (Some(some), Some(full)) if some.at.inherited() && !full.at.inherited() => (full, true),
+        (Some(_), Some(full)) => {
+            cx.report.add(&full.at, "a trigger is either some or full", "keep one of them");
+            return None;
+        }
+        (None, None) => {
+            if raw.some.is_absent() && raw.full.is_absent() {
+                cx.report.add(&found.at, "a trigger needs some or full", "add one, like full: 150ms/1s");
+            }
+            return None;
+        }
+    };
+    Some(PressureTrigger {
+        full,
+        stall: stall.value.stall,
+        window: stall.value.window,
+        sustained: raw.sustained.get().map_or(PRESSURE_SUSTAINED, |time| time.0),
+        policy: policy(&raw.policy),
+    })
+}
+
+fn process(raw: &raw::Process) -> Process {
+    let size = |field: &Field<OrMax<Size>>| field.get().map(|size| size.limit().map_or(u64::MAX, |size| size.0));
+    Process {
+        max_file_descriptors: raw
+            .max_file_descriptors
+            .get()
+            .map(|count| count.limit().map_or(u64::MAX, super::units::Int::unsigned)),
+        max_core_size: size(&raw.max_core_size),
+        max_locked_memory: size(&raw.max_locked_memory),
+    }
+}
+
+fn monitoring(raw: &raw::Monitoring, cx: &mut Cx<'_>) -> Monitoring {
+    let default = Monitoring::default();
+    let interval = raw.interval.get().and_then(|interval| interval.0);
+    if let (Some(found), Some(length)) = (raw.interval.found(), interval)
+        && length < MIN_INTERVAL
+    {
+        cx.report.add(&found.at, "samples this close together are a load of their own", "write at least 100ms, or off");
+    }
+    Monitoring {
+        enabled: raw.enabled.get().map_or(default.enabled, |flag| flag.0),
+        interval,
+        history_retention: raw.history_retention.get().map_or(default.history_retention, |time| time.0),
+        alerting_enabled: raw.alerting_enabled.get().map_or(default.alerting_enabled, |flag| flag.0),
+        violation_handling: raw.violation_handling.get().map_or(default.violation_handling, |name| name.0),
+    }
+}
