@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use pinfold::cli::report::Report;
+use pinfold::{cli::report::Report, kernel::cgroup::Dir};
 use rustix::process::{Pid, Signal};
 
 use crate::fixture::Place;
@@ -27,6 +27,16 @@ pub(crate) struct Outcome {
 impl Bench {
     pub(crate) fn new() -> Self {
         Self { place: Place::new(), scratch: tempfile::tempdir().unwrap() }
+    }
+
+    /// Where the host passes the controllers on; the host's root cgroup stands for a delegating one.
+    pub(crate) fn with_controllers() -> Self {
+        let bench = Self::new();
+        let above = Dir::open(&bench.place.situation.mount.path).unwrap();
+        above
+            .write("cgroup.subtree_control", "+memory +cpu +pids")
+            .expect("this test needs a host whose controllers are in version 2: scripts/vm");
+        bench
     }
 
     fn command(&self, args: &[&str]) -> Command {

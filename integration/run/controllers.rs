@@ -9,7 +9,7 @@ const LEAK: [&str; 2] = ["tail", "/dev/zero"];
 
 #[test]
 fn a_leak_is_an_oom_with_its_evidence() {
-    let bench = Bench::new();
+    let bench = Bench::with_controllers();
     let outcome = bench.run(&["-m", "16M", "--", LEAK[0], LEAK[1]]);
     assert_eq!(outcome.code, 137, "{}", outcome.err);
     assert!(
@@ -31,7 +31,7 @@ fn a_leak_is_an_oom_with_its_evidence() {
 
 #[test]
 fn limits_are_in_force_before_the_first_instruction() {
-    let bench = Bench::new();
+    let bench = Bench::with_controllers();
     let script = "d=/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup); cat $d/memory.max $d/cpu.max $d/pids.max";
     let args = ["-m", "100000000", "--cpu", "50", "--pids", "7", "--", "sh", "-c", script];
     let outcome = bench.run(&args);
@@ -41,7 +41,7 @@ fn limits_are_in_force_before_the_first_instruction() {
 
 #[test]
 fn a_cpu_limit_shows_in_the_report() {
-    let bench = Bench::new();
+    let bench = Bench::with_controllers();
     let outcome = bench.run(&["--cpu", "20", "--timeout", "3s", "--", "sh", "-c", "while :; do :; done"]);
     assert_eq!(outcome.code, 124);
     let report = outcome.report;
@@ -52,7 +52,7 @@ fn a_cpu_limit_shows_in_the_report() {
 
 #[test]
 fn refused_forks_are_counted_and_the_command_says_what_it_makes_of_them() {
-    let bench = Bench::new();
+    let bench = Bench::with_controllers();
     let outcome =
         bench.run(&["--pids", "5", "--", "bash", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; exit 6"]);
     assert!(outcome.report.pids.refused >= Some(1), "{:?} {}", outcome.report.pids, outcome.err);
@@ -61,7 +61,7 @@ fn refused_forks_are_counted_and_the_command_says_what_it_makes_of_them() {
 
 #[test]
 fn a_fork_bomb_is_gone_with_its_run() {
-    let bench = Bench::new();
+    let bench = Bench::with_controllers();
     let bomb = "f() { f | f & f; }; f";
     let outcome = bench.run(&["--pids", "30", "--timeout", "1s", "--stop-timeout", "500ms", "--", "bash", "-c", bomb]);
     assert!(!outcome.report.leftover, "{}", outcome.err);
@@ -70,7 +70,7 @@ fn a_fork_bomb_is_gone_with_its_run() {
 
 #[test]
 fn a_command_slowed_down_at_memory_high_still_hears_the_stop() {
-    let bench = Bench::new();
+    let bench = Bench::with_controllers();
     let args = ["-m", "200M", "--memory-high", "8M", "--timeout", "2s", "--", LEAK[0], LEAK[1]];
     let outcome = bench.run(&args);
     assert_eq!(outcome.code, 124, "{}", outcome.err);
@@ -78,7 +78,7 @@ fn a_command_slowed_down_at_memory_high_still_hears_the_stop() {
 
 #[test]
 fn an_oom_of_a_child_under_a_shell_takes_the_whole_run() {
-    let bench = Bench::new();
+    let bench = Bench::with_controllers();
     let outcome = bench.run(&["-m", "16M", "--", "sh", "-c", "tail /dev/zero; exit 3"]);
     assert_eq!(outcome.code, 137, "memory.oom.group: half a run is no run; {}", outcome.err);
 }

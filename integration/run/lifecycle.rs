@@ -125,11 +125,12 @@ fn a_timeout_is_124_however_the_command_takes_it() {
     let by = ExitCause::Killed { by: KilledBy::Policy, policy: Some("timeout".into()) };
     assert_eq!(outcome.report.cause, by);
 
-    let stubborn =
-        &["--timeout", "200ms", "--stop-timeout", "200ms", "--", "sh", "-c", "trap '' TERM; sleep 1000 & wait; wait"];
+    // Long enough for a slow machine to get to the trap.
+    let script = "trap '' TERM; sleep 1000 & wait; wait";
+    let stubborn = &["--timeout", "2s", "--stop-timeout", "200ms", "--", "sh", "-c", script];
     let outcome = bench.run(stubborn);
     assert_eq!(outcome.code, 124);
-    assert_eq!(outcome.err, "pinfold: stopped at its timeout of 200ms: killed, still there 200ms after SIGTERM\n");
+    assert_eq!(outcome.err, "pinfold: stopped at its timeout of 2s: killed, still there 200ms after SIGTERM\n");
 }
 
 #[test]
@@ -185,7 +186,7 @@ fn a_command_that_ignores_the_stop_is_killed_at_its_timeout() {
 fn a_hangup_is_the_commands_to_handle() {
     let bench = Bench::new();
     let script = "trap 'echo reload' HUP; trap 'exit 0' TERM; echo ready; while :; do sleep 1000 & wait; done";
-    let mut run = bench.start(&["--stop-timeout", "50ms", "--", "sh", "-c", script]);
+    let mut run = bench.start(&["--stop-timeout", "20s", "--", "sh", "-c", script]);
     for _ in 0..2 {
         run.signal(Signal::HUP);
         assert_eq!(run.line(), "reload");

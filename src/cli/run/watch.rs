@@ -232,7 +232,12 @@ impl Watch<'_> {
     /// A stopped command stops us, so that the shell sees its job stopped and comes back.
     fn job_changed(&mut self) -> io::Result<()> {
         let Some(child) = &self.child else { return Ok(()) };
-        if pidfd::job_change(child.pid)? == Some(JobChange::Stopped) {
+        let change = match pidfd::job_change(child.pid) {
+            // Of a child that has ended waitid(2) knows no stops any more; its pidfd tells the rest.
+            Err(err) if err.raw_os_error() == Some(libc::ECHILD) => None,
+            change => change?,
+        };
+        if change == Some(JobChange::Stopped) {
             if let Err(err) = self.terminal.take_back() {
                 say(&format!("cannot take the terminal back: {err}"));
             }
