@@ -226,14 +226,17 @@ fn nohup_keeps_its_meaning() {
 fn killed_itself_a_run_leaves_its_command_fenced() {
     let bench = Bench::new();
     let mut run = bench.start(&["--", "sh", "-c", "echo ready; exec sleep 1000"]);
-    run.child.kill().unwrap();
-    run.child.wait().unwrap();
     let runs = bench.runs();
     assert_eq!(runs.len(), 1);
     let dir = bench.place.dir.open_below("runs").unwrap().open_below(&runs[0]).unwrap();
+    let namespace = pinfold::kernel::cgroup::Namespace::probe(&dir);
+    let note = || pinfold::kernel::note::read(&dir, namespace).unwrap().expect("the record is older than the command");
+    assert!(wait_until(|| note().pid.is_some()));
+
+    run.child.kill().unwrap();
+    run.child.wait().unwrap();
     assert!(dir.populated().unwrap(), "as documented: it lives on in its cgroup");
-    let notes = pinfold::kernel::note::read(&dir, pinfold::kernel::cgroup::Namespace::probe(&dir)).unwrap().unwrap();
-    assert_eq!(notes.pid, dir.processes().unwrap().first().copied(), "and its record says who it is");
+    assert_eq!(note().pid, dir.processes().unwrap().first().copied(), "and its record says who it is");
     pinfold::kernel::cgroup::kill::kill(&dir).unwrap();
     assert!(wait_until(|| !dir.populated().unwrap()));
 }
