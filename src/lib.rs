@@ -6,8 +6,11 @@
 
 pub mod cli;
 pub mod clock;
+pub mod daemon;
 pub mod keeper;
 pub mod kernel;
+pub mod logger;
+pub mod logs;
 pub mod model;
 pub mod policy;
 pub mod spec;

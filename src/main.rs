@@ -1,22 +1,37 @@
-//! The binary: picks its role before any runtime exists.
+//! The binary: picks its role before any runtime exists, and turns the one top error into an exit code.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use pinfold::cli::{
-    args::{Cli, Command},
-    exit::{Exit, Failure},
-    paths::{self, Who},
-    run, schema, validate, version,
+use pinfold::{
+    cli::{
+        args::{Cli, Command},
+        exit::{Exit, Failure, chain},
+        paths::{self, Who},
+        run, schema, validate, version,
+    },
+    daemon::{supervisor, up},
+    keeper::{self, role, setup},
+    kernel::place::scope,
+    logger,
 };
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().collect();
-    if args.get(1).is_some_and(|role| role == pinfold::kernel::place::scope::ROLE) {
-        return pinfold::kernel::place::scope::child_main(&args);
+    let role = std::env::args_os().nth(1);
+    match role.as_deref().and_then(|role| role.to_str()) {
+        Some(setup::ROLE) => keeper::main::main(),
+        Some(role::LOGGER) => logger::main::main(),
+        Some(role::SUPERVISOR) => report(supervise()),
+        Some(scope::ROLE) => scope::child_main(&std::env::args().collect::<Vec<_>>()),
+        _ => {
+            let cli = Cli::parse();
+            report(client(&cli))
+        }
     }
-    let cli = Cli::parse();
-    match client(&cli) {
+}
+
+fn report(ended: Result<Exit, Failure>) -> ExitCode {
+    match ended {
         Ok(exit) => exit.into(),
         Err(failure) => {
             anstream::eprintln!("{}", failure.sentence());
@@ -25,16 +40,42 @@ fn main() -> ExitCode {
     }
 }
 
+fn supervise() -> Result<Exit, Failure> {
+    let socket = role::begin(c"pinfold-superv")
+        .map_err(|e| Failure::failed("this word is for the keeper to say, not for a person", e))?;
+    log_to_stderr();
+    // The role's word stands where a program's name would.
+    let settings = supervisor::Settings::try_parse_from(std::env::args_os().skip(1))
+        .map_err(|e| Failure::failed("the keeper's words are not understood", e))?;
+    supervisor::main(&settings, socket)
+}
+
+/// What the supervisor has to say about itself, as `PINFOLD_LOG` asks (tracing's filter syntax; `warn` unless set).
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PINFOLD_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .init();
+}
+
 fn client(cli: &Cli) -> Result<Exit, Failure> {
     let globals = cli.globals();
     let cwd = std::env::current_dir().map_err(|err| Failure::failed("cannot find the current directory", err))?;
     let root = rustix::process::geteuid().is_root();
     let who = Who { root, cwd: &cwd, var: &|name| std::env::var_os(name) };
     match &cli.command {
+        Command::Up(args) => match up::up(args, &globals) {
+            Err(failure) => Err(failure),
+            Ok(never) => match never {},
+        },
         Command::Run(args) => run::run(args, paths::cgroup_root(&globals, &who).as_deref()),
         Command::Validate(args) => {
             let source = paths::config(&globals, &args.files, &who).map_err(|err| Failure::Usage(err.to_string()))?;
-            let files = source.files().map_err(|err| Failure::Usage(pinfold::cli::exit::chain(&err)))?;
+            let files = source.files().map_err(|err| Failure::Usage(chain(&err)))?;
             let answer = validate::validate(&files, root, &|name| std::env::var(name).ok(), args.output.output);
             anstream::print!("{}", answer.out);
             anstream::eprint!("{}", answer.err);
@@ -48,6 +89,6 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
             anstream::print!("{}", version::text(args.output.output));
             Ok(Exit::Ok)
         }
-        Command::Up(_) | Command::Doctor(_) => Err(Failure::Usage("not part of this branch".to_owned())),
+        Command::Doctor(_) => Err(Failure::Usage("not merged yet".to_owned())),
     }
 }

@@ -270,7 +270,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::keeper::protocol::{FromKeeper, FromLogger, LogFiles, Stream, ToKeeper, ToLogger};
+    use crate::keeper::protocol::{FromKeeper, FromLogger, LogFiles, ToKeeper, ToLogger};
     use crate::kernel::launch::plan::LaunchPlan;
     use crate::model::{ExitStatus, Mono, RunId, Stage, StartError, WorkerId};
 

@@ -1,6 +1,7 @@
 //! The fence around the kernel: the only `unsafe`, the only /sys and /proc.
 
 pub mod cgroup;
+pub mod host;
 pub mod launch;
 pub mod news;
 pub mod note;

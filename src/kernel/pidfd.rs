@@ -109,6 +109,15 @@ pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// When `pid` was started, in clock ticks since boot: with the boot id it tells a process from a later one with its
+/// number (field 22 of `/proc/PID/stat`, proc_pid_stat(5)). `None` where there is no such process any more.
+#[must_use]
+pub fn start_ticks(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name, which can hold spaces and parentheses; the last `)` ends it.
+    text.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
 /// Whether `pid` is directly in the cgroup whose directory is called `name`: the last component of its v2 path in
 /// `/proc/PID/cgroup` (cgroups(7)).
 ///

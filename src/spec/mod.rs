@@ -1,3 +1,101 @@
 //! Text to a validated configuration.
+//!
+//! ```text
+//! bytes ─ tree ─▶ nodes with places ─ decode, raw ─▶ what is written ─ validate ─▶ types::Config
+//!            └──────────────┴──── problem: Problems, all at once ────────┘
+//! ```
+//!
+//! - `files` reads from disk and refuses what root must not read; `tree` knows YAML and nothing of workers; `decode`
+//!   turns nodes into values and `raw` declares which keys there are; `units` knows how one value is written;
+//!   `expand` puts in `${NAME}`; `validate` layers, expands and checks what keys say together; `schema` describes it
+//!   all to editors.
+//! - Several files are one configuration: `env` and `defaults` are merged key by key, later files win; `workers` are
+//!   put one after the other. `defaults` act on every worker of every file, so a file in `conf.d` can set them for all.
+//! - Nothing here reads the environment or a clock, and but for [`read_files`] nothing touches a file.
+//! - A failure is never partial: a configuration is whole, or there are [`Problems`].
 
+mod decode;
+mod expand;
+mod files;
+mod problem;
+mod raw;
+pub mod schema;
+mod tree;
 pub mod types;
+mod units;
+mod validate;
+
+use decode::{Cx, Decode};
+pub use files::read_files;
+pub use problem::{Excerpt, Problem, Problems};
+use problem::{Mark, Path, Place, Report};
+use tree::Node;
+use types::Config;
+
+/// The largest file, in bytes. Checked before anything else is done with one.
+pub const MAX_FILE: usize = 1 << 20;
+
+/// The text of a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// What messages call it: its path.
+    pub name: String,
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
+
+/// Reads, merges and validates `files`. `env` looks up the variables of `${NAME}`.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the files. Where a file is not YAML, only that is told.
+pub fn load(files: &[Source], env: &dyn Fn(&str) -> Option<String>) -> Result<Config, Problems> {
+    let mut report = Report::new(files);
+    let mut nodes = Vec::new();
+    for (index, source) in files.iter().enumerate() {
+        nodes.extend(text(source, index, &mut report).and_then(|text| tree::parse(text, index, &mut report)));
+    }
+    if nodes.len() < files.len() {
+        return report.into_result(Config { env: std::collections::BTreeMap::new(), workers: Vec::new() });
+    }
+    let mut cx = Cx::new(report, env);
+    let raw = nodes.iter().filter_map(|node| file(node, &mut cx)).collect();
+    let config = validate::config(raw, &mut cx);
+    cx.report.into_result(config)
+}
+
+fn file(node: &Node, cx: &mut Cx<'_>) -> Option<raw::File> {
+    if node.is_null() {
+        // Nothing but comments.
+        return Some(raw::File::default());
+    }
+    raw::File::decode(node, &Place { mark: node.mark, path: Path::default() }, cx)
+}
+
+/// The text of a file, where it is text.
+fn text<'s>(source: &'s Source, file: usize, report: &mut Report<'_>) -> Option<&'s str> {
+    let bytes = &source.bytes;
+    if bytes.len() > MAX_FILE {
+        let too_large = files::too_large(&source.name);
+        report.add_file(file, too_large.message, too_large.fix);
+        return None;
+    }
+    let place = |byte| Place { mark: Mark { file, byte }, path: Path::default() };
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            report.add(&place(error.valid_up_to()), "not UTF-8", "save the file as UTF-8");
+            return None;
+        }
+    };
+    // YAML 1.2 (5.1) has no control characters but these.
+    let control = |b: &u8| (*b < b' ' && !matches!(b, b'\t' | b'\n' | b'\r')) || *b == 0x7f;
+    if let Some(at) = bytes.iter().position(|b| control(b)) {
+        let fix = match bytes[at] {
+            0 => "remove it".to_owned(),
+            other => format!("remove it; in double quotes \\x{other:02x} stands for it"),
+        };
+        report.add(&place(at), format!("a control character, {:#04x}", bytes[at]), fix);
+        return None;
+    }
+    Some(text)
+}

@@ -476,6 +476,14 @@ impl Dir {
         })
     }
 
+    /// A second handle of the same directory.
+    ///
+    /// # Errors
+    /// Where descriptors have run out.
+    pub fn try_clone(&self) -> Result<Self, DirError> {
+        Ok(Self { fd: self.try_clone_fd()?, path: self.path.clone(), write_flags: self.write_flags })
+    }
+
     /// Whether the processes of the calling user may write `file` (`""`: the directory itself).
     #[must_use]
     pub fn writable(&self, file: &str) -> bool {

@@ -26,11 +26,13 @@ use procfs::{
 
 use super::cgroup::{Dir, DirError};
 
+pub mod claim;
 pub mod record;
 pub mod scope;
 pub mod settle;
 
-pub use settle::{Leaf, Tree, settle};
+pub use claim::{Claimant, Claimed, claim};
+pub use settle::{Leaf, Tree, settle, settle_beside};
 
 /// Name of our directory where we make it ourselves.
 const OWN_NAME: &str = "pinfold";

@@ -1,0 +1,13 @@
+//! The composition root of `pinfold up`: builds the parts, joins them, and ends them in order.
+//!
+//! ```text
+//! up.rs          the process that was typed: checks, finds its place, starts the logger, becomes the keeper
+//! supervisor.rs  the keeper's child: builds kernel and actors, takes over, starts, stops
+//! applied.rs     the configuration in force, kept for a supervisor that is started again
+//! console.rs     what is shown
+//! ```
+
+mod applied;
+mod console;
+pub mod supervisor;
+pub mod up;

@@ -1,0 +1,517 @@
+//! The role that decides, as the keeper's child: builds kernel and actors, takes over what lives, starts what should,
+//! and stops it all in order.
+//!
+//! It can be killed at any time: the keeper starts another, which finds the configuration in the state directory, the
+//! living runs with the keeper and their records on their cgroups.
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Parser;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::args::{OnTerm, Output};
+use crate::cli::exit::{Exit, Failure};
+use crate::clock::{self, Clock};
+use crate::keeper::client::{self, Events};
+use crate::keeper::protocol::FromKeeper;
+use crate::kernel::cgroup::{Dir, Namespace};
+use crate::kernel::host::{self, Found, HostKernel, Lost, Parts};
+use crate::kernel::place::{self, record, settle};
+use crate::kernel::port::RunNote;
+use crate::model::{Detail, Event, EventKind, KilledBy, RunId, State, StoppingDetail, Trigger, WorkerId};
+use crate::spec::{self, types};
+use crate::worker::actor::{self, Charge, Shared};
+use crate::worker::handle::WorkerHandle;
+
+use super::applied;
+use super::console::Console;
+
+/// How long after the last worker has ended its directory may still be there.
+const TIDY: Duration = Duration::from_secs(40);
+
+/// What the supervisor is started with. Written and read by this binary only.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "pinfold __supervisor", disable_help_flag = true)]
+pub struct Settings {
+    /// Where the lock, the configuration in force and the logs are.
+    #[arg(long)]
+    pub state_dir: PathBuf,
+    /// ROOT of the tree.
+    #[arg(long)]
+    pub root: PathBuf,
+    /// Where our own processes came from, and go back to at the end, where they were moved at all.
+    #[arg(long)]
+    pub home: Option<PathBuf>,
+    /// Whether ROOT was made by us.
+    #[arg(long)]
+    pub made: bool,
+    /// What SIGTERM does.
+    #[arg(long)]
+    pub on_term: OnTerm,
+    /// How events are printed.
+    #[arg(long)]
+    pub output: Output,
+}
+
+impl Settings {
+    /// The arguments that [`Parser`] reads back.
+    #[must_use]
+    pub fn to_args(&self) -> Vec<OsString> {
+        let word = |v: &dyn std::fmt::Debug| OsString::from(format!("{v:?}").to_lowercase());
+        let mut args: Vec<OsString> = vec!["--state-dir".into(), self.state_dir.clone().into()];
+        args.extend(["--root".into(), self.root.clone().into()]);
+        if let Some(home) = &self.home {
+            args.extend(["--home".into(), home.clone().into()]);
+        }
+        if self.made {
+            args.push("--made".into());
+        }
+        args.extend(["--on-term".into(), word(&self.on_term), "--output".into(), word(&self.output)]);
+        args
+    }
+}
+
+/// The role's main: `socket` leads to the keeper.
+///
+/// # Errors
+/// [`Failure`]. The workers are left as they are.
+pub fn main(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure> {
+    let failed = |e: io::Error| Failure::failed("cannot start the supervisor", e);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("supervisor")
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let ended = runtime.block_on(supervise(settings, socket));
+    // What still looks something up for a launch is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+/// How the supervisor is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Every worker is stopped first.
+    Stop,
+    /// They are left running.
+    Detach,
+}
+
+async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure> {
+    let failed = |doing: &str| {
+        let doing = doing.to_owned();
+        move |e: io::Error| Failure::failed(doing, e)
+    };
+    // Before anything else, so that a signal that comes early is not lost.
+    let mut signals = Signals::listen().map_err(failed("cannot listen for signals"))?;
+    let clock = Clock::new();
+    let (keeper, mut news) = client::connect(socket).map_err(|e| Failure::failed("cannot reach the keeper", e))?;
+    keeper.list().map_err(|e| Failure::failed("cannot reach the keeper", e))?;
+    let told = hear(&mut news).await.map_err(|e| Failure::failed("the keeper does not answer", e))?;
+
+    let sources = applied::load(&settings.state_dir).map_err(failed("cannot read the configuration in force"))?;
+    let config = spec::load(&sources, &|name| std::env::var(name).ok()).map_err(|e| Failure::Config(e.to_string()))?;
+    let tree = Tree::open(&settings.root)?;
+    let logs = settings.state_dir.join("logs");
+    let console = Console::start(settings.output, &logs, &config.workers).map_err(failed("cannot show anything"))?;
+    let records = console.events();
+    let mut chronicle = Chronicle { clock, seq: 0, records: records.clone() };
+
+    let found = host::scan(&tree.workers, tree.namespace).map_err(|e| Failure::failed("cannot read the tree", e))?;
+    let (kernel, pump) = HostKernel::new(Parts {
+        workers: tree.workers,
+        namespace: tree.namespace,
+        limits: tree.limits,
+        keeper,
+        news,
+        logs: logs.clone(),
+        global_env: config.env.clone(),
+        inherited: std::env::vars_os().collect(),
+        clock,
+    })
+    .map_err(failed("cannot watch the kernel"))?;
+
+    let boot_id = record::boot_id().map_err(failed("cannot tell this boot from another"))?;
+    let shared = Arc::new(Shared {
+        kernel: Arc::new(kernel.clone()),
+        clock,
+        records,
+        boot_id: boot_id.clone(),
+        seed: fastrand::u64(..),
+    });
+    let mut takeover = Takeover::sort(found, &told, &boot_id);
+    if let Some(previous) = &told.previous {
+        chronicle.supervisor(format!("started again: {previous}"));
+    }
+    let handles = begin(&config, &logs, &shared, &kernel, &mut takeover, &mut chronicle);
+    takeover.clear(&kernel, &mut chronicle);
+    pump.replay(told.messages);
+    let mut pump = tokio::spawn(pump.run());
+
+    let started: Vec<_> = config
+        .workers
+        .iter()
+        .zip(&handles)
+        .filter(|(worker, _)| worker.enabled)
+        .map(|(_, handle)| handle.start(Trigger::Config))
+        .collect();
+    let ready = announce(started, kernel.clone(), handles.len());
+    tokio::spawn(ready);
+
+    let end = tokio::select! {
+        lost = &mut pump => return Err(lost_sight(lost)),
+        end = signals.end(settings.on_term) => end,
+    };
+    if end == End::Detach {
+        chronicle.supervisor("ending; the workers go on".to_owned());
+        kernel.notify("STOPPING=1");
+        finish(console, &handles);
+        return Ok(Exit::Ok);
+    }
+    kernel.notify("STOPPING=1\nSTATUS=stopping every worker");
+    chronicle.supervisor(format!("stopping {} workers", handles.len()));
+    let left = tokio::select! {
+        lost = &mut pump => return Err(lost_sight(lost)),
+        left = stop(&handles, &mut signals) => left,
+    };
+    finish(console, &handles);
+    if !left.is_empty() {
+        let names = left.iter().map(WorkerId::as_str).collect::<Vec<_>>().join(", ");
+        let why = "their processes survive SIGKILL (uninterruptible sleep); they are held in their cgroups";
+        return Err(Failure::failed(format!("cannot end {names}"), why));
+    }
+    go_home(settings);
+    Ok(Exit::Ok)
+}
+
+/// What the keeper knew when we began.
+#[derive(Debug, Default)]
+struct Told {
+    messages: Vec<FromKeeper>,
+    previous: Option<String>,
+}
+
+async fn hear(news: &mut Events) -> Result<Told, crate::keeper::transport::TransportError> {
+    let mut told = Told::default();
+    loop {
+        // A pidfd is let go of at once: the keeper signals for us.
+        match news.next().await?.0 {
+            FromKeeper::Hello { previous, .. } => told.previous = previous,
+            FromKeeper::Listed => return Ok(told),
+            message => told.messages.push(message),
+        }
+    }
+}
+
+/// The part of the tree that runs live in.
+struct Tree {
+    workers: Dir,
+    namespace: Namespace,
+    limits: crate::kernel::cgroup::limits::Host,
+}
+
+impl Tree {
+    fn open(root: &Path) -> Result<Self, Failure> {
+        let failed = |e: place::PlaceError| Failure::failed("cannot open the tree", e);
+        let situation = place::Situation::of_this_process().map_err(failed)?;
+        // Made before: this finds it as it is, and why a controller is missing.
+        let tree = settle(&situation, root, false, &[]).map_err(failed)?;
+        Ok(Self { limits: tree.host(), workers: tree.workers, namespace: tree.xattrs })
+    }
+}
+
+/// The supervisor's own events.
+struct Chronicle {
+    clock: Clock,
+    seq: u64,
+    records: tokio::sync::mpsc::UnboundedSender<Event>,
+}
+
+impl Chronicle {
+    fn supervisor(&mut self, what: String) {
+        self.record(EventKind::Supervisor { what });
+    }
+
+    fn record(&mut self, kind: EventKind) {
+        self.seq += 1;
+        let event = Event {
+            v: 1,
+            seq: self.seq,
+            time: format!("{:.6}", clock::wall()),
+            mono_ns: self.clock.now().as_nanos(),
+            worker: None,
+            run: None,
+            kind,
+        };
+        // The console is gone only at the very end.
+        drop(self.records.send(event));
+    }
+}
+
+/// What stood in the tree before us, sorted by what becomes of it.
+struct Takeover {
+    /// With a keeper that tells how they end: taken over.
+    alive: HashMap<WorkerId, (i32, RunNote)>,
+    /// Populated, and nobody can tell anything of them: left alone, nothing is started over them.
+    occupied: HashMap<WorkerId, RunId>,
+    /// Empty or half-made: removed.
+    empty: Vec<RunId>,
+    /// Not ours: reported.
+    strangers: Vec<String>,
+}
+
+impl Takeover {
+    fn sort(found: Vec<Found>, told: &Told, boot_id: &str) -> Self {
+        let known: HashMap<&RunId, i32> = told.messages.iter().filter_map(main_process).collect();
+        let mut sorted =
+            Self { alive: HashMap::new(), occupied: HashMap::new(), empty: Vec::new(), strangers: Vec::new() };
+        for Found { name, run, note, populated } in found {
+            let Some(run) = run else {
+                sorted.strangers.push(name);
+                continue;
+            };
+            let ours = note.filter(|n| n.run == run && n.boot_id == boot_id);
+            match (known.get(&run), ours) {
+                (Some(pid), Some(note)) => drop(sorted.alive.insert(run.worker.clone(), (*pid, note))),
+                _ if populated => drop(sorted.occupied.insert(run.worker.clone(), run)),
+                _ => sorted.empty.push(run),
+            }
+        }
+        sorted
+    }
+
+    /// Removes and reports what no worker of the configuration was given.
+    fn clear(&mut self, kernel: &HostKernel, chronicle: &mut Chronicle) {
+        for run in self.empty.drain(..) {
+            chronicle.record(EventKind::Reconciled { what: format!("removed the empty directory of {run}") });
+            kernel.discard(run);
+        }
+        for name in self.strangers.drain(..) {
+            chronicle.record(EventKind::Reconciled { what: format!("left {name:?} alone: it is not ours") });
+        }
+        for run in self.occupied.drain().map(|(_, run)| run) {
+            let what = format!("left {run} alone: it lives, and no worker of the configuration has its name");
+            chronicle.record(EventKind::Reconciled { what });
+        }
+        for (_, note) in self.alive.drain().map(|(_, alive)| alive) {
+            let what = format!("left {} alone: it lives, and no worker of the configuration has its name", note.run);
+            chronicle.record(EventKind::Reconciled { what });
+        }
+    }
+}
+
+fn main_process(message: &FromKeeper) -> Option<(&RunId, i32)> {
+    match message {
+        FromKeeper::Launched { run, pid, .. } | FromKeeper::Exited { run, pid, .. } => Some((run, *pid)),
+        _ => None,
+    }
+}
+
+/// An actor for each worker, with what there is of it.
+fn begin(
+    config: &types::Config,
+    logs: &Path,
+    shared: &Arc<Shared>,
+    kernel: &HostKernel,
+    takeover: &mut Takeover,
+    chronicle: &mut Chronicle,
+) -> Vec<WorkerHandle> {
+    let mut handles = Vec::with_capacity(config.workers.len());
+    let mut adopted = 0;
+    for worker in &config.workers {
+        let found = if let Some((pid, note)) = takeover.alive.remove(&worker.id) {
+            match kernel.adopt(note.clone()) {
+                Ok(()) => {
+                    adopted += 1;
+                    actor::Found::Alive { pid, note: Box::new(note) }
+                }
+                Err(error) => {
+                    tracing::error!(run = %note.run, %error, "a living run cannot be taken over");
+                    actor::Found::Occupied { run: note.run.number }
+                }
+            }
+        } else if let Some(run) = takeover.occupied.remove(&worker.id) {
+            let what = format!("found {run} alive, and nobody can tell how it will end: nothing is started over it");
+            chronicle.record(EventKind::Reconciled { what });
+            actor::Found::Occupied { run: run.number }
+        } else {
+            actor::Found::Nothing { last_run: last_run(logs, &worker.id, takeover) }
+        };
+        let charge =
+            Charge { id: worker.id.clone(), spec: Arc::clone(&worker.spec), spec_hash: worker.spec.digest(), found };
+        handles.push(actor::spawn(shared, charge));
+    }
+    chronicle.supervisor(match adopted {
+        0 => format!("started, {} workers", handles.len()),
+        n => format!("started, {} workers, {n} of them adopted", handles.len()),
+    });
+    handles
+}
+
+/// The highest number that a run of `worker` is known to have had: a log file or a directory bears it.
+fn last_run(logs: &Path, worker: &WorkerId, takeover: &Takeover) -> u32 {
+    let files = fs::read_dir(logs.join(worker.as_str())).into_iter().flatten().flatten();
+    let logged = files.filter_map(|entry| {
+        let name = entry.file_name();
+        name.to_str()?.split_once('.')?.0.parse::<u32>().ok()
+    });
+    let left = takeover.empty.iter().filter(|run| run.worker == *worker).map(|run| run.number);
+    logged.chain(left).max().unwrap_or(0)
+}
+
+/// Tells systemd once every worker runs, or could not be started for the first time.
+async fn announce(started: Vec<crate::worker::handle::Answer>, kernel: HostKernel, workers: usize) {
+    let mut failed = 0;
+    for answer in started {
+        if answer.await.is_err() {
+            failed += 1;
+        }
+    }
+    let status = match failed {
+        0 => format!("{workers} workers"),
+        n => format!("{workers} workers, {n} of them not started"),
+    };
+    kernel.notify(&format!("READY=1\nSTATUS={status}"));
+}
+
+/// Stops every worker at once; a second interrupt kills. The workers that could not be ended.
+async fn stop(handles: &[WorkerHandle], signals: &mut Signals) -> Vec<WorkerId> {
+    let answers: Vec<_> = handles.iter().map(|handle| handle.stop(KilledBy::Shutdown)).collect();
+    let all_down = async {
+        for answer in answers {
+            // Refused: not every process could be ended, which its status shows.
+            drop(answer.await);
+        }
+    };
+    tokio::pin!(all_down);
+    loop {
+        tokio::select! {
+            () = &mut all_down => break,
+            () = signals.again() => {
+                for handle in handles {
+                    drop(handle.kill(KilledBy::Shutdown));
+                }
+            }
+        }
+    }
+    let tidy = async {
+        for handle in handles.iter().filter(|h| !is_unkillable(h)) {
+            // An actor that is gone has nothing left.
+            drop(handle.at_rest().await);
+        }
+    };
+    if tokio::time::timeout(TIDY, tidy).await.is_err() {
+        tracing::error!("run directories could not be removed; the next start removes them");
+    }
+    handles.iter().filter(|h| is_unkillable(h)).map(|h| h.id().clone()).collect()
+}
+
+fn is_unkillable(handle: &WorkerHandle) -> bool {
+    let status = handle.status();
+    status.state == State::Stopping && status.detail == Detail::Stopping(StoppingDetail::Unkillable)
+}
+
+fn finish(console: Console, handles: &[WorkerHandle]) {
+    let statuses: Vec<_> = handles.iter().map(WorkerHandle::status).collect();
+    if let Err(error) = console.finish(&statuses) {
+        tracing::warn!(%error, "the end is not shown");
+    }
+}
+
+fn lost_sight(lost: Result<Lost, tokio::task::JoinError>) -> Failure {
+    match lost {
+        Ok(lost) => Failure::failed("cannot supervise any more", lost),
+        Err(error) => Failure::failed("cannot supervise any more", error),
+    }
+}
+
+/// Leaves the tree as it was found: what is empty and ours goes.
+fn go_home(settings: &Settings) {
+    let Some(home) = &settings.home else { return };
+    let dissolve = || -> Result<(), Box<dyn std::error::Error>> {
+        let situation = place::Situation::of_this_process()?;
+        let home = Dir::open(home)?;
+        let tree = settle(&situation, &settings.root, false, &[])?;
+        let mut own = Vec::new();
+        for leaf in place::Leaf::ALL {
+            own.extend(tree.root.open_below(leaf.name())?.processes()?);
+        }
+        tree.dissolve(&home, &own, settings.made)?;
+        record::Recorded::erase(&settings.state_dir)?;
+        Ok(())
+    };
+    if let Err(error) = dissolve() {
+        // Below systemd the scope goes with its last process; elsewhere an empty directory stays.
+        tracing::debug!(%error, "the tree stays");
+    }
+}
+
+/// The signals that end us.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn end(&mut self, on_term: OnTerm) -> End {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return End::Stop,
+                _ = self.terminate.recv() => return match on_term {
+                    OnTerm::Stop => End::Stop,
+                    OnTerm::Detach => End::Detach,
+                },
+                // The seat of a reload. A terminal that hangs up must not end a supervisor.
+                _ = self.hangup.recv() => tracing::info!("SIGHUP: nothing to do"),
+            }
+        }
+    }
+
+    /// Somebody who asks once more while everything is being stopped.
+    async fn again(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_survive_the_way_through_the_command_line() {
+        let settings = Settings {
+            state_dir: "/var/lib/a b".into(),
+            root: "/sys/fs/cgroup/pinfold".into(),
+            home: Some("/sys/fs/cgroup/user.slice".into()),
+            made: true,
+            on_term: OnTerm::Detach,
+            output: Output::Json,
+        };
+        let words = std::iter::once("pinfold".into()).chain(settings.to_args());
+        assert_eq!(Settings::try_parse_from(words).unwrap(), settings);
+        let settings = Settings { home: None, made: false, on_term: OnTerm::Stop, output: Output::Text, ..settings };
+        let words = std::iter::once("pinfold".into()).chain(settings.to_args());
+        assert_eq!(Settings::try_parse_from(words).unwrap(), settings);
+    }
+}

@@ -1,0 +1,442 @@
+//! The kernel of this host, as workers use it: cgroup directories, watches and the keeper behind one [`Kernel`].
+//!
+//! ```text
+//!  actor ── prepare, launch, kill, drain … ──▶ HostKernel ──▶ cgroupfs, keeper
+//!    ▲                                            │ table of runs
+//!    └──────── KernelEvent ──── Pump ◀────────────┴── keeper's messages, inotify's hints, janitor
+//! ```
+//!
+//! What decides is elsewhere: this module reads, writes and passes on. Every answer is a level that was read, never a
+//! notification that was counted. The table's lock is held for map operations only, never across a system call.
+
+mod janitor;
+mod pump;
+mod scan;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::OsString,
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+
+use crate::clock::Clock;
+use crate::keeper::client::{Client, Events};
+use crate::keeper::protocol::LogFiles;
+use crate::keeper::transport::TransportError;
+use crate::kernel::cgroup::{Dir, DirError, Namespace, events, kill, limits, stat};
+use crate::kernel::launch::plan::{LaunchPlan, Session};
+use crate::kernel::launch::resolve::{self, Inherit};
+use crate::kernel::news::NewsSender;
+use crate::kernel::port::{Kernel, KernelError, RunNote};
+use crate::kernel::watch::{self, Interest, WatchError, Watches};
+use crate::kernel::{note, pidfd};
+use crate::model::{Counters, KernelEvent, KernelEventKind, RunId, Stage, StartError, Target, WorkerId};
+use crate::spec::types::Spec;
+
+use janitor::Janitor;
+pub use pump::{Lost, Pump};
+pub use scan::{Found, scan};
+
+/// How long users, groups and env files may take to be read: they can come over a network.
+const LOOK_UP: Duration = Duration::from_secs(10);
+
+/// What the driver is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// `ROOT/workers`.
+    pub workers: Dir,
+    /// Where records go.
+    pub namespace: Namespace,
+    /// Page size, and the controllers we do not have.
+    pub limits: limits::Host,
+    /// The supervisor's end of the keeper: asking …
+    pub keeper: Client,
+    /// … and hearing.
+    pub news: Events,
+    /// `STATE/logs`.
+    pub logs: PathBuf,
+    /// The configuration's global environment.
+    pub global_env: BTreeMap<String, String>,
+    /// Our own environment.
+    pub inherited: BTreeMap<OsString, OsString>,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// The kernel of this host. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct HostKernel {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    workers: Dir,
+    namespace: Namespace,
+    limits: limits::Host,
+    keeper: Client,
+    watches: Watches,
+    janitor: Janitor,
+    logs: PathBuf,
+    global_env: BTreeMap<String, String>,
+    inherited: BTreeMap<OsString, OsString>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    sinks: HashMap<WorkerId, NewsSender>,
+    runs: HashMap<RunId, Run>,
+}
+
+/// What is known of one run.
+#[derive(Debug)]
+struct Run {
+    dir: Arc<Dir>,
+    note: RunNote,
+    /// The counters when they were last read.
+    counters: Counters,
+    /// Whether its emptiness has been asked for and not yet been told.
+    draining: bool,
+}
+
+impl HostKernel {
+    /// Puts the parts together. Call it inside a tokio runtime; the [`Pump`] must run for any answer to come.
+    ///
+    /// # Errors
+    /// Where inotify or the janitor's thread cannot be had.
+    pub fn new(parts: Parts) -> io::Result<(Self, Pump)> {
+        let (watches, hints) = watch::channel(parts.clock)?;
+        watches.add_parent(&parts.workers).map_err(io::Error::other)?;
+        let (done, removed) = mpsc::unbounded_channel();
+        let janitor = Janitor::start(parts.workers.try_clone().map_err(DirError::into_io)?, parts.logs.clone(), done)?;
+        let inner = Arc::new(Inner {
+            workers: parts.workers,
+            namespace: parts.namespace,
+            limits: parts.limits,
+            keeper: parts.keeper,
+            watches,
+            janitor,
+            logs: parts.logs,
+            global_env: parts.global_env,
+            inherited: parts.inherited,
+            table: Mutex::default(),
+        });
+        Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, parts.news, hints, removed)))
+    }
+
+    /// Takes over a run that an earlier supervisor started. Its events come from now on.
+    ///
+    /// # Errors
+    /// Where its directory cannot be opened or read.
+    pub fn adopt(&self, note: RunNote) -> Result<(), DirError> {
+        let dir = Arc::new(self.inner.workers.open_below(&note.run.to_string())?);
+        let counters = events::read(&dir)?;
+        let run = note.run.clone();
+        self.inner.watch(&run, &dir);
+        self.inner.table().runs.insert(run, Run { dir, note, counters, draining: false });
+        Ok(())
+    }
+
+    /// Tells the keeper something for systemd (sd_notify(3)).
+    pub fn notify(&self, state: &str) {
+        heard(self.inner.keeper.notify(state));
+    }
+
+    /// Kills what is in a directory that nobody owns any more, and removes it.
+    pub fn discard(&self, run: RunId) {
+        self.inner.janitor.remove(run);
+    }
+}
+
+impl Kernel for HostKernel {
+    fn attach(&self, worker: &WorkerId, events: NewsSender) {
+        self.inner.table().sinks.insert(worker.clone(), events);
+    }
+
+    fn prepare(&self, run: &RunId, spec: &Arc<Spec>, note: &RunNote) -> Result<Counters, StartError> {
+        let name = run.to_string();
+        let dir = self.inner.workers.create(&name).map_err(|e| e.at(Stage::Cgroup))?;
+        match self.inner.furnish(run, dir, spec, note) {
+            Ok(counters) => Ok(counters),
+            Err(error) => {
+                self.inner.watches.forget(run);
+                if let Err(e) = kill::remove(&self.inner.workers, &name) {
+                    tracing::error!(%run, error = %chain(&e), "the directory of a failed start could not be removed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn launch(&self, run: &RunId, spec: &Arc<Spec>) {
+        let inner = Arc::clone(&self.inner);
+        let (run, spec) = (run.clone(), Arc::clone(spec));
+        // What can wait for a disk or a network is looked up aside, and only then: a thread hop costs a restart more
+        // than the rest of the plan.
+        if spec.user.is_none() && spec.group.is_none() && spec.env_files.is_empty() {
+            let plan = inner.resolve(&run, &spec);
+            return inner.launch(&run, plan);
+        }
+        tokio::spawn(async move {
+            let aside = {
+                let (inner, run) = (Arc::clone(&inner), run.clone());
+                tokio::task::spawn_blocking(move || inner.resolve(&run, &spec))
+            };
+            let plan = match tokio::time::timeout(LOOK_UP, aside).await {
+                Ok(Ok(plan)) => plan,
+                Ok(Err(gone)) => Err(StartError::refused(Stage::User, gone.to_string())),
+                Err(_) => Err(StartError::refused(
+                    Stage::User,
+                    format!("looking up user, group and env files took more than {} s", LOOK_UP.as_secs()),
+                )),
+            };
+            inner.launch(&run, plan);
+        });
+    }
+
+    fn signal(&self, run: &RunId, signal: i32, to: Target) -> Result<(), KernelError> {
+        match to {
+            // Its parent has not reaped it, so the number is its own; an ended one is no error there.
+            Target::Main => {
+                let sent = self.inner.keeper.signal(run, signal);
+                sent.map_err(|e| refused("signal", run, io::Error::other(e)))
+            }
+            Target::All => {
+                let Some(dir) = self.inner.dir(run) else { return Ok(()) };
+                signal_all(&dir, signal).map_err(|source| refused("signal", run, source))
+            }
+        }
+    }
+
+    fn kill(&self, run: &RunId) -> Result<(), KernelError> {
+        let Some(dir) = self.inner.dir(run) else { return Ok(()) };
+        match kill::kill(&dir) {
+            Err(e) if e.is_absent() => Ok(()),
+            other => other.map_err(|e| refused("cgroup.kill", run, e.into_io())),
+        }
+    }
+
+    fn drain(&self, run: &RunId) {
+        let dir = {
+            let mut table = self.inner.table();
+            let Some(known) = table.runs.get_mut(run) else { return };
+            known.draining = true;
+            Arc::clone(&known.dir)
+        };
+        match self.inner.watches.drain(run, &dir) {
+            Ok(true) => {}
+            Ok(false) => self.inner.unpopulated(run),
+            Err(WatchError::Dir(e)) if e.is_absent() => self.inner.tell(run, KernelEventKind::CgroupGone),
+            // It stays `stopping` then: not proved dead is not stopped.
+            Err(e) => tracing::error!(%run, error = %chain(&e), "the end of a run cannot be watched"),
+        }
+    }
+
+    fn remove(&self, run: &RunId) {
+        // Before the rmdir: the kernel keeps the watch of a removed cgroup's file for ever.
+        self.inner.watches.forget(run);
+        heard(self.inner.keeper.ack(run));
+        self.inner.table().runs.remove(run);
+        self.inner.janitor.remove(run.clone());
+    }
+
+    fn note(&self, run: &RunId, note: &RunNote) -> Result<(), KernelError> {
+        let dir = {
+            let mut table = self.inner.table();
+            let Some(known) = table.runs.get_mut(run) else { return Ok(()) };
+            known.note = RunNote { pid: known.note.pid, ..note.clone() };
+            known.note.pid_start_ticks = known.note.pid_start_ticks.or(note.pid_start_ticks);
+            Arc::clone(&known.dir)
+        };
+        self.inner.write_note(run, &dir)
+    }
+}
+
+impl Inner {
+    /// Nothing under this lock can panic half-way, so a poisoned one is as good as new.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dir(&self, run: &RunId) -> Option<Arc<Dir>> {
+        self.table().runs.get(run).map(|r| Arc::clone(&r.dir))
+    }
+
+    fn tell(&self, run: &RunId, kind: KernelEventKind) {
+        let sink = self.table().sinks.get(&run.worker).cloned();
+        match sink {
+            Some(sink) => sink.send(KernelEvent { run: run.clone(), kind }),
+            None => tracing::debug!(%run, "news of a run that no worker has"),
+        }
+    }
+
+    /// Limits, record, baseline and watches of a fresh directory.
+    fn furnish(&self, run: &RunId, dir: Dir, spec: &Spec, note: &RunNote) -> Result<Counters, StartError> {
+        limits::set(&dir, &spec.limits, &self.limits)?;
+        let counters = events::read(&dir).map_err(|e| e.at(Stage::Cgroup))?;
+        let note = RunNote { baseline: counters, ..note.clone() };
+        note::write(&dir, self.namespace, &note).map_err(|e| StartError::refused(Stage::Cgroup, chain(&e)))?;
+        let dir = Arc::new(dir);
+        self.watch(run, &dir);
+        self.table().runs.insert(run.clone(), Run { dir, note, counters, draining: false });
+        Ok(counters)
+    }
+
+    /// A run that cannot be watched is still held to its limits, and its counters are read at its end.
+    fn watch(&self, run: &RunId, dir: &Arc<Dir>) {
+        if let Err(e) = self.watches.add(run, dir, Interest::ALL) {
+            tracing::warn!(%run, error = %chain(&e), "a run is not watched");
+        }
+    }
+
+    fn resolve(&self, run: &RunId, spec: &Spec) -> Result<LaunchPlan, StartError> {
+        let context = resolve::Context {
+            run,
+            global_env: &self.global_env,
+            inherited: &self.inherited,
+            inherit: Inherit::AllowList,
+            session: Session::New,
+        };
+        resolve::resolve(spec, &context)
+    }
+
+    fn launch(&self, run: &RunId, plan: Result<LaunchPlan, StartError>) {
+        let Some(dir) = self.dir(run) else { return };
+        let logs = log_files(&self.logs, run);
+        let asked = plan.and_then(|plan| {
+            let asked = self.keeper.launch(run, logs, dir.as_fd(), &plan);
+            asked.map_err(|e| StartError::refused(Stage::Keeper, chain(&e)))
+        });
+        if let Err(error) = asked {
+            self.tell(run, KernelEventKind::LaunchFailed(error));
+        }
+    }
+
+    /// Puts the main process on record, once it is known.
+    fn launched(&self, run: &RunId, pid: i32, started_mono_ns: u64) {
+        let dir = {
+            let mut table = self.table();
+            let Some(known) = table.runs.get_mut(run) else { return };
+            known.note.pid = Some(pid);
+            known.note.started_mono_ns = Some(started_mono_ns);
+            Arc::clone(&known.dir)
+        };
+        // The worker hears of it first: the record is for a supervisor that comes after us.
+        self.tell(run, KernelEventKind::Launched { pid });
+        let ticks = pidfd::start_ticks(pid);
+        if let Some(known) = self.table().runs.get_mut(run) {
+            known.note.pid_start_ticks = ticks;
+        }
+        if let Err(e) = self.write_note(run, &dir) {
+            tracing::warn!(%run, error = %chain(&e), "a run's record could not be written");
+        }
+    }
+
+    fn write_note(&self, run: &RunId, dir: &Dir) -> Result<(), KernelError> {
+        let Some(note) = self.table().runs.get(run).map(|r| r.note.clone()) else { return Ok(()) };
+        note::write(dir, self.namespace, &note).map_err(|e| refused("record", run, io::Error::other(e)))
+    }
+
+    /// Reads the counters of a run, and says what they were before.
+    fn count(&self, run: &RunId) -> Option<(Counters, Counters)> {
+        let dir = self.dir(run)?;
+        match events::read(&dir) {
+            Ok(now) => {
+                let before = self.table().runs.get_mut(run).map(|r| std::mem::replace(&mut r.counters, now))?;
+                Some((before, now))
+            }
+            Err(e) => {
+                if !e.is_absent() {
+                    tracing::error!(%run, error = %chain(&e), "the counters of a run cannot be read");
+                }
+                None
+            }
+        }
+    }
+
+    /// Tells of a draining run that it has been read to be empty: once.
+    fn unpopulated(&self, run: &RunId) {
+        let asked = self.table().runs.get_mut(run).is_some_and(|r| std::mem::take(&mut r.draining));
+        let Some(dir) = self.dir(run).filter(|_| asked) else { return };
+        let counters = self.count(run).map(|(_, now)| now).unwrap_or_default();
+        self.tell(run, KernelEventKind::Unpopulated { usage: stat::usage(&dir), counters });
+    }
+}
+
+/// A message that could not be sent: the keeper is gone, which the pump hears at the same moment, or we are out of
+/// descriptors.
+fn heard(sent: Result<(), TransportError>) {
+    if let Err(e) = sent {
+        tracing::error!(error = %chain(&e), "the keeper cannot be told");
+    }
+}
+
+/// SIGNAL to every process of `dir` and below. A process that forks meanwhile can leave a child without it, as with
+/// kill(2) of a process group; what remains is killed by `cgroup.kill`.
+fn signal_all(dir: &Dir, signal: i32) -> io::Result<()> {
+    let mut held = Vec::new();
+    for pid in processes_below(dir)? {
+        match pidfd::open(pid) {
+            Ok(fd) => held.push((pid, fd)),
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    // A number that is listed while its pidfd is open is that process's own, or that of another process of the run.
+    let listed = processes_below(dir)?;
+    for (pid, fd) in held {
+        if listed.contains(&pid) {
+            match pidfd::signal(fd.as_fd(), signal) {
+                Err(e) if e.raw_os_error() != Some(libc::ESRCH) => return Err(e),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn processes_below(dir: &Dir) -> io::Result<Vec<i32>> {
+    let mut all = match dir.processes() {
+        Err(e) if e.is_absent() => return Ok(Vec::new()),
+        other => other.map_err(DirError::into_io)?,
+    };
+    for child in dir.children().map_err(DirError::into_io)? {
+        match dir.open_below(&child) {
+            Ok(child) => all.extend(processes_below(&child)?),
+            Err(e) if e.is_absent() => {}
+            Err(e) => return Err(e.into_io()),
+        }
+    }
+    Ok(all)
+}
+
+/// Where the output of `run` goes: `LOGS/ID/RUN.stdout` and `LOGS/ID/RUN.stderr`.
+fn log_files(logs: &Path, run: &RunId) -> LogFiles {
+    let file = |stream: &str| logs.join(run.worker.as_str()).join(format!("{}.{stream}", run.number));
+    LogFiles { stdout: file("stdout"), stderr: file("stderr") }
+}
+
+fn refused(action: &'static str, run: &RunId, source: io::Error) -> KernelError {
+    KernelError { action, run: run.clone(), source }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        // A transparent error's text is its cause's.
+        if !text.ends_with(&cause.to_string()) {
+            text = format!("{text}: {cause}");
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,184 @@
+//! Turns what the keeper, inotify and the janitor say into the events of single runs.
+
+use std::{fmt, io, sync::Arc};
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::{Inner, chain};
+use crate::keeper::client::Events;
+use crate::keeper::protocol::FromKeeper;
+use crate::keeper::transport::TransportError;
+use crate::kernel::cgroup::DirError;
+use crate::kernel::watch::{Hint, Hints, Seen, Source};
+use crate::model::{Counters, KernelEventKind, RunId};
+
+/// The task that all news comes through. It never waits for a worker.
+#[derive(Debug)]
+pub struct Pump {
+    inner: Arc<Inner>,
+    keeper: Events,
+    hints: Hints,
+    removed: UnboundedReceiver<(RunId, Result<(), DirError>)>,
+}
+
+/// Why no more news can come. The supervisor must end: a keeper's place cannot be taken.
+#[derive(Debug)]
+pub enum Lost {
+    /// The keeper is gone; workers and logger live on.
+    Keeper(TransportError),
+    /// inotify failed.
+    Watches(io::Error),
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Keeper(_) => "the keeper is gone; workers and logger live on",
+            Self::Watches(_) => "no notification comes from the kernel any more",
+        })
+    }
+}
+
+impl std::error::Error for Lost {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Keeper(e) => Some(e),
+            Self::Watches(e) => Some(e),
+        }
+    }
+}
+
+impl Pump {
+    pub(super) const fn new(
+        inner: Arc<Inner>,
+        keeper: Events,
+        hints: Hints,
+        removed: UnboundedReceiver<(RunId, Result<(), DirError>)>,
+    ) -> Self {
+        Self { inner, keeper, hints, removed }
+    }
+
+    /// Passes on what the keeper answered to the first question for its list, before everything else.
+    pub fn replay(&self, told: Vec<FromKeeper>) {
+        for message in told {
+            self.keeper_says(message);
+        }
+    }
+
+    /// Passes news on until its source is lost.
+    pub async fn run(mut self) -> Lost {
+        loop {
+            tokio::select! {
+                // Exits first: their counters are waiting to be read. All three are cancel safe.
+                biased;
+                message = self.keeper.next() => match message {
+                    // The pidfd is let go of: the keeper, which has not reaped it, signals it for us.
+                    Ok((message, _pidfd)) => self.keeper_says(message),
+                    Err(e) => return Lost::Keeper(e),
+                },
+                hint = self.hints.next() => match hint {
+                    Ok(hint) => self.look(hint),
+                    Err(e) => return Lost::Watches(e),
+                },
+                Some((run, result)) = self.removed.recv() => {
+                    if let Err(e) = result {
+                        tracing::error!(%run, error = %chain(&e), "an empty run directory could not be removed");
+                    }
+                    self.inner.tell(&run, KernelEventKind::Removed);
+                }
+            }
+        }
+    }
+
+    fn keeper_says(&self, message: FromKeeper) {
+        match message {
+            FromKeeper::Launched { run, pid, at } => self.inner.launched(&run, pid, at.as_nanos()),
+            FromKeeper::Failed { run, error } => self.inner.tell(&run, KernelEventKind::LaunchFailed(error)),
+            FromKeeper::Exited { run, status, .. } => {
+                // Now: everything the kernel counted up to this death is visible, and nothing has been removed.
+                let counters = self.inner.count(&run).map(|(_, now)| now).unwrap_or_default();
+                self.inner.tell(&run, KernelEventKind::Exited { status: Some(status), counters });
+            }
+            FromKeeper::Hello { .. } | FromKeeper::Listed | FromKeeper::Ping { .. } => {
+                tracing::debug!(?message, "nothing to do");
+            }
+        }
+    }
+
+    fn look(&self, hint: Hint) {
+        match hint {
+            Hint::Changed(run, source) => {
+                if let Some((before, now)) = self.inner.count(&run) {
+                    let grown = now.since(before);
+                    self.inner.watches.seen(&run, source, weigh(source, grown));
+                    if now != before {
+                        self.inner.tell(&run, KernelEventKind::Counted(now));
+                    }
+                }
+            }
+            Hint::PopulatedMaybe(run) => {
+                let Some(dir) = self.inner.dir(&run) else { return };
+                match dir.populated() {
+                    Ok(true) => {}
+                    Ok(false) => self.inner.unpopulated(&run),
+                    Err(e) if e.is_absent() => self.inner.tell(&run, KernelEventKind::CgroupGone),
+                    Err(e) => tracing::error!(%run, error = %chain(&e), "a run's state cannot be read"),
+                }
+            }
+            Hint::Removed(run) => self.inner.tell(&run, KernelEventKind::CgroupGone),
+            Hint::Rescan => self.rescan(),
+        }
+    }
+
+    /// Notifications were lost: what they may have said is read anew.
+    fn rescan(&self) {
+        tracing::info!("notifications were lost; every run is looked at");
+        let runs: Vec<RunId> = self.inner.table().runs.keys().cloned().collect();
+        for run in runs {
+            self.look(Hint::Changed(run.clone(), Source::Memory));
+            self.look(Hint::Changed(run.clone(), Source::Pids));
+            let draining = self.inner.table().runs.get(&run).is_some_and(|r| r.draining);
+            if draining {
+                self.look(Hint::PopulatedMaybe(run));
+            }
+        }
+    }
+}
+
+/// Whether a file that fired did so for something that matters. Page cache at a limit, and a fork bomb that has been
+/// reported, fire sixty times a second for ever.
+fn weigh(source: Source, grown: Counters) -> Seen {
+    let kills = grown.memory.map_or(0, |m| m.oom_kill) + grown.local.map_or(0, |m| m.oom_kill);
+    match source {
+        Source::Memory if kills > 0 => Seen::Violation,
+        Source::Memory if grown.memory.is_some_and(|m| m != crate::model::MemoryEvents::default()) => Seen::Noise,
+        Source::Pids if grown.pids_max.unwrap_or(0) > 0 => Seen::Noise,
+        Source::Memory | Source::Pids => Seen::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::MemoryEvents;
+
+    fn memory(events: MemoryEvents) -> Counters {
+        Counters { memory: Some(events), ..Counters::default() }
+    }
+
+    #[test]
+    fn a_kill_keeps_the_watch_on_and_reclaim_at_the_limit_rests_it() {
+        let kill = memory(MemoryEvents { max: 3, oom: 1, oom_kill: 1, ..MemoryEvents::default() });
+        let reclaim = memory(MemoryEvents { max: 60, ..MemoryEvents::default() });
+        assert_eq!(weigh(Source::Memory, kill), Seen::Violation);
+        assert_eq!(weigh(Source::Memory, reclaim), Seen::Noise);
+        assert_eq!(weigh(Source::Memory, memory(MemoryEvents::default())), Seen::Nothing);
+    }
+
+    #[test]
+    fn refused_forks_are_told_and_then_rested() {
+        let refused = Counters { pids_max: Some(12), ..Counters::default() };
+        assert_eq!(weigh(Source::Pids, refused), Seen::Noise);
+        assert_eq!(weigh(Source::Pids, Counters::default()), Seen::Nothing);
+    }
+}
