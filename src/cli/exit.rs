@@ -109,6 +109,9 @@ pub enum Failure {
     /// The command line is wrong where clap cannot know it; each problem is a line.
     #[error("{0}")]
     Usage(String),
+    /// The configuration is wrong: the loader's text, with an excerpt below each problem.
+    #[error("{0}")]
+    Config(String),
     /// The operation failed.
     #[error("{doing}")]
     Failed {
@@ -139,7 +142,7 @@ impl Failure {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Usage(_) => Exit::Usage,
+            Self::Usage(_) | Self::Config(_) => Exit::Usage,
             Self::Failed { source, .. } if denied(source.as_ref()) => Exit::NotPermitted,
             Self::Failed { .. } => Exit::Failed,
             Self::Run { .. } => Exit::RunFailed,
@@ -150,8 +153,13 @@ impl Failure {
     #[must_use]
     pub fn sentence(&self) -> String {
         // Several problems are several lines, all of our own making; no other error has more than one.
-        if let Self::Usage(problems) = self {
-            return problems.lines().map(|line| format!("pinfold: {}", inert(line))).collect::<Vec<_>>().join("\n");
+        let lines = |problems: &str, before: &str| {
+            problems.lines().map(|line| format!("{before}{}", inert(line))).collect::<Vec<_>>().join("\n")
+        };
+        match self {
+            Self::Usage(problems) => return lines(problems, "pinfold: "),
+            Self::Config(problems) => return format!("pinfold: {}", lines(problems, "")),
+            _ => {}
         }
         format!("pinfold: {}", chain(self))
     }
