@@ -152,6 +152,21 @@ fn never_means_never_and_always_means_always() {
     up.stop();
 }
 
+#[test]
+fn a_start_that_always_fails_at_once_does_not_keep_a_stop_from_being_heard() {
+    let case = Case::new();
+    let workers = case.root.join("workers");
+    fs::create_dir(&workers).unwrap();
+    fs::write(workers.join("cgroup.max.descendants"), "0").unwrap();
+    let restart = "restart: {policy: always, retry_delay: 0s, max_retries: 0}";
+    let config: String = (0..4).map(|i| worker(&format!("w{i}"), &["/bin/true"], &[restart])).collect();
+    let mut up = Up::start(&case, &config);
+    for i in 0..4 {
+        up.exited(&format!("w{i}"), 20);
+    }
+    up.stop();
+}
+
 // --- causes ------------------------------------------------------------------
 
 #[test]
@@ -735,6 +750,7 @@ fn a_killed_keeper_takes_the_supervisor_along_but_no_worker_and_no_line_of_outpu
     up.signal(Signal::KILL);
     up.reap_killed();
     supervisor.wait_gone("the supervisor without its keeper");
+    up.wait_silent();
     let ticks = case.told("told").len();
     wait_until("ticks after the keeper's death", || (case.told("told").len() > ticks + 10).then_some(()));
     assert!(main.alive());
