@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Some(setup::ROLE) => keeper::main::main(),
         Some(role::LOGGER) => logger::main::main(),
         Some(role::SUPERVISOR) => report(supervise()),
-        Some(scope::ROLE) => scope::child_main(&std::env::args().collect::<Vec<_>>()),
+        Some(scope::ROLE) => scope::child_main(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => {
             let cli = Cli::parse();
             report(client(&cli))
