@@ -97,8 +97,8 @@ fn values_are_rounded_to_the_kernels_grain_and_what_is_not_asked_for_is_left_alo
         // bytes that are no whole page; the kernel rounds down
         ("memory", "limits: {memory: {max_rss: 100000000, oom_scope: process, swap_max: 5000}}"),
         ("third", "limits: {cpu: {max_percent: 33.3}}"),
-        // under 1 ms in the usual period of 100 ms, which the kernel refuses
-        ("tiny", "limits: {cpu: {max_percent: 0.5}}"),
+        // the least that can be asked for: 1 ms in the usual period of 100 ms, the kernel's own least
+        ("tiny", "limits: {cpu: {max_percent: 1}}"),
         ("many", "limits: {cpu: {max_percent: 350, burst: 20ms}}"),
         ("pids", "limits: {pids: {max: 7}}"),
         ("none", "umask: 0o022"),
@@ -115,7 +115,7 @@ fn values_are_rounded_to_the_kernels_grain_and_what_is_not_asked_for_is_left_alo
     assert_eq!(file("memory", "memory.high"), "max");
     assert_eq!(file("memory", "pids.max"), "max");
     assert!((percent(&file("third", "cpu.max")) - 33.3).abs() < 0.01);
-    assert!((percent(&file("tiny", "cpu.max")) - 0.5).abs() < 0.01);
+    assert!((percent(&file("tiny", "cpu.max")) - 1.0).abs() < 0.01);
     assert!((percent(&file("many", "cpu.max")) - 350.0).abs() < 0.01);
     assert_eq!(file("many", "cpu.max.burst"), "20000");
     assert_eq!(file("many", "memory.max"), "max");
@@ -415,7 +415,7 @@ fn limits_below_what_the_kernel_can_hold_are_refused_before_anything_starts() {
         "{memory: {max_rss: 1MB}}",
         "{memory: {max_rss: 0}}",
         "{pids: {max: 0}}",
-        "{cpu: {max_percent: 0}}",
+        "{cpu: {max_percent: 0.5}}",
         "{cpu: {weight: 10001}}",
     ] {
         let config = case.config(&worker("a", &["/bin/true"], &[&format!("limits: {limits}")]));
@@ -456,21 +456,11 @@ fn run_reports_what_its_command_used() {
     let ran = run(&case, &["--cpu", "40", "--timeout", "6s", "--", &misbehave(), "burn"]);
     assert_eq!(ran.code, Some(124), "{ran:?}");
     let report = ran.report.as_ref().expect("a report");
-    let number = |key: &str| find_number(report, key).unwrap_or_else(|| panic!("no {key} in {report}"));
-    let share = number("cpu_usec") / 1e6 / (number("wall_ms") / 1e3);
+    let number =
+        |at: &str| report.pointer(at).and_then(serde_json::Value::as_f64).unwrap_or_else(|| panic!("{at}: {report}"));
+    let share = number("/cpu/usage_usec") / 1e6 / (number("/wall_ms") / 1e3);
     assert!((share / 0.40 - 1.0).abs() < 0.1, "{share:.3} of a CPU for a quota of 0.4: {report}");
-    assert!(number("cpu_throttled_periods") > 10.0, "{report}");
-}
-
-/// The first number under `key`, however deep.
-fn find_number(value: &serde_json::Value, key: &str) -> Option<f64> {
-    match value {
-        serde_json::Value::Object(map) => {
-            map.get(key).and_then(serde_json::Value::as_f64).or_else(|| map.values().find_map(|v| find_number(v, key)))
-        }
-        serde_json::Value::Array(list) => list.iter().find_map(|v| find_number(v, key)),
-        _ => None,
-    }
+    assert!(number("/cpu/throttled_periods") > 10.0, "{report}");
 }
 
 // --- delegated, without systemd ----------------------------------------------
@@ -531,21 +521,19 @@ impl Delegated {
 
 #[test]
 fn run_works_in_a_bare_delegated_subtree_for_an_unprivileged_user() {
-    let case = Case::with_limits(false);
-    let delegated = Delegated::new(&case);
-    // The shell in a leaf of its own, as a login would have it; and pinfold alone in the delegated cgroup itself.
-    let named = format!("--cgroup-root {}", delegated.dir.display());
-    let command = "\"$PINFOLD\" run -m 32M --pids 9";
+    // Alone in the delegated cgroup itself; and beside a shell in a leaf of its own, as a login would have it.
     for (at, script) in [
-        ("shell", format!("{command} {named} -- \"$MISBEHAVE\" limits; exit $?")),
-        ("", format!("exec {command} -- \"$MISBEHAVE\" limits")),
+        ("", "exec \"$PINFOLD\" run -m 32M --pids 9 -- \"$MISBEHAVE\" limits"),
+        ("shell", "\"$PINFOLD\" run -m 32M --pids 9 -- \"$MISBEHAVE\" limits; exit $?"),
     ] {
-        let ran = finish(&mut delegated.shell(&case, at, &script));
-        assert_eq!(ran.code, Some(0), "{at}: {ran:?}");
+        let case = Case::with_limits(false);
+        let delegated = Delegated::new(&case);
+        let ran = finish(&mut delegated.shell(&case, at, script));
+        assert_eq!(ran.code, Some(0), "in {at:?}: {ran:?}");
         let told = fields(ran.stdout.trim());
-        assert_eq!(told["memory.max"], (32 * MIB).to_string(), "{at}");
-        assert_eq!(told["pids.max"], "9", "{at}");
-        assert!(told["cgroup"].contains("/delegated/"), "{at}: {told:?}");
+        assert_eq!(told["memory.max"], (32 * MIB).to_string(), "in {at:?}");
+        assert_eq!(told["pids.max"], "9", "in {at:?}");
+        assert!(told["cgroup"].contains("/delegated/"), "in {at:?}: {told:?}");
     }
 }
 

@@ -247,7 +247,8 @@ impl Drop for Case {
 /// One entry of `workers`: `unit` holds further lines of its unit. Without a `restart` of its own it is never
 /// restarted.
 pub(crate) fn worker<S: AsRef<str>>(id: &str, command: &[S], unit: &[&str]) -> String {
-    let command: Vec<&str> = command.iter().map(AsRef::as_ref).collect();
+    // In a configuration `$$` is a dollar.
+    let command: Vec<String> = command.iter().map(|word| word.as_ref().replace('$', "$$")).collect();
     let mut yaml = format!("  - id: {id}\n    unit:\n      command: {}\n", serde_json::to_string(&command).unwrap());
     let restart = (!unit.iter().any(|l| l.starts_with("restart:"))).then_some("restart: {policy: never}");
     for line in unit.iter().copied().chain(restart) {

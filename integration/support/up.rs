@@ -196,6 +196,13 @@ impl Up {
         keeper.wait_gone("pinfold up");
         let code = self.child.wait().unwrap().code();
         self.ended = true;
+        self.wait_silent();
+        assert_eq!(events_break_a_rule(&self.seen), None);
+        Ended { code, stderr: self.stderr() }
+    }
+
+    /// Waits until nobody holds its stdout: whoever reads it in a pipe would wait for ever otherwise.
+    pub(crate) fn wait_silent(&mut self) {
         loop {
             match self.lines.recv_timeout(patience()) {
                 Ok(line) => self.take(&line),
@@ -203,8 +210,6 @@ impl Up {
                 Err(RecvTimeoutError::Timeout) => panic!("pinfold up has ended, but somebody holds its stdout open"),
             }
         }
-        assert_eq!(events_break_a_rule(&self.seen), None);
-        Ended { code, stderr: self.stderr() }
     }
 
     /// Its end after a SIGKILL of the keeper: what lives on may hold its stdout.

@@ -184,8 +184,10 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         left = stop(&handles, &mut signals) => left,
     };
     finish(console, &handles);
+    // What was found alive and is nobody's we know was told at the start, and not touched since.
+    let left: Vec<RunId> = left.into_iter().filter(|run| !takeover.held.contains(run)).collect();
     if !left.is_empty() {
-        let names = left.iter().map(WorkerId::as_str).collect::<Vec<_>>().join(", ");
+        let names = left.iter().map(|run| run.worker.as_str()).collect::<Vec<_>>().join(", ");
         let why = "their processes survive SIGKILL (uninterruptible sleep); they are held in their cgroups";
         return Err(Failure::failed(format!("cannot end {names}"), why));
     }
@@ -263,6 +265,8 @@ struct Takeover {
     alive: HashMap<WorkerId, (i32, RunNote)>,
     /// Populated, and nobody can tell anything of them: left alone, nothing is started over them.
     occupied: HashMap<WorkerId, RunId>,
+    /// Those of them whose name a worker bears: its end is not ours to bring about.
+    held: Vec<RunId>,
     /// Empty or half-made: removed.
     empty: Vec<RunId>,
     /// Not ours: reported.
@@ -272,8 +276,13 @@ struct Takeover {
 impl Takeover {
     fn sort(found: Vec<Found>, told: &Told, boot_id: &str) -> Self {
         let known: HashMap<&RunId, i32> = told.messages.iter().filter_map(main_process).collect();
-        let mut sorted =
-            Self { alive: HashMap::new(), occupied: HashMap::new(), empty: Vec::new(), strangers: Vec::new() };
+        let mut sorted = Self {
+            alive: HashMap::new(),
+            occupied: HashMap::new(),
+            held: Vec::new(),
+            empty: Vec::new(),
+            strangers: Vec::new(),
+        };
         for Found { name, run, note, populated } in found {
             let Some(run) = run else {
                 sorted.strangers.push(name);
@@ -342,7 +351,9 @@ fn begin(
         } else if let Some(run) = takeover.occupied.remove(&worker.id) {
             let what = format!("found {run} alive, and nobody can tell how it will end: nothing is started over it");
             chronicle.record(EventKind::Reconciled { what });
-            actor::Found::Occupied { run: run.number }
+            let number = run.number;
+            takeover.held.push(run);
+            actor::Found::Occupied { run: number }
         } else {
             actor::Found::Nothing { last_run: last_run(logs, &worker.id, takeover) }
         };
@@ -383,8 +394,8 @@ async fn announce(started: Vec<crate::worker::handle::Answer>, kernel: HostKerne
     kernel.notify(&format!("READY=1\nSTATUS={status}"));
 }
 
-/// Stops every worker at once; a second interrupt kills. The workers that could not be ended.
-async fn stop(handles: &[WorkerHandle], signals: &mut Signals) -> Vec<WorkerId> {
+/// Stops every worker at once; a second interrupt kills. The runs that could not be ended.
+async fn stop(handles: &[WorkerHandle], signals: &mut Signals) -> Vec<RunId> {
     let answers: Vec<_> = handles.iter().map(|handle| handle.stop(KilledBy::Shutdown)).collect();
     let all_down = async {
         for answer in answers {
@@ -412,7 +423,7 @@ async fn stop(handles: &[WorkerHandle], signals: &mut Signals) -> Vec<WorkerId> 
     if tokio::time::timeout(TIDY, tidy).await.is_err() {
         tracing::error!("run directories could not be removed; the next start removes them");
     }
-    handles.iter().filter(|h| is_unkillable(h)).map(|h| h.id().clone()).collect()
+    handles.iter().filter(|h| is_unkillable(h)).map(|h| RunId::new(h.id().clone(), h.status().run)).collect()
 }
 
 fn is_unkillable(handle: &WorkerHandle) -> bool {

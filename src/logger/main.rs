@@ -1,6 +1,7 @@
 //! The logger's loop.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -32,6 +33,10 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn nowhere() -> io::Result<File> {
+    File::options().write(true).open("/dev/null")
+}
+
 struct Logger {
     epoll: OwnedFd,
     keeper: Option<OwnedFd>,
@@ -52,6 +57,8 @@ impl Logger {
         }
         deaf.thread_block()?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+        // Nothing is said there; and who reads it through a pipe would wait for us long after its end.
+        nix::unistd::dup2_stdout(nowhere()?)?;
         role::raise_descriptor_limit()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &keeper, epoll::EventData::new_u64(KEEPER), epoll::EventFlags::IN)?;
@@ -112,6 +119,7 @@ impl Logger {
                     }
                     self.out.clear();
                     self.keeper = None;
+                    leave_stderr();
                 }
                 Err(e) => say("logger", &e),
             }
@@ -164,5 +172,12 @@ impl Logger {
         {
             say("logger", &e);
         }
+    }
+}
+
+/// Without a keeper there is nobody left to be told anything, and as with stdout, somebody may wait for its end.
+fn leave_stderr() {
+    if let Err(e) = nowhere().and_then(|nowhere| Ok(nix::unistd::dup2_stderr(nowhere)?)) {
+        say("logger", &e);
     }
 }

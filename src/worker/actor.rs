@@ -145,7 +145,7 @@ struct Actor {
     waiting: Vec<(Ticket, oneshot::Sender<Result<(), Refusal>>)>,
     publisher: watch::Sender<Published>,
     random: fastrand::Rng,
-    /// What an effect answered at once: taken before anything else.
+    /// What an effect answered at once: taken before anything else, but for a start that failed.
     next: Option<Event>,
 }
 
@@ -176,6 +176,11 @@ impl Actor {
                         };
                         self.admit(command)
                     }
+                    // Cancel-safe: the event stays until it is taken.
+                    () = tokio::task::yield_now(), if self.next.is_some() => match self.next.take() {
+                        Some(next) => next,
+                        None => continue,
+                    },
                 };
                 self.turn(event);
             }
@@ -196,7 +201,7 @@ impl Actor {
             for effect in self.state.advance(now_this, turn) {
                 self.perform(effect);
             }
-            event = self.next.take();
+            event = self.next.take_if(|next| !failed_at_once(next));
         }
     }
 
@@ -297,6 +302,12 @@ impl Actor {
         status.generation = self.generation;
         self.publisher.send_replace(Published { status, at_rest: self.state.is_at_rest() });
     }
+}
+
+/// A start that failed without a wait. Where it is tried again without a delay, the two would go on for ever and
+/// nothing else be heard, so that it takes its turn behind everything else.
+fn failed_at_once(event: &Event) -> bool {
+    matches!(event, Event::Prepared { result, .. } if result.is_err())
 }
 
 /// A random UUID (RFC 9562, version 4).

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::{
-    Detail, ExitCause, ExitStatus, KilledBy, OomScope, Stage, State as Public, StoppingDetail, Target, Trigger,
+    Detail, ExitCause, ExitStatus, KilledBy, OomScope, Stage, StartError, State as Public, StoppingDetail, Target,
+    Trigger,
 };
 use crate::policy::restart::{RestartMode, RestartPolicy};
 use crate::spec::types::{KillMode, Limits, Memory, OomGroup};
@@ -56,6 +57,19 @@ async fn a_start_makes_the_cgroup_first_and_is_answered_when_the_program_runs() 
     assert_eq!(calls, [Call::Prepare(r.clone()), Call::Launch(r.clone()), Call::Note(r.clone())]);
     let note = bench.kernel.note_of(&r).unwrap();
     assert_eq!((note.pid, note.desired_up, note.uuid.len()), (Some(300), true, 36));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_always_fails_at_once_does_not_keep_a_stop_from_being_heard() {
+    let bench = Bench::new(1);
+    let restart = RestartPolicy { mode: RestartMode::Always, retry_delay: Duration::ZERO, ..Default::default() };
+    let spec = Spec { restart, ..never() };
+    let worker = bench.worker("hot", spec).unwrap();
+    let refused = StartError::refused(Stage::Limit, "there is no memory controller");
+    bench.kernel.script(worker.id(), Script { prepare: Some(refused), ..Default::default() });
+    assert!(worker.start(Trigger::Config).await.is_err());
+    worker.stop(KilledBy::Operator).await.unwrap();
+    assert_eq!(worker.status().state, Public::Stopped);
 }
 
 #[tokio::test(start_paused = true)]

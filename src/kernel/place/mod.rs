@@ -173,6 +173,10 @@ pub struct Situation {
     pub marked: bool,
     /// Whether `own_dir` is the host's root cgroup.
     pub real_root: bool,
+    /// The directory from which on down to `own_dir` everything is ours to write: `own_dir` itself, or, for an
+    /// unprivileged user without systemd, the top of what was delegated. A shell sits in a leaf of that, and only at the
+    /// top can controllers be passed on past it.
+    pub delegated: PathBuf,
 }
 
 /// The place chosen.
@@ -209,15 +213,18 @@ impl Situation {
             locate(&mount, &own).ok_or_else(|| PlaceError::Foreign { mount: mount.path.clone(), own: own.clone() })?;
         let dir = Dir::open(&own_dir)?;
         let mark = |name| matches!(dir.raw_xattr(name), Ok(Some(v)) if v == b"1");
+        let root = rustix::process::geteuid().is_root();
+        let delegated = if root { own_dir.clone() } else { top_of_ours(&mount.path, &own_dir) };
         Ok(Self {
-            root: rustix::process::geteuid().is_root(),
+            root,
             systemd: Path::new("/run/systemd/system").is_dir(),
-            writable: ["", "cgroup.procs", "cgroup.subtree_control"].iter().all(|f| dir.writable(f)),
+            writable: is_ours(&dir),
             marked: mark("user.delegate") || mark("trusted.delegate"),
             real_root: !dir.has("cgroup.events"),
             mount,
             own,
             own_dir,
+            delegated,
         })
     }
 
@@ -244,7 +251,7 @@ impl Situation {
         }
         let namespace_root = self.own == "/" && !self.real_root;
         if self.writable && !self.real_root && (!self.root || self.marked || namespace_root) {
-            return Ok(Plan::Delegated(self.own_dir.clone()));
+            return Ok(Plan::Delegated(self.delegated.clone()));
         }
         if self.root {
             return Ok(Plan::Top(self.top()));
@@ -257,6 +264,18 @@ impl Situation {
     pub fn top(&self) -> PathBuf {
         self.mount.path.join(OWN_NAME)
     }
+}
+
+/// What makes a cgroup ours to work in (Linux Documentation/admin-guide/cgroup-v2.rst, "Delegation").
+fn is_ours(dir: &Dir) -> bool {
+    ["", "cgroup.procs", "cgroup.subtree_control"].iter().all(|f| dir.writable(f))
+}
+
+/// The highest directory on the way from `own` up to `mount` below which nothing but ours is passed.
+fn top_of_ours(mount: &Path, own: &Path) -> PathBuf {
+    let ours = |path: &&Path| Dir::open(path).is_ok_and(|dir| is_ours(&dir));
+    let above = own.ancestors().take_while(|a| a.starts_with(mount)).take_while(ours).last();
+    above.unwrap_or(own).to_owned()
 }
 
 /// The cgroup2 mount to use: one that shows the whole hierarchy before one that shows a part.
@@ -334,6 +353,7 @@ mod tests {
             writable: true,
             marked: false,
             real_root: false,
+            delegated: "/sys/fs/cgroup/user.slice/user-0.slice/session-3.scope".into(),
         }
     }
 
@@ -404,13 +424,26 @@ mod tests {
 
     #[test]
     fn without_systemd_the_delegated_cgroup_comes_before_the_top() {
-        let bare = Situation { systemd: false, own: "/jobs/7".into(), own_dir: "/cg/jobs/7".into(), ..shell() };
+        let bare = Situation {
+            systemd: false,
+            own: "/jobs/7".into(),
+            own_dir: "/cg/jobs/7".into(),
+            delegated: "/cg/jobs/7".into(),
+            ..shell()
+        };
         assert_eq!(bare.plan(None, None).unwrap(), Plan::Top("/sys/fs/cgroup/pinfold".into()));
         let marked = Situation { marked: true, ..bare.clone() };
         assert_eq!(marked.plan(None, None).unwrap(), Plan::Delegated("/cg/jobs/7".into()));
         let user = Situation { root: false, ..bare.clone() };
         assert_eq!(user.plan(None, None).unwrap(), Plan::Delegated("/cg/jobs/7".into()));
-        let container = Situation { own: "/".into(), own_dir: "/sys/fs/cgroup".into(), ..bare.clone() };
+        let beside_a_shell = Situation { delegated: "/cg/jobs".into(), ..user.clone() };
+        assert_eq!(beside_a_shell.plan(None, None).unwrap(), Plan::Delegated("/cg/jobs".into()), "the top of ours");
+        let container = Situation {
+            own: "/".into(),
+            own_dir: "/sys/fs/cgroup".into(),
+            delegated: "/sys/fs/cgroup".into(),
+            ..bare.clone()
+        };
         assert_eq!(container.plan(None, None).unwrap(), Plan::Delegated("/sys/fs/cgroup".into()));
         let host_root = Situation { real_root: true, ..container };
         assert_eq!(host_root.plan(None, None).unwrap(), Plan::Top("/sys/fs/cgroup/pinfold".into()));
