@@ -272,9 +272,9 @@ impl Inner {
     fn tell(&self, run: &RunId, kind: KernelEventKind) {
         let sink = self.table().sinks.get(&run.worker).cloned();
         if let Some(sink) = sink {
-            sink.send(KernelEvent { run: run.clone(), kind })
+            sink.send(KernelEvent { run: run.clone(), kind });
         } else {
-            tracing::debug!(%run, "news of a run that no worker has")
+            tracing::debug!(%run, "news of a run that no worker has");
         }
     }
 
