@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What waitid(2) said of a dead process: `CLD_EXITED`, `CLD_KILLED` or `CLD_DUMPED`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ExitStatus {
     /// It called `exit` with this code, 0 to 255.
     Exited {

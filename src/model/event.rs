@@ -29,6 +29,8 @@ pub enum KernelEventKind {
         status: Option<ExitStatus>,
         /// The counters at its end.
         counters: Counters,
+        /// Whether it left processes behind in its cgroup, as was read after its end.
+        populated: bool,
     },
     /// `populated 0`: not one process is left in its cgroup. Comes after `Exited` or `LaunchFailed`, never before.
     Unpopulated {

@@ -16,9 +16,8 @@ pub enum State {
     Stopping,
 }
 
-/// The word beside a state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// The word beside a state. Serialised as that word alone, which no two details share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
     /// While [`State::Stopped`].
     Stopped(StoppedDetail),
@@ -33,8 +32,7 @@ pub enum Detail {
 }
 
 /// Why a worker is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoppedDetail {
     /// It was never started.
     Never,
@@ -46,24 +44,19 @@ pub enum StoppedDetail {
     Failed,
     /// The restart breaker is open.
     BreakerOpen,
-    /// A restart is due.
-    Waiting {
-        /// When.
-        until: Mono,
-    },
+    /// A restart is due, at [`WorkerStatus::next_attempt`].
+    Waiting,
 }
 
 /// How well a running worker does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
     /// Nothing speaks against it.
     Ready,
 }
 
 /// How far a stop has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoppingDetail {
     /// The stop signal was sent; its timeout runs.
     Term,
@@ -130,7 +123,7 @@ impl Detail {
             Self::Stopped(StoppedDetail::Stopped) => "stopped",
             Self::Stopped(StoppedDetail::Failed) => "failed",
             Self::Stopped(StoppedDetail::BreakerOpen) => "breaker_open",
-            Self::Stopped(StoppedDetail::Waiting { .. }) => "waiting",
+            Self::Stopped(StoppedDetail::Waiting) => "waiting",
             Self::Preparing => "preparing",
             Self::Launching => "launching",
             Self::Running(Readiness::Ready) => "ready",
@@ -139,5 +132,51 @@ impl Detail {
             Self::Stopping(StoppingDetail::Draining) => "draining",
             Self::Stopping(StoppingDetail::Unkillable) => "unkillable",
         }
+    }
+
+    /// Every detail there is.
+    pub const ALL: [Self; 13] = [
+        Self::Stopped(StoppedDetail::Never),
+        Self::Stopped(StoppedDetail::Done),
+        Self::Stopped(StoppedDetail::Stopped),
+        Self::Stopped(StoppedDetail::Failed),
+        Self::Stopped(StoppedDetail::BreakerOpen),
+        Self::Stopped(StoppedDetail::Waiting),
+        Self::Preparing,
+        Self::Launching,
+        Self::Running(Readiness::Ready),
+        Self::Stopping(StoppingDetail::Term),
+        Self::Stopping(StoppingDetail::Kill),
+        Self::Stopping(StoppingDetail::Draining),
+        Self::Stopping(StoppingDetail::Unkillable),
+    ];
+}
+
+impl Serialize for Detail {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Detail {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let word = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        let known = Self::ALL.into_iter().find(|detail| detail.as_str() == word);
+        known.ok_or_else(|| serde::de::Error::custom(format!("no detail of a state is called {word:?}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_detail_is_one_word_of_its_own() {
+        for detail in Detail::ALL {
+            let json = serde_json::to_string(&detail).unwrap();
+            assert_eq!(json, format!("\"{}\"", detail.as_str()));
+            assert_eq!(serde_json::from_str::<Detail>(&json).unwrap(), detail);
+        }
+        assert!(serde_json::from_str::<Detail>("\"asleep\"").is_err());
     }
 }

@@ -250,8 +250,9 @@ impl FakeKernel {
         let status = (!run.script.status_lost).then_some(status);
         run.main = Main::Reaped(pid, status);
         let (counters, children, stolen) = (run.counters, run.script.children, run.script.stolen);
+        let populated = run.populated();
         world.pids.remove(&pid);
-        world.tell(id, KernelEventKind::Exited { status, counters });
+        world.tell(id, KernelEventKind::Exited { status, counters, populated });
         if let Children::Brief(after) = children {
             let id = id.clone();
             self.later(world, after.max(Duration::from_millis(1)), move |this, world| this.children_end(world, &id));
@@ -394,13 +395,13 @@ impl Kernel for FakeKernel {
             .iter()
             .filter_map(|(id, run)| match run.main {
                 Main::Reaped(_, status) if id.worker == *worker && !run.removing => {
-                    Some((id.clone(), status, run.counters))
+                    Some((id.clone(), status, run.counters, run.populated()))
                 }
                 _ => None,
             })
             .collect();
-        for (id, status, counters) in untold {
-            world.tell(&id, KernelEventKind::Exited { status, counters });
+        for (id, status, counters, populated) in untold {
+            world.tell(&id, KernelEventKind::Exited { status, counters, populated });
         }
     }
 

@@ -87,7 +87,7 @@ async fn a_run_that_ends_is_reported_once_and_leaves_no_directory() {
     assert!(events.iter().map(|e| e.seq).eq(1..=events.len() as u64), "gapless from 1");
     let kinds: Vec<_> =
         events.iter().map(|e| serde_json::to_value(e).unwrap()["kind"].as_str().unwrap().to_owned()).collect();
-    let expected = ["state", "state", "started", "state", "exited", "state", "usage", "decision", "state"];
+    let expected = ["state", "state", "started", "state", "exited", "usage", "decision", "state"];
     assert_eq!(kinds, expected);
 }
 

@@ -93,6 +93,8 @@ pub(super) struct Life {
     pub(super) cgroup_gone: bool,
     /// Its launch was not answered in time, and it was killed for that.
     pub(super) overdue: bool,
+    /// Its main process left others behind when it ended.
+    pub(super) left_behind: bool,
 }
 
 /// The main process.
@@ -365,7 +367,7 @@ impl State {
                     Rest::Failed => StoppedDetail::Failed,
                 }),
             ),
-            Phase::Waiting { due } => (Stopped, Detail::Stopped(StoppedDetail::Waiting { until: *due })),
+            Phase::Waiting { .. } => (Stopped, Detail::Stopped(StoppedDetail::Waiting)),
             Phase::Preparing { .. } => (Starting, Detail::Preparing),
             Phase::Launching { .. } => (Starting, Detail::Launching),
             Phase::Running { .. } => (Running, Detail::Running(Readiness::Ready)),
@@ -391,6 +393,7 @@ impl Life {
             asked: Asked::default(),
             pids_reported: false,
             cgroup_gone: false,
+            left_behind: false,
             overdue: false,
         }
     }

@@ -59,7 +59,9 @@ impl State {
         if state != before.0.state {
             t.s.since = t.now;
         }
-        if (state, detail) != (before.0.state, before.0.detail) {
+        // An empty cgroup has to be read to be empty, which takes no time worth telling.
+        let passing = matches!(&t.s.phase, Phase::Draining { life, .. } if !life.left_behind);
+        if (state, detail) != (before.0.state, before.0.detail) && !passing {
             t.emit(EventKind::State { state, detail });
         }
         if begin || before != (t.s.status(), t.s.leftovers.len()) {
@@ -124,11 +126,8 @@ impl Transition<'_> {
                 self.kill_again(life, Body::Unborn, After::Policy);
             }
             Phase::Terminating { life, main, after, .. } => {
-                let by = match life.asked.by() {
-                    Some(KilledBy::Stop) | None => KilledBy::StopTimeout,
-                    Some(by) => by,
-                };
-                self.kill_now(life, Body::Alive(main), by, after);
+                // Whoever asked for the stop, this is what it died of; who asked stands in the evidence.
+                self.kill_now(life, Body::Alive(main), KilledBy::StopTimeout, after);
             }
             Phase::Draining { life, remains, after, .. } => self.kill_again(life, Body::Gone(remains), after),
             Phase::Killing { life, body, give_up, after, .. } if give_up <= self.now => {
@@ -203,7 +202,11 @@ impl Transition<'_> {
         });
         self.s.cause = Some(cause.clone());
         let wall_ms = u64::try_from(ran.as_millis()).unwrap_or(u64::MAX);
-        let asked_by = life.asked.by();
+        // The timeout asked nobody: whose stop it was is what the evidence tells.
+        let asked_by = match (life.asked.kill, life.asked.stop) {
+            (Some(KilledBy::StopTimeout), Some((by, _))) => Some(by),
+            _ => life.asked.by(),
+        };
         let evidence = Box::new(Evidence { status, before, after, usage: None, asked_by, start_error, wall_ms });
         self.emit(EventKind::Exited { cause, confidence, evidence });
     }

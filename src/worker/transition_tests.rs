@@ -66,7 +66,8 @@ fn any_drawn() -> impl Strategy<Value = Drawn> {
         3 => (1..99).prop_map(|pid| KernelEventKind::Launched { pid }),
         2 => any_error().prop_map(KernelEventKind::LaunchFailed),
         2 => any_counters().prop_map(KernelEventKind::Counted),
-        4 => (status, any_counters()).prop_map(|(status, counters)| KernelEventKind::Exited { status, counters }),
+        4 => (status, any_counters(), any::<bool>())
+            .prop_map(|(status, counters, populated)| KernelEventKind::Exited { status, counters, populated }),
         5 => any_counters().prop_map(|counters| KernelEventKind::Unpopulated { usage: Usage::default(), counters }),
         3 => Just(KernelEventKind::Removed),
         1 => Just(KernelEventKind::CgroupGone),
@@ -178,7 +179,7 @@ impl Witness {
 
 fn what_can_never_come_has_a_deadline(state: &State) -> bool {
     match state.public() {
-        (Public::Starting, Detail::Launching) | (Public::Stopped, Detail::Stopped(StoppedDetail::Waiting { .. })) => {
+        (Public::Starting, Detail::Launching) | (Public::Stopped, Detail::Stopped(StoppedDetail::Waiting)) => {
             state.deadline().is_some()
         }
         (Public::Stopping, _) => state.deadline().is_some() || matches!(state.phase, Phase::Stuck { .. }),
@@ -272,7 +273,7 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
     // And a kernel that tells how it ends clears it.
     for kind in [
         KernelEventKind::LaunchFailed(StartError::os(Stage::Exec, "it", 2)),
-        KernelEventKind::Exited { status: None, counters: Counters::default() },
+        KernelEventKind::Exited { status: None, counters: Counters::default(), populated: false },
         KernelEventKind::Unpopulated { usage: Usage::default(), counters: Counters::default() },
     ] {
         let run = state.run();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::words::{duration, inert, size};
-use crate::model::{Counters, Detail, Event, EventKind, StoppedDetail, WorkerId, WorkerStatus};
+use crate::model::{Counters, Detail, Event, EventKind, MemoryEvents, StoppedDetail, WorkerId, WorkerStatus};
 use crate::spec::types::{Limits, Worker};
 
 /// Gathers from events; prints once.
@@ -92,21 +92,25 @@ fn state(status: &WorkerStatus) -> String {
 
 impl Acts {
     fn add(&mut self, growth: Counters) {
-        self.oom_kills += growth.memory.or(growth.local).map_or(0, |memory| memory.oom_kill);
+        // A kill of the whole group is one, however many processes it took; the kernel's own count of those is not exact.
+        let kills = |memory: MemoryEvents| match memory.oom_group_kill {
+            0 => memory.oom_kill,
+            groups => groups,
+        };
+        self.oom_kills += growth.memory.or(growth.local).map_or(0, kills);
         self.refused_forks += growth.pids_max.unwrap_or(0);
     }
 }
 
 impl Tally {
-    /// `memory.max 16 MiB: oom_kill 3`: only what acted. The kernel's own word, because it is no exact number of
-    /// processes.
+    /// `memory.max 16 MiB: 3 OOM kills`: only what acted.
     fn enforced(&self) -> String {
         let mut acted = Vec::new();
         let oom_kills = self.ended.oom_kills + self.living.oom_kills;
         let refused_forks = self.ended.refused_forks + self.living.refused_forks;
         if oom_kills > 0 {
             let limit = self.limits.memory.max.map_or("memory".into(), |max| format!("memory.max {}", size(max)));
-            acted.push(format!("{limit}: oom_kill {oom_kills}"));
+            acted.push(format!("{limit}: {oom_kills} OOM kill{}", if oom_kills == 1 { "" } else { "s" }));
         }
         if refused_forks > 0 {
             let limit = self.limits.pids.max.map_or("pids".into(), |max| format!("pids.max {max}"));

@@ -97,7 +97,9 @@ impl Pump {
             FromKeeper::Exited { run, status, .. } => {
                 // Now: everything the kernel counted up to this death is visible, and nothing has been removed.
                 let counters = self.inner.count(&run).map(|(_, now)| now).unwrap_or_default();
-                self.inner.tell(&run, KernelEventKind::Exited { status: Some(status), counters });
+                // Unreadable is not empty.
+                let populated = self.inner.dir(&run).is_none_or(|dir| dir.populated().unwrap_or(true));
+                self.inner.tell(&run, KernelEventKind::Exited { status: Some(status), counters, populated });
             }
             FromKeeper::Hello { .. } | FromKeeper::Listed | FromKeeper::Ping { .. } => {
                 tracing::debug!(?message, "nothing to do");

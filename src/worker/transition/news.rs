@@ -17,7 +17,7 @@ impl Transition<'_> {
             KernelEventKind::Launched { pid } => self.launched(pid),
             KernelEventKind::LaunchFailed(error) => self.launch_failed(error),
             KernelEventKind::Counted(counters) => self.counted(counters),
-            KernelEventKind::Exited { status, counters } => self.exited(status, counters),
+            KernelEventKind::Exited { status, counters, populated } => self.exited(status, counters, populated),
             KernelEventKind::Unpopulated { usage, counters } => self.unpopulated(usage, counters),
             KernelEventKind::CgroupGone => self.cgroup_gone(),
             KernelEventKind::Removed => {}
@@ -133,7 +133,7 @@ impl Transition<'_> {
         self.emit(EventKind::Violation { resource, severity, observed, counters });
     }
 
-    fn exited(&mut self, status: Option<ExitStatus>, counters: Counters) {
+    fn exited(&mut self, status: Option<ExitStatus>, counters: Counters, populated: bool) {
         // Before the phase is taken apart: an OOM kill that ended it is a violation as well.
         let lived = matches!(
             self.s.phase,
@@ -149,6 +149,7 @@ impl Transition<'_> {
         let takes_all = self.s.oom_takes_all();
         let now = self.now;
         let Some(life) = self.s.phase.life_mut() else { return };
+        life.left_behind = populated;
         let before = life.readings.before_exit(takes_all, now);
         let grown = life.readings.read(counters, takes_all, now);
         self.violations(grown);
@@ -192,7 +193,7 @@ impl Transition<'_> {
             }
             Timing::Stuck => Phase::Stuck { life, body: Body::Gone(remains), after },
             Timing::Fresh | Timing::Asked { .. } => {
-                if !asked_all {
+                if populated && !asked_all {
                     self.signal(SIGTERM, Target::All);
                 }
                 let kill_at = match timing {
