@@ -6,6 +6,7 @@ use clap::Parser;
 use pinfold::{
     cli::{
         args::{Cli, Command},
+        doctor,
         exit::{Exit, Failure, chain},
         paths::{self, Who},
         run, schema, validate, version,
@@ -89,6 +90,13 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
             anstream::print!("{}", version::text(args.output.output));
             Ok(Exit::Ok)
         }
-        Command::Doctor(_) => Err(Failure::Usage("not merged yet".to_owned())),
+        Command::Doctor(args) => {
+            let width =
+                rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col).filter(|w| *w > 0);
+            let place = paths::cgroup_root(&globals, &who);
+            let (text, exit) = doctor::doctor(place.as_deref(), args.output.output, width)?;
+            anstream::print!("{text}");
+            Ok(exit)
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! interface a user scripts against: events, `--report` and `status -o json` all show them.
 
 mod cause;
+mod check;
 mod counters;
 mod event;
 mod id;
@@ -14,6 +15,7 @@ mod status;
 mod time;
 
 pub use cause::{Confidence, ExitCause, ExitStatus, KilledBy, OomScope, UnknownWhy};
+pub use check::{Check, Soundness};
 pub use counters::{Counters, MemoryEvents, Usage};
 pub use event::{KernelEvent, KernelEventKind, Target};
 pub use id::{BadWorkerId, RunId, WorkerId};

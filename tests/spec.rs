@@ -3,6 +3,8 @@
 //!
 //! `PINFOLD_BLESS=1` rewrites the expected texts; read the difference before committing it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by failing")]
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -325,6 +327,10 @@ fn problems_come_from_all_files_in_their_order() {
 mod hostile {
     use super::*;
 
+    fn lines(count: usize, line: impl Fn(usize) -> String) -> String {
+        (0..count).map(line).collect::<Vec<_>>().join("\n")
+    }
+
     #[test]
     fn a_file_above_1_mib_is_refused_before_it_is_parsed() {
         let mut bytes = b"\xff\xff\xff not YAML: [".to_vec();
@@ -348,17 +354,17 @@ mod hostile {
             let [problem] = refused.0.as_slice() else { panic!("{refused}") };
             assert!(problem.column < 1000, "{open:?} was read up to column {}", problem.column);
         }
-        let stairs: String = (0..1000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+        let stairs = lines(1000, |depth| format!("{}a:", " ".repeat(depth)));
         let refused = load(&[text("stairs", &stairs)]).unwrap_err();
         assert!(refused.0[0].line < 100, "{refused}");
     }
 
     #[test]
     fn an_alias_bomb_is_refused_at_its_first_anchor_and_nothing_is_repeated() {
-        let mut bomb = String::from("a0: &a0 [x, x]\n");
-        for n in 1..40 {
-            bomb += &format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1);
-        }
+        let bomb = lines(40, |n| match n {
+            0 => "a0: &a0 [x, x]".to_owned(),
+            n => format!("a{n}: &a{n} [*a{}, *a{}]", n - 1, n - 1),
+        });
         let refused = load(&[text("bomb", &bomb)]).unwrap_err();
         assert!(refused.0[0].message.contains("anchor"), "{refused}");
     }
@@ -372,7 +378,7 @@ mod hostile {
 
     #[test]
     fn defaults_cannot_blow_up_a_file() {
-        let workers: String = (0..10_000).map(|n| format!("- {{id: w{n}, unit: {{command: [x]}}}}\n")).collect();
+        let workers = lines(10_000, |n| format!("- {{id: w{n}, unit: {{command: [x]}}}}"));
         let bomb = format!("defaults: {{env: {{A: {}}}}}\nworkers:\n{workers}", "x".repeat(500_000));
         let refused = load(&[text("bomb", &bomb)]).unwrap_err();
         assert!(refused.to_string().contains("more than 64 MiB"), "{refused}");
@@ -380,7 +386,7 @@ mod hostile {
 
     #[test]
     fn a_file_full_of_problems_gives_a_hundred_and_one() {
-        let many: String = (0..60_000).map(|n| format!("unknown{n}: 1\n")).collect();
+        let many = lines(60_000, |n| format!("unknown{n}: 1"));
         assert_eq!(load(&[text("many", &many)]).unwrap_err().0.len(), 101);
     }
 }

@@ -17,6 +17,9 @@ use pinfold::{
     model::{RunId, WorkerId},
 };
 
+/// Tells the places of one test process apart.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
 pub(crate) struct Place {
     pub(crate) situation: Situation,
     pub(crate) dir: Arc<Dir>,
@@ -26,7 +29,6 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "these tests make cgroups: run them as root");
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let situation = Situation::of_this_process().expect("a cgroup2 mount that shows our own cgroup");
         let above = Dir::open(&situation.mount.path).unwrap();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

@@ -13,9 +13,10 @@ use pinfold::{
             settle,
         },
         port::RunNote,
+        probe::{Facts, report},
         watch::{self, Hint, Interest},
     },
-    model::{Counters, RunId},
+    model::{Check, Counters, RunId},
 };
 
 use crate::fixture::{Place, Program, wait_until};
@@ -295,6 +296,24 @@ fn a_read_only_cgroup_file_system_is_refused() {
     let (in_it, below_it) = refused.join().unwrap();
     assert!(matches!(in_it, Err(PlaceError::ReadOnly { .. })), "{in_it:?}");
     assert!(matches!(below_it, Err(PlaceError::ReadOnly { .. })), "{below_it:?}");
+}
+
+#[test]
+fn the_probe_tries_everything_and_leaves_nothing() {
+    let place = Place::new();
+    let tree = settle(&place.situation, &place.dir.path().join("root"), false, &[]).unwrap();
+    let facts = Facts::gather(Some(&place.situation), Ok(&tree));
+    let found = facts.place.as_ref().unwrap();
+    assert_eq!(found.root, place.dir.path().join("root"));
+    assert_eq!(found.withheld, tree.withheld);
+    assert!(facts.launch.is_ok() && facts.pidfd && facts.pressure.readable, "{facts:?}");
+    assert_eq!(facts.own.as_deref(), Some(place.situation.own.as_str()));
+    let fatal: Vec<_> = report(&facts).into_iter().filter(Check::is_fatal).collect();
+    assert_eq!(fatal, []);
+    for dir in [&tree.workers, &tree.aux, &tree.runs] {
+        assert_eq!(dir.children().unwrap(), Vec::<String>::new());
+    }
+    println!("{}", pinfold::cli::doctor::render(&report(&facts), Some(110)));
 }
 
 #[test]

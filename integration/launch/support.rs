@@ -1,4 +1,6 @@
 //! A cgroup tree of a test's own, and a keeper whose supervisor is the test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helper fails as its test does")]
+#![allow(dead_code, reason = "each test file takes the part it needs")]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_bytes::ByteBuf;
 
 pub(crate) const MISBEHAVE: &str = env!("CARGO_BIN_EXE_pinfold-probe");
-const TESTBED: &str = env!("CARGO_BIN_EXE_pinfold-testbed");
+pub(crate) const TESTBED: &str = env!("CARGO_BIN_EXE_pinfold-testbed");
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A cgroup v2 directory of the test's own; everything in it is killed and removed in the end.
@@ -121,6 +123,11 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) fn start(method: &str) -> Self {
+        Self::start_with(method, |_, _| {})
+    }
+
+    /// With a change to the command that becomes the keeper; it is told the directory of the test.
+    pub(crate) fn start_with(method: &str, change: impl FnOnce(&mut Command, &Path)) -> Self {
         let tree = Tree::new();
         for leaf in ["supervisor", "logger"] {
             tree.make(leaf);
@@ -132,14 +139,10 @@ impl Bed {
         rustix::net::bind(&listener, &SocketAddrUnix::new(&control).unwrap()).unwrap();
         rustix::net::listen(&listener, 8).unwrap();
         let stderr = std::fs::File::create(dir.path().join("stderr")).unwrap();
-        let keeper = Command::new(TESTBED)
-            .arg("start")
-            .args([&tree.root, &control])
-            .arg(method)
-            .stdin(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(TESTBED);
+        command.arg("start").args([&tree.root, &control]).arg(method).stdin(Stdio::null()).stderr(stderr);
+        change(&mut command, dir.path());
+        let keeper = command.spawn().unwrap();
         Self { tree, keeper, dir, listener }
     }
 
@@ -175,12 +178,12 @@ impl Bed {
     }
 
     /// Asks for a launch in a fresh cgroup.
-    pub(crate) fn launch(&self, fake: &mut Fake, plan: &LaunchPlan) {
+    pub(crate) fn launch(&self, fake: &Fake, plan: &LaunchPlan) {
         let cgroup = self.tree.make(&plan.cgroup_name);
         self.launch_in(fake, plan, cgroup.as_fd());
     }
 
-    pub(crate) fn launch_in(&self, fake: &mut Fake, plan: &LaunchPlan, cgroup: BorrowedFd<'_>) {
+    pub(crate) fn launch_in(&self, fake: &Fake, plan: &LaunchPlan, cgroup: BorrowedFd<'_>) {
         let run = RunId::from_dir_name(&plan.cgroup_name).unwrap();
         let body = transport::seal_body(plan).unwrap();
         let logs = self.logs(&run);

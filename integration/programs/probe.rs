@@ -62,6 +62,7 @@ fn report_self() {
     };
     println!("session {}", of(rustix::process::getsid(None)));
     println!("group {}", of(rustix::process::getpgid(None)));
+    println!("foreground {}", of(rustix::termios::tcgetpgrp(std::io::stdin())));
     println!("cwd {}", std::env::current_dir().unwrap_or_default().display());
     println!("nice {}", rustix::process::getpriority_process(None).unwrap_or(99));
     println!("oom_score_adj {}", std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default().trim());
@@ -87,9 +88,9 @@ fn wait_for_ever() {
 
 /// Leaves a grandchild in a session of its own, and ends.
 fn double_fork() -> ExitCode {
-    let grandchild =
-        std::process::Command::new("/bin/sh").args(["-c", "setsid sh -c 'echo $$; exec sleep 1000' & wait $!"]).spawn();
-    if grandchild.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let script = "setsid sh -c 'echo $$; exec sleep 1000' &";
+    let child = std::process::Command::new("/bin/sh").args(["-c", script]).status();
+    if child.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn count(lines: i64) -> ExitCode {

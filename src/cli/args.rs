@@ -48,20 +48,28 @@ pub enum Command {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Globals {
-    /// Config file; may be given several times, files are merged [env: `PINFOLD_CONFIG`]
-    #[arg(long, value_name = "FILE")]
+    /// Config file; may be given several times, files are merged.
+    #[arg(
+        long,
+        help = "Config file; may be given several times, files are merged [env: PINFOLD_CONFIG]",
+        value_name = "FILE"
+    )]
     pub config: Vec<PathBuf>,
-    /// Directory for sockets and locks [env: `PINFOLD_RUNTIME_DIR`]
-    #[arg(long, value_name = "DIR")]
+    /// Directory for sockets and locks.
+    #[arg(long, help = "Directory for sockets and locks [env: PINFOLD_RUNTIME_DIR]", value_name = "DIR")]
     pub runtime_dir: Option<PathBuf>,
-    /// Directory for the database and the logs [env: `PINFOLD_STATE_DIR`]
-    #[arg(long, value_name = "DIR")]
+    /// Directory for the database and the logs.
+    #[arg(long, help = "Directory for the database and the logs [env: PINFOLD_STATE_DIR]", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Socket of the API [env: `PINFOLD_SOCKET`]
-    #[arg(long, value_name = "PATH")]
+    /// Socket of the API.
+    #[arg(long, help = "Socket of the API [env: PINFOLD_SOCKET]", value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// cgroup to work in, instead of the one pinfold finds for itself [env: `PINFOLD_CGROUP_ROOT`]
-    #[arg(long, value_name = "PATH")]
+    /// cgroup to work in, instead of the one pinfold finds for itself.
+    #[arg(
+        long,
+        help = "cgroup to work in, instead of the one pinfold finds for itself [env: PINFOLD_CGROUP_ROOT]",
+        value_name = "PATH"
+    )]
     pub cgroup_root: Option<PathBuf>,
 }
 
@@ -90,7 +98,7 @@ pub enum OnTerm {
     /// Stop every worker, then end.
     #[default]
     Stop,
-    /// End and leave the workers running; the next `up` takes them over.
+    /// End and leave the workers running; the next up takes them over.
     Detach,
 }
 
@@ -98,6 +106,7 @@ pub enum OnTerm {
 #[derive(Debug, Args)]
 pub struct Up {
     /// Config files, beside those of --config
+    #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// What SIGTERM does
     #[arg(long, value_name = "WHAT", default_value = "stop")]
@@ -112,31 +121,31 @@ pub struct Up {
 /// `pinfold run`. Numbers, sizes, durations and signals are kept as they were typed: `spec` reads them, by the rules of the
 /// config, so that a flag and its key can never differ.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Limits")]
+#[command(override_usage = "pinfold run [OPTIONS] [--] CMD [ARG]...")]
 pub struct Run {
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
-    /// Memory, enforced by the OOM killer: `memory.max` (256M, 1GiB)
-    #[arg(short = 'm', long, value_name = "SIZE")]
+    /// Memory, enforced by the OOM killer: memory.max (256M, 1GiB)
+    #[arg(short = 'm', long, value_name = "SIZE", help_heading = "Limits")]
     pub memory: Option<String>,
-    /// Memory from where the kernel slows the command down and reclaims: `memory.high` (a size, or 90%)
-    #[arg(long, value_name = "SIZE|PERCENT")]
+    /// Memory from where the kernel slows the command down and reclaims: memory.high (a size, or 90%)
+    #[arg(long, value_name = "SIZE|PERCENT", help_heading = "Limits")]
     pub memory_high: Option<String>,
-    /// Swap beside --memory: `memory.swap.max` (a size or max; without it none)
-    #[arg(long, value_name = "SIZE", requires = "memory")]
+    /// Swap beside --memory: memory.swap.max (a size or max; without it none)
+    #[arg(long, value_name = "SIZE", requires = "memory", help_heading = "Limits")]
     pub swap: Option<String>,
-    /// CPU time, in percent of one CPU: `cpu.max`
-    #[arg(long, value_name = "PERCENT")]
+    /// CPU time, in percent of one CPU: cpu.max
+    #[arg(long, value_name = "PERCENT", help_heading = "Limits")]
     pub cpu: Option<String>,
-    /// Share of the CPU under contention: `cpu.weight` (1 to 10000, others have 100)
-    #[arg(long, value_name = "WEIGHT")]
+    /// Share of the CPU under contention: cpu.weight (1 to 10000, others have 100)
+    #[arg(long, value_name = "WEIGHT", help_heading = "Limits")]
     pub cpu_weight: Option<String>,
-    /// Processes and threads: `pids.max`
-    #[arg(long, value_name = "N")]
+    /// Processes and threads: pids.max
+    #[arg(long, value_name = "N", help_heading = "Limits")]
     pub pids: Option<String>,
-    /// Rates of the disk that holds PATH: `io.max` (/data:wbps=20M,riops=500); may be given several times
-    #[arg(long, value_name = "PATH:KEY=RATE,…")]
+    /// Rates of the disk that holds PATH: io.max (/data:wbps=20M,riops=500); may be given several times
+    #[arg(long, value_name = "PATH:KEY=RATE,…", help_heading = "Limits")]
     pub io: Vec<String>,
     /// Stop the command after this time and exit with 124 (30s, 1m30s)
     #[arg(long, value_name = "DURATION", help_heading = "Time")]
@@ -172,7 +181,8 @@ pub struct Run {
 /// `pinfold validate`.
 #[derive(Debug, Args)]
 pub struct Validate {
-    /// Config files, beside those of --config; without any, the files that `up` would read
+    /// Config files, beside those of --config; without any, the files that up would read
+    #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// `-o`.
     #[command(flatten)]

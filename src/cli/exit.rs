@@ -1,7 +1,5 @@
 //! What we end with: the one table of exit codes, and the one place where an error is printed.
 
-use std::fmt::Write;
-
 use nix::libc;
 
 use super::render::inert;
@@ -108,10 +106,10 @@ pub fn of_start_error(error: &StartError) -> Exit {
 /// A command that could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The command line is wrong where clap cannot know it.
+    /// The command line is wrong where clap cannot know it; each problem is a line.
     #[error("{0}")]
     Usage(String),
-    /// The configuration is wrong; every problem in one text of several lines.
+    /// The configuration is wrong: the loader's text, with an excerpt below each problem.
     #[error("{0}")]
     Config(String),
     /// The operation failed.
@@ -132,15 +130,6 @@ pub enum Failure {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// `run`: the command could not be started.
-    #[error("cannot start {program}")]
-    Start {
-        /// Its first word.
-        program: String,
-        /// The step and the reason.
-        #[source]
-        source: StartError,
-    },
 }
 
 impl Failure {
@@ -157,25 +146,22 @@ impl Failure {
             Self::Failed { source, .. } if denied(source.as_ref()) => Exit::NotPermitted,
             Self::Failed { .. } => Exit::Failed,
             Self::Run { .. } => Exit::RunFailed,
-            Self::Start { source, .. } => of_start_error(source),
         }
     }
 
     /// The error and its whole chain of reasons in one line: `pinfold: cannot read /x: Permission denied`.
     #[must_use]
     pub fn sentence(&self) -> String {
-        // The loader's text has several lines, all of its own making; no other error has.
-        let said = match self {
-            Self::Config(problems) => problems.lines().map(inert).collect::<Vec<_>>().join("\n"),
-            _ => chain(self),
+        // Several problems are several lines, all of our own making; no other error has more than one.
+        let lines = |problems: &str, before: &str| {
+            problems.lines().map(|line| format!("{before}{}", inert(line))).collect::<Vec<_>>().join("\n")
         };
-        let mut text = format!("pinfold: {said}");
-        if let Self::Start { source, .. } = self
-            && let Some(hint) = hint(source)
-        {
-            write!(text, "; {hint}").unwrap_or_default();
+        match self {
+            Self::Usage(problems) => return lines(problems, "pinfold: "),
+            Self::Config(problems) => return format!("pinfold: {}", lines(problems, "")),
+            _ => {}
         }
-        text
+        format!("pinfold: {}", chain(self))
     }
 }
 
@@ -208,13 +194,6 @@ fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
         next = error.source();
     }
     false
-}
-
-fn hint(error: &StartError) -> Option<&'static str> {
-    match (error.stage, error.errno) {
-        (Stage::Exec, libc::ENOEXEC) => Some("a script needs a first line like #!/bin/sh"),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -256,11 +235,7 @@ mod tests {
         let failure = Failure::failed("cannot write /x/\u{1b}y", denied);
         assert_eq!(failure.sentence(), r"pinfold: cannot write /x/\u{1b}y: Permission denied");
         assert_eq!(failure.exit().code(), 5);
-        let failure =
-            Failure::Start { program: "srv".into(), source: StartError::os(Stage::Exec, "/bin/srv", libc::ENOEXEC) };
-        assert_eq!(
-            failure.sentence(),
-            "pinfold: cannot start srv: exec /bin/srv: Exec format error; a script needs a first line like #!/bin/sh"
-        );
+        let two = Failure::Usage("--cpu: wrong\n--pids: \u{1b}wrong".into());
+        assert_eq!(two.sentence(), "pinfold: --cpu: wrong\npinfold: --pids: \\u{1b}wrong");
     }
 }

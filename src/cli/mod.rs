@@ -4,6 +4,7 @@
 //! processes are the composition root's (`crate::daemon`).
 
 pub mod args;
+pub mod doctor;
 pub mod exit;
 pub mod paths;
 pub mod render;

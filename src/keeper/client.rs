@@ -39,7 +39,7 @@ struct Shared {
     more: Notify,
 }
 
-/// News and the pidfd beside it ([`FromKeeper::Launched`] only).
+/// News and the pidfd beside it: with [`FromKeeper::Launched`], unless our descriptor limit did not allow it.
 pub type News = (FromKeeper, Option<OwnedFd>);
 
 /// Takes over the keeper's socket, as [`super::role::begin`] returns it, and says hello. The keeper's own hello is the
@@ -181,11 +181,7 @@ impl Events {
                 self.shared.send(&ToKeeper::Pong { nonce }, Vec::new())?;
                 Ok(None)
             }
-            message @ FromKeeper::Launched { .. } => {
-                let [pidfd] = transport::exactly(got.fds)?;
-                Ok(Some((message, Some(pidfd))))
-            }
-            message => Ok(Some((message, None))),
+            message => Ok(Some((message, got.fds.into_iter().next()))),
         }
     }
 
@@ -204,5 +200,85 @@ impl Events {
             (Err(e), None) if e.kind() != io::ErrorKind::WouldBlock => Err(TransportError::Io(e)),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Mono, WorkerId};
+
+    fn run(number: u32) -> RunId {
+        RunId::new(WorkerId::new("a").unwrap(), number)
+    }
+
+    #[tokio::test]
+    async fn requests_beyond_the_sockets_room_arrive_in_order_once_there_is_room() {
+        let (supervisors, keepers) = transport::pair().unwrap();
+        let (client, mut events) = connect(supervisors).unwrap();
+        for number in 1..=500 {
+            client.ack(&run(number)).unwrap();
+        }
+        let keeper = std::thread::spawn(move || {
+            let mut inbox = Inbox::default();
+            let mut numbers = Vec::new();
+            while numbers.len() < 500 {
+                let mut poll = [rustix::event::PollFd::new(&keepers, rustix::event::PollFlags::IN)];
+                rustix::event::poll(&mut poll, None).unwrap();
+                match inbox.recv::<ToKeeper>(keepers.as_fd()) {
+                    Ok(got) => match got.message {
+                        ToKeeper::Hello { version: VERSION } => {}
+                        ToKeeper::Ack { run } => numbers.push(run.number),
+                        other => panic!("{other:?}"),
+                    },
+                    Err(TransportError::WouldBlock) => {}
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            transport::send(keepers.as_fd(), &transport::encode(&FromKeeper::Listed).unwrap(), &[]).unwrap();
+            numbers
+        });
+        assert_eq!(events.next().await.unwrap().0, FromKeeper::Listed);
+        assert_eq!(keeper.join().unwrap(), (1..=500).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn pings_are_answered_without_being_told_and_a_dead_keeper_is_told() {
+        let (supervisors, keepers) = transport::pair().unwrap();
+        let (_client, mut events) = connect(supervisors).unwrap();
+        let tell = |message: &FromKeeper, fds: &[BorrowedFd<'_>]| {
+            transport::send(keepers.as_fd(), &transport::encode(message).unwrap(), fds).unwrap();
+        };
+        tell(&FromKeeper::Ping { nonce: 77 }, &[]);
+        tell(&FromKeeper::Launched { run: run(1), pid: 5, at: Mono::default() }, &[keepers.as_fd()]);
+        let (message, pidfd) = events.next().await.unwrap();
+        assert!(matches!(message, FromKeeper::Launched { pid: 5, .. }) && pidfd.is_some());
+        let mut inbox = Inbox::default();
+        let said: Vec<_> = (0..2).map(|_| inbox.recv::<ToKeeper>(keepers.as_fd()).unwrap().message).collect();
+        assert_eq!(said, [ToKeeper::Hello { version: VERSION }, ToKeeper::Pong { nonce: 77 }]);
+        drop((pidfd, keepers));
+        assert!(matches!(events.next().await, Err(TransportError::Gone)));
+    }
+
+    #[tokio::test]
+    async fn a_request_wakes_an_events_loop_that_already_waits() {
+        let (supervisors, keepers) = transport::pair().unwrap();
+        let (client, mut events) = connect(supervisors).unwrap();
+        let events = tokio::spawn(async move { events.next().await.map(|(message, _)| message) });
+        tokio::task::yield_now().await;
+        for number in 1..=50 {
+            client.ack(&run(number)).unwrap();
+        }
+        let mut inbox = Inbox::default();
+        let mut got = 0;
+        while got < 51 {
+            match inbox.recv::<ToKeeper>(keepers.as_fd()) {
+                Ok(_) => got += 1,
+                Err(TransportError::WouldBlock) => tokio::task::yield_now().await,
+                Err(e) => panic!("{e}"),
+            }
+        }
+        drop(keepers);
+        assert!(matches!(events.await.unwrap(), Err(TransportError::Gone)));
     }
 }

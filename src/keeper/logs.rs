@@ -36,7 +36,11 @@ impl Ends {
             // The read end only: the flag belongs to the open file, and each end is one of its own.
             rustix::io::ioctl_fionbio(&read, true)?;
             if let Some(uid) = uid {
-                rustix::fs::fchown(&write, Some(rustix::process::Uid::from_raw(uid)), None)?;
+                match rustix::fs::fchown(&write, Some(rustix::process::Uid::from_raw(uid)), None) {
+                    // Without privileges: then the child's own setresuid says so, in better words.
+                    Ok(()) | Err(rustix::io::Errno::PERM) => {}
+                    Err(e) => return Err(e),
+                }
             }
             Ok((read, write))
         };
@@ -147,6 +151,10 @@ impl Logs {
                 }
                 Err(TransportError::WouldBlock) => return true,
                 Err(TransportError::Gone) => return false,
+                Err(TransportError::Io(e)) => {
+                    say("keeper", &format_args!("from the logger: {e}"));
+                    return false;
+                }
                 Err(e) => say("keeper", &format_args!("from the logger: {}", chain(&e))),
             }
         }

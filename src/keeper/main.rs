@@ -281,7 +281,10 @@ impl Keeper {
                     self.obey(got.message, got.fds, now);
                 }
                 Err(TransportError::WouldBlock) => return,
-                Err(TransportError::Gone) => {
+                Err(e @ (TransportError::Gone | TransportError::Io(_))) => {
+                    if let TransportError::Io(e) = e {
+                        say("keeper", &format_args!("from the supervisor: {e}"));
+                    }
                     let socket = self.supervisor.hang_up(now);
                     return self.close(socket);
                 }
@@ -332,8 +335,9 @@ impl Keeper {
     fn watch_launch(&mut self, token: u64) {
         let Some(launch) = self.runs.in_flight(token) else { return };
         let data = epoll::EventData::new_u64(token + FIRST_LAUNCH);
-        // Without it the child's end, or the launch's deadline, still tells.
-        if let Err(e) = epoll::add(&self.epoll, &launch.child.confirm, data, epoll::EventFlags::IN) {
+        // No flag: only the pipe's end wakes us, with everything in it, instead of "about to exec" and then the end.
+        // Where this fails, the child's own end or the launch's deadline still tells.
+        if let Err(e) = epoll::add(&self.epoll, &launch.child.confirm, data, epoll::EventFlags::empty()) {
             say("keeper", &format_args!("epoll: {e}"));
         }
     }
@@ -373,6 +377,7 @@ impl Keeper {
         }
         self.logs.attach(&run, launch.logs, launch.ends);
         if large {
+            drop((launch.plan, launch.cgroup));
             launch::give_back();
         }
     }

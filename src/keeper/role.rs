@@ -5,7 +5,7 @@
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use serde_bytes::ByteBuf;
@@ -138,12 +138,4 @@ pub fn raise_descriptor_limit() -> io::Result<rustix::process::Rlimit> {
     let before = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum })?;
     Ok(before)
-}
-
-/// Whether something is there to be read, without waiting.
-#[must_use]
-pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
-    let mut poll = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready == 1)
 }

@@ -70,9 +70,7 @@ pub const ROLE: &str = "__keeper";
 
 impl Setup {
     /// Becomes the keeper. Returns only where that fails.
-    ///
-    /// # Errors
-    /// Always.
+    #[must_use]
     pub fn become_keeper(self) -> io::Error {
         match self.hand_over() {
             Ok(stdin) => {

@@ -20,8 +20,13 @@ impl Signals {
     pub(super) fn block() -> io::Result<Self> {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
-        FORWARDED.into_iter().for_each(|signal| mask.add(signal));
-        mask.thread_block()?;
+        for signal in FORWARDED {
+            mask.add(signal);
+        }
+        // Blocked and never read: a keeper stopped by Ctrl-Z would reap nobody.
+        let mut all = mask;
+        all.add(Signal::SIGTSTP);
+        all.thread_block()?;
         Ok(Self { fd: SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
     }
 

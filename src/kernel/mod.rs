@@ -8,5 +8,6 @@ pub mod note;
 pub mod pidfd;
 pub mod place;
 pub mod port;
+pub mod probe;
 pub mod signals;
 pub mod watch;

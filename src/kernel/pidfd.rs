@@ -195,23 +195,42 @@ pub(super) unsafe fn own(fd: i32) -> OwnedFd {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
-    use std::process::Command;
+
+    use serde_bytes::ByteBuf;
 
     use super::*;
+    use crate::kernel::launch::plan::{LaunchPlan, Rlimit, Session};
+    use crate::kernel::launch::{Child, Progress, spawn_here};
 
-    fn ends_by(script: &str) -> ExitStatus {
-        let child = Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
-        let pidfd = open(pid).unwrap();
-        let status = reap_blocking(Whom::PidFd(pidfd.as_fd())).unwrap();
-        assert_eq!(peek(Whom::Pid(pid)).unwrap_err().raw_os_error(), Some(libc::ECHILD), "reaped once");
-        status
+    /// Not by std: ours resets dispositions and mask, which a test runner can have set for signal 32.
+    fn launch(argv: &[&str], stdin: BorrowedFd<'_>) -> Child {
+        let plan = LaunchPlan {
+            cgroup_name: String::new(),
+            candidates: vec![ByteBuf::from(argv[0])],
+            argv: argv.iter().map(|a| ByteBuf::from(*a)).collect(),
+            env: Vec::new(),
+            working_directory: ByteBuf::from("/"),
+            ids: None,
+            umask: 0o022,
+            rlimits: vec![Rlimit { resource: libc::RLIMIT_CORE, soft: 0, hard: 0 }],
+            nice: None,
+            oom_score_adj: 0,
+            session: Session::New,
+        };
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let mut child = spawn_here(&plan, [stdin, null.as_fd(), null.as_fd()]).unwrap();
+        assert_eq!(child.confirm.wait(), Progress::Execed);
+        child
     }
 
     #[test]
-    fn every_exit_code_is_told() {
+    fn every_exit_code_is_told_once() {
+        let null = std::fs::File::open("/dev/null").unwrap();
         for code in 0..=255 {
-            assert_eq!(ends_by(&format!("exit {code}")), ExitStatus::Exited { code });
+            let child = launch(&["/bin/sh", "-c", &format!("exit {code}")], null.as_fd());
+            let status = reap_blocking(Whom::PidFd(child.pidfd.as_fd())).unwrap();
+            assert_eq!(status, ExitStatus::Exited { code });
+            assert_eq!(peek(Whom::Pid(child.pid)).unwrap_err().raw_os_error(), Some(libc::ECHILD));
         }
     }
 
@@ -220,51 +239,43 @@ mod tests {
         // Default is not to end: signal(7).
         let harmless = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
         let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+        let null = std::fs::File::open("/dev/null").unwrap();
         for signal in (1..=64).filter(|s| !harmless.contains(s) && !stops.contains(s)) {
-            // Ours, not std's: it resets dispositions and mask, which a test runner can have set for signal 32.
-            let child = launch_sleep();
+            let child = launch(&["/bin/sleep", "60"], null.as_fd());
             super::signal(child.pidfd.as_fd(), signal).unwrap();
             let status = reap_blocking(Whom::Pid(child.pid)).unwrap();
-            let ExitStatus::Signaled { signal: by, .. } = status else { panic!("{signal}: {status:?}") };
-            assert_eq!(by, signal);
+            assert!(matches!(status, ExitStatus::Signaled { signal: by, .. } if by == signal), "{signal}: {status:?}");
         }
-    }
-
-    fn launch_sleep() -> crate::kernel::launch::Child {
-        use crate::kernel::launch::{Progress, plan, spawn_here};
-        let plan = plan::LaunchPlan {
-            cgroup_name: String::new(),
-            candidates: vec![serde_bytes::ByteBuf::from(*b"/bin/sleep")],
-            argv: vec![serde_bytes::ByteBuf::from(*b"sleep"), serde_bytes::ByteBuf::from(*b"60")],
-            env: Vec::new(),
-            working_directory: serde_bytes::ByteBuf::from(*b"/"),
-            ids: None,
-            umask: 0o022,
-            rlimits: vec![plan::Rlimit { resource: libc::RLIMIT_CORE, soft: 0, hard: 0 }],
-            nice: None,
-            oom_score_adj: 0,
-            session: plan::Session::New,
-        };
-        let null = std::fs::File::open("/dev/null").unwrap();
-        let mut child = spawn_here(&plan, [null.as_fd(); 3]).unwrap();
-        assert_eq!(child.confirm.wait(), Progress::Execed);
-        child
     }
 
     #[test]
     fn a_peek_leaves_the_child_to_be_reaped() {
-        let child = Command::new("/bin/sh").args(["-c", "read x; exit 9"]).stdin(std::process::Stdio::piped()).spawn();
-        let mut child = child.unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
-        assert_eq!(peek(Whom::Pid(pid)).unwrap(), None);
-        drop(child.stdin.take());
-        let pidfd = open(pid).unwrap();
-        let mut poll = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        let (stdin, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let child = launch(&["/bin/sh", "-c", "read x; exit 9"], stdin.as_fd());
+        assert_eq!(peek(Whom::Pid(child.pid)).unwrap(), None);
+        assert_eq!(reap(Whom::PidFd(child.pidfd.as_fd())).unwrap(), None);
+        drop(ours);
+        let mut poll = [rustix::event::PollFd::new(&child.pidfd, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut poll, None).unwrap();
         for _ in 0..2 {
-            assert_eq!(peek(Whom::Pid(pid)).unwrap(), Some(ExitStatus::Exited { code: 9 }));
+            assert_eq!(peek(Whom::Pid(child.pid)).unwrap(), Some(ExitStatus::Exited { code: 9 }));
         }
-        assert_eq!(reap(Whom::Pid(pid)).unwrap(), Some(ExitStatus::Exited { code: 9 }));
+        assert_eq!(reap(Whom::Pid(child.pid)).unwrap(), Some(ExitStatus::Exited { code: 9 }));
+    }
+
+    #[test]
+    fn a_stop_and_a_continuation_are_each_told_once() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let child = launch(&["/bin/sleep", "60"], null.as_fd());
+        let tell = |signal, change| {
+            super::signal(child.pidfd.as_fd(), signal).unwrap();
+            while job_change(child.pid).unwrap() != Some(change) {}
+            assert_eq!(job_change(child.pid).unwrap(), None);
+        };
+        tell(libc::SIGSTOP, JobChange::Stopped);
+        tell(libc::SIGCONT, JobChange::Continued);
+        super::signal(child.pidfd.as_fd(), libc::SIGKILL).unwrap();
+        reap_blocking(Whom::Pid(child.pid)).unwrap();
     }
 
     #[test]

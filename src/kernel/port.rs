@@ -39,7 +39,8 @@ pub trait Kernel: Send + Sync + 'static {
     /// Where the kernel refuses.
     fn kill(&self, run: &RunId) -> Result<(), KernelError>;
 
-    /// Waits for `populated 0`. Answer: `Unpopulated`, as soon as it is so, however long it takes.
+    /// Waits for `populated 0`. Answer: `Unpopulated`, as soon as it is so, however long it takes; `CgroupGone` where the
+    /// directory is not there any more.
     /// Asked once the main process has been reaped, or for a run whose launch failed.
     fn drain(&self, run: &RunId);
 

@@ -42,6 +42,8 @@ use crate::{
 const FIRST_REST: Duration = Duration::from_secs(1);
 /// … up to this.
 const LONGEST_REST: Duration = Duration::from_secs(10);
+/// Where no watch is left for a run that drains, it is looked at this often, until it is empty.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Bytes read from inotify at once: about 250 events.
 const BUFFER: usize = 4096;
 
@@ -151,7 +153,7 @@ struct State {
     uses: HashMap<WatchDescriptor, Use>,
     parents: BTreeMap<PathBuf, WatchDescriptor>,
     /// When a resting watch is to be set again. An entry whose run is gone, or rests no more, means nothing.
-    resting: BinaryHeap<Reverse<(Mono, u64, RunId, Source)>>,
+    resting: BinaryHeap<Reverse<(Mono, u64, RunId, Rest)>>,
     /// Tells equal deadlines apart in the order they were made.
     serial: u64,
 }
@@ -161,7 +163,23 @@ struct Run {
     dir: Arc<Dir>,
     memory: File,
     pids: File,
-    drain: Option<WatchDescriptor>,
+    drain: Drain,
+}
+
+#[derive(Debug, Default)]
+enum Drain {
+    #[default]
+    No,
+    Watched(WatchDescriptor),
+    /// No watch was left: the serial of the next look.
+    Looked(u64),
+}
+
+/// What comes at a deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rest {
+    Counter(Source),
+    Drain,
 }
 
 #[derive(Debug, Default)]
@@ -222,7 +240,7 @@ impl Watches {
     /// Where a watch is refused. The run is known then all the same, with the watches it got.
     pub fn add(&self, run: &RunId, dir: &Arc<Dir>, interest: Interest) -> Result<(), WatchError> {
         let mut state = self.shared.lock();
-        let known = Run { dir: Arc::clone(dir), memory: File::default(), pids: File::default(), drain: None };
+        let known = Run { dir: Arc::clone(dir), memory: File::default(), pids: File::default(), drain: Drain::No };
         state.runs.insert(run.clone(), known);
         for (wanted, source) in [(interest.memory, Source::Memory), (interest.pids, Source::Pids)] {
             if wanted {
@@ -254,6 +272,8 @@ impl Watches {
     /// Waits for the end of a run: says whether it is populated now, and if so hints at every change from here on.
     /// Because it looks after the watch is set, no change is missed.
     ///
+    /// The run must have been [added](Self::add). Where no watch is left, it is looked at ten times a second instead.
+    ///
     /// # Errors
     /// Where neither a watch nor a look is possible. [`DirError::is_absent`] inside: the cgroup is gone.
     pub fn drain(&self, run: &RunId, dir: &Dir) -> Result<bool, WatchError> {
@@ -261,18 +281,25 @@ impl Watches {
         if !dir.populated()? {
             return Ok(false);
         }
-        {
-            let mut state = self.shared.lock();
-            if state.runs.get(run).is_some_and(|r| r.drain.is_some()) {
-                return Ok(dir.populated()?);
-            }
-            let watch = state.add(dir, "cgroup.events", WatchMask::MODIFY, &run.to_string())?;
-            state.uses.insert(watch.clone(), Use::Drain(run.clone()));
-            match state.runs.get_mut(run) {
-                Some(known) => known.drain = Some(watch),
-                None => state.drop_watch(Some(watch)),
+        let now = self.shared.clock.now();
+        let mut state = self.shared.lock();
+        if state.runs.get(run).is_some_and(|r| matches!(r.drain, Drain::No)) {
+            let drain = match state.add(dir, "cgroup.events", WatchMask::MODIFY, &run.to_string()) {
+                Ok(watch) => {
+                    state.uses.insert(watch.clone(), Use::Drain(run.clone()));
+                    Drain::Watched(watch)
+                }
+                Err(WatchError::NoneLeft { .. }) => {
+                    self.shared.sooner.notify_one();
+                    Drain::Looked(state.look_again(run, now))
+                }
+                Err(e) => return Err(e),
+            };
+            if let Some(known) = state.runs.get_mut(run) {
+                known.drain = drain;
             }
         }
+        drop(state);
         Ok(dir.populated()?)
     }
 
@@ -280,7 +307,11 @@ impl Watches {
     pub fn forget(&self, run: &RunId) {
         let mut state = self.shared.lock();
         if let Some(known) = state.runs.remove(run) {
-            for watch in [known.memory.watch, known.pids.watch, known.drain] {
+            let drain = match known.drain {
+                Drain::Watched(watch) => Some(watch),
+                Drain::No | Drain::Looked(_) => None,
+            };
+            for watch in [known.memory.watch, known.pids.watch, drain] {
                 state.drop_watch(watch);
             }
         }
@@ -350,8 +381,14 @@ impl State {
         file.noise = file.noise.saturating_add(1);
         file.rest = Some(serial);
         self.drop_watch(Some(watch));
-        self.resting.push(Reverse((now + rest, serial, run.clone(), source)));
+        self.resting.push(Reverse((now + rest, serial, run.clone(), Rest::Counter(source))));
         true
+    }
+
+    fn look_again(&mut self, run: &RunId, now: Mono) -> u64 {
+        self.serial += 1;
+        self.resting.push(Reverse((now + LOOK_AGAIN, self.serial, run.clone(), Rest::Drain)));
+        self.serial
     }
 
     fn drop_watch(&mut self, watch: Option<WatchDescriptor>) {
@@ -369,7 +406,21 @@ impl State {
         while let Some(Reverse((at, ..))) = self.resting.peek()
             && *at <= now
         {
-            let Some(Reverse((_, serial, run, source))) = self.resting.pop() else { return };
+            let Some(Reverse((_, serial, run, rest))) = self.resting.pop() else { return };
+            let source = match rest {
+                Rest::Counter(source) => source,
+                Rest::Drain => {
+                    let looked = |r: &Run| matches!(r.drain, Drain::Looked(s) if s == serial);
+                    if self.runs.get(&run).is_some_and(looked) {
+                        let next = self.look_again(&run, now);
+                        if let Some(known) = self.runs.get_mut(&run) {
+                            known.drain = Drain::Looked(next);
+                        }
+                        ready.push_back(Hint::PopulatedMaybe(run));
+                    }
+                    continue;
+                }
+            };
             match self.file(&run, source) {
                 Some(file) if file.rest == Some(serial) => file.rest = None,
                 _ => continue,
@@ -381,7 +432,7 @@ impl State {
                 if let Some(file) = self.file(&run, source) {
                     file.rest = Some(serial);
                 }
-                self.resting.push(Reverse((now + LONGEST_REST, serial, run.clone(), source)));
+                self.resting.push(Reverse((now + LONGEST_REST, serial, run.clone(), Rest::Counter(source))));
             }
             ready.push_back(Hint::Changed(run, source));
         }
@@ -569,6 +620,35 @@ mod tests {
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(f.pending().await, None);
         assert_eq!(f.watches.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_without_a_watch_is_looked_at_until_it_is_forgotten() {
+        let mut f = Fixture::new();
+        f.add(1, &[]);
+        let now = f.hints.clock.now();
+        {
+            let mut state = f.watches.shared.lock();
+            let serial = state.look_again(&run(1), now);
+            state.runs.get_mut(&run(1)).unwrap().drain = Drain::Looked(serial);
+        }
+        for _ in 0..3 {
+            assert_eq!(f.hints.next().await.unwrap(), Hint::PopulatedMaybe(run(1)));
+        }
+        assert_eq!(f.hints.clock.now().since(now).as_millis() / 100, 3);
+        f.watches.forget(&run(1));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(f.pending().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_lost_notification_makes_us_look_at_everything() {
+        let f = Fixture::new();
+        f.add(1, &["memory.events"]);
+        let state = f.watches.shared.lock();
+        let wd = state.uses.keys().next().unwrap().clone();
+        let lost = EventOwned { wd, mask: EventMask::Q_OVERFLOW, cookie: 0, name: None };
+        assert_eq!(state.meaning(&lost), Some(Hint::Rescan));
     }
 
     #[tokio::test]

@@ -113,7 +113,10 @@ impl Logger {
                     Err(e) => say("logger", &e),
                 },
                 Err(TransportError::WouldBlock) => return,
-                Err(TransportError::Gone) => {
+                Err(e @ (TransportError::Gone | TransportError::Io(_))) => {
+                    if let TransportError::Io(e) = e {
+                        say("logger", &format_args!("from the keeper: {e}"));
+                    }
                     self.out.clear();
                     self.keeper = None;
                     self.leave_stderr();

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 
@@ -91,8 +92,9 @@ impl Sink {
     fn step(&mut self, scratch: &mut [u8], patient: bool) -> Result<usize, Errno> {
         if self.file.is_none() {
             // Nothing is opened for a stream that ends without a byte.
-            if !crate::keeper::role::is_readable(std::os::fd::AsFd::as_fd(&self.pipe)) {
-                return self.wait_or_end();
+            let flags = poll_now(&self.pipe)?;
+            if !flags.contains(PollFlags::IN) {
+                return if flags.contains(PollFlags::HUP) { Ok(0) } else { Err(Errno::AGAIN) };
             }
             match self.open() {
                 Ok(file) => self.file = Some(file),
@@ -129,15 +131,6 @@ impl Sink {
         }
     }
 
-    /// Between "nothing now" and "nothing ever": only a hung-up pipe is at its end.
-    fn wait_or_end(&self) -> Result<usize, Errno> {
-        let mut poll = [rustix::event::PollFd::new(&self.pipe, rustix::event::PollFlags::IN)];
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut poll, Some(&now))?;
-        let [poll] = &poll;
-        if poll.revents().contains(rustix::event::PollFlags::HUP) { Ok(0) } else { Err(Errno::AGAIN) }
-    }
-
     fn drop_some(&mut self, scratch: &mut [u8], why: &io::Error) -> Result<usize, Errno> {
         let n = rustix::io::read(&self.pipe, scratch)?;
         if n > 0 {
@@ -172,6 +165,14 @@ impl Sink {
         file.seek(SeekFrom::End(0))?;
         Ok(file)
     }
+}
+
+fn poll_now(pipe: &OwnedFd) -> Result<PollFlags, Errno> {
+    let mut poll = [rustix::event::PollFd::new(pipe, PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut poll, Some(&now))?;
+    let [poll] = &poll;
+    Ok(poll.revents())
 }
 
 #[cfg(test)]

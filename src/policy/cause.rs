@@ -13,7 +13,7 @@
 //!
 //! # OOM against our own kill
 //!
-//! The kernel counts `oom_kill` only for a victim that is not dying already (`task_will_free_mem` in mm/oom_kill.c).
+//! The kernel counts `oom_kill` only for a victim that is not dying already (`task_will_free_mem` in `mm/oom_kill.c`).
 //! So a count that grew means that the OOM killer came before our kill had reached *that* process. Where the
 //! whole group goes at once (`memory.oom.group`) that process was as good as the main one: `oom`. Where single processes
 //! go (`oom_scope: process`) it may have been a child, and our kill explains the main process's death: `killed`. Both

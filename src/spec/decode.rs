@@ -96,20 +96,15 @@ pub(super) struct Found<T> {
 }
 
 /// A key of a record.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) enum Field<T> {
     /// Not written.
+    #[default]
     Absent,
     /// Written, but wrong, and reported.
     Broken,
     /// Written.
     Given(Found<T>),
-}
-
-impl<T> Default for Field<T> {
-    fn default() -> Self {
-        Self::Absent
-    }
 }
 
 impl<T> Field<T> {
@@ -391,12 +386,14 @@ pub(super) fn described<T: Decode>(schemas: &mut SchemaGenerator, doc: &str) -> 
 macro_rules! record {
     (
         $(#[doc = $about:literal])*
+        $(#[allow($($allowed:tt)*)])?
         $name:ident
         $(requires [$($required:ident),*])?
         $(later [$($later:ident),*])?
         { $( $(#[doc = $doc:literal])* $field:ident $(| $alias:ident)? : $type:ty, )* }
     ) => {
         $(#[doc = $about])*
+        $(#[allow($($allowed)*)])?
         #[derive(Debug, Clone, Default)]
         pub(super) struct $name {
             $( $(#[doc = $doc])* pub(super) $field: $crate::spec::decode::Field<$type>, )*

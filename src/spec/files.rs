@@ -1,7 +1,7 @@
 //! Configuration files from disk, read so that a wrong path costs nothing and a foreign hand is noticed.
 
 use std::{
-    fs::{File, Metadata, OpenOptions},
+    fs::{Metadata, OpenOptions},
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -28,20 +28,20 @@ pub fn read_files(paths: &[PathBuf], expect_root_owned: bool) -> Result<Vec<Sour
         let read = if path.as_os_str() == "-" { read_stdin() } else { read_file(path, expect_root_owned) };
         match read {
             Ok(source) => sources.push(source),
-            Err(problem) => problems.push(problem),
+            Err(problem) => problems.push(*problem),
         }
     }
     if problems.is_empty() { Ok(sources) } else { Err(Problems(problems)) }
 }
 
-fn read_stdin() -> Result<Source, Problem> {
+fn read_stdin() -> Result<Source, Box<Problem>> {
     let name = "<stdin>".to_owned();
     let bytes = read_capped(io::stdin().lock())
         .map_err(|error| Problem::of_file(&name, format!("cannot be read: {error}"), "check what is piped in"))?;
     Ok(Source { name, bytes })
 }
 
-fn read_file(path: &Path, expect_root_owned: bool) -> Result<Source, Problem> {
+fn read_file(path: &Path, expect_root_owned: bool) -> Result<Source, Box<Problem>> {
     let name = path.display().to_string();
     let unreadable = |error: &io::Error| {
         let fix = match error.kind() {
@@ -62,7 +62,7 @@ fn read_file(path: &Path, expect_root_owned: bool) -> Result<Source, Problem> {
     let metadata = file.metadata().map_err(|error| unreadable(&error))?;
     regular(&metadata, &name)?;
     if expect_root_owned {
-        roots_alone(&file, &metadata, &name)?;
+        roots_alone(&metadata, &name)?;
     }
     if metadata.len() > MAX_FILE as u64 {
         return Err(too_large(&name));
@@ -78,7 +78,7 @@ fn read_capped(from: impl Read) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn regular(metadata: &Metadata, name: &str) -> Result<(), Problem> {
+fn regular(metadata: &Metadata, name: &str) -> Result<(), Box<Problem>> {
     let kind = metadata.file_type();
     if kind.is_file() {
         return Ok(());
@@ -87,13 +87,12 @@ fn regular(metadata: &Metadata, name: &str) -> Result<(), Problem> {
     Err(Problem::of_file(name, format!("is {kind}"), "name a file, or - for standard input"))
 }
 
-fn roots_alone(_file: &File, metadata: &Metadata, name: &str) -> Result<(), Problem> {
-    let others_write = metadata.mode() & 0o022 != 0;
+fn roots_alone(metadata: &Metadata, name: &str) -> Result<(), Box<Problem>> {
     if metadata.uid() != 0 {
         let message = format!("belongs to uid {}, who could so have root run anything", metadata.uid());
         return Err(Problem::of_file(name, message, format!("run: chown root {}", shell_words::quote(name))));
     }
-    if others_write {
+    if metadata.mode() & 0o022 != 0 {
         let message = format!(
             "others may write to it (mode {:04o}), and could so have root run anything",
             metadata.mode() & 0o7777
@@ -103,6 +102,6 @@ fn roots_alone(_file: &File, metadata: &Metadata, name: &str) -> Result<(), Prob
     Ok(())
 }
 
-pub(super) fn too_large(name: &str) -> Problem {
+pub(super) fn too_large(name: &str) -> Box<Problem> {
     Problem::of_file(name, "is larger than 1 MiB", "split it: --config can be given more than once")
 }

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! - `files` reads from disk and refuses what root must not read; `tree` knows YAML and nothing of workers; `decode`
-//!   turns nodes into values and `raw` declares which keys there are; `units` knows how one value is written;
-//!   `expand` puts in `${NAME}`; `validate` layers, expands and checks what keys say together; `schema` describes it
-//!   all to editors.
+//!   turns nodes into values and `raw` declares which keys there are; `units` and `quantity` know how one value is
+//!   written; `expand` puts in `${NAME}`; `validate` and `limits` layer, expand and check what keys say together;
+//!   `schema` describes it all to editors.
 //! - Several files are one configuration: `env` and `defaults` are merged key by key, later files win; `workers` are
 //!   put one after the other. `defaults` act on every worker of every file, so a file in `conf.d` can set them for all.
 //! - Nothing here reads the environment or a clock, and but for [`read_files`] nothing touches a file.
@@ -17,7 +17,9 @@
 mod decode;
 mod expand;
 mod files;
+mod limits;
 mod problem;
+mod quantity;
 mod raw;
 pub mod schema;
 mod tree;
@@ -89,7 +91,7 @@ fn text<'s>(source: &'s Source, file: usize, report: &mut Report<'_>) -> Option<
     };
     // YAML 1.2 (5.1) has no control characters but these.
     let control = |b: &u8| (*b < b' ' && !matches!(b, b'\t' | b'\n' | b'\r')) || *b == 0x7f;
-    if let Some(at) = bytes.iter().position(|b| control(b)) {
+    if let Some(at) = bytes.iter().position(control) {
         let fix = match bytes[at] {
             0 => "remove it".to_owned(),
             other => format!("remove it; in double quotes \\x{other:02x} stands for it"),

@@ -4,7 +4,7 @@
 //! place is a byte of a file plus the key path that leads there; the text of the line is cut out here, once.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fmt::{self, Write as _},
     rc::Rc,
 };
@@ -86,16 +86,16 @@ impl fmt::Display for Problems {
 
 impl Problem {
     /// A problem of a file as a whole.
-    pub(super) fn of_file(file: &str, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self {
+    pub(super) fn of_file(file: &str, message: impl Into<String>, fix: impl Into<String>) -> Box<Self> {
+        Box::new(Self {
             file: shown_name(file),
             line: 0,
             column: 0,
             path: String::new(),
-            message: message.into(),
-            fix: fix.into(),
+            message: shown_name(&message.into()),
+            fix: shown_name(&fix.into()),
             excerpt: None,
-        }
+        })
     }
 }
 
@@ -185,12 +185,14 @@ pub(super) struct Report<'a> {
     sources: &'a [Source],
     found: Vec<(Mark, Problem)>,
     seen: HashSet<(Mark, String)>,
+    /// Made when a file has its first problem.
+    lines: HashMap<usize, Lines>,
     more: bool,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(sources: &'a [Source]) -> Self {
-        Self { sources, found: Vec::new(), seen: HashSet::new(), more: false }
+        Self { sources, found: Vec::new(), seen: HashSet::new(), lines: HashMap::new(), more: false }
     }
 
     pub(super) fn add(&mut self, at: &Place, message: impl Into<String>, fix: impl Into<String>) {
@@ -203,7 +205,8 @@ impl<'a> Report<'a> {
             return;
         }
         let Some(source) = self.sources.get(at.mark.file) else { return };
-        let spot = locate(&source.bytes, at.mark.byte);
+        let lines = self.lines.entry(at.mark.file).or_insert_with(|| Lines::of(&source.bytes));
+        let spot = lines.locate(&source.bytes, at.mark.byte);
         let problem = Problem {
             file: shown_name(&source.name),
             line: spot.line,
@@ -219,18 +222,14 @@ impl<'a> Report<'a> {
     /// A problem of a file as a whole.
     pub(super) fn add_file(&mut self, file: usize, message: impl Into<String>, fix: impl Into<String>) {
         let Some(source) = self.sources.get(file) else { return };
-        self.found.push((Mark { file, byte: 0 }, Problem::of_file(&source.name, message, fix)));
+        self.found.push((Mark { file, byte: 0 }, *Problem::of_file(&source.name, message, fix)));
     }
 
     /// `FILE:LINE` of a mark, for a message about another place.
-    pub(super) fn place_of(&self, mark: Mark) -> String {
-        if self.found.len() >= MAX_PROBLEMS {
-            // Nobody will read it, and counting lines is not free.
-            return String::new();
-        }
-        self.sources.get(mark.file).map_or_else(String::new, |source| {
-            format!("{}:{}", shown_name(&source.name), locate(&source.bytes, mark.byte).line)
-        })
+    pub(super) fn place_of(&mut self, mark: Mark) -> String {
+        let Some(source) = self.sources.get(mark.file) else { return String::new() };
+        let lines = self.lines.entry(mark.file).or_insert_with(|| Lines::of(&source.bytes));
+        format!("{}:{}", shown_name(&source.name), lines.number(mark.byte))
     }
 
     /// Whether there are more problems than are told, so that reading on is of no use.
@@ -247,7 +246,7 @@ impl<'a> Report<'a> {
         let mut problems: Vec<_> = self.found.into_iter().map(|(_, problem)| problem).collect();
         if let Some(file) = last {
             let message = format!("there are more than {MAX_PROBLEMS} problems");
-            problems.push(Problem::of_file(&file, message, "fix those above first"));
+            problems.push(*Problem::of_file(&file, message, "fix those above first"));
         }
         Err(Problems(problems))
     }
@@ -259,19 +258,33 @@ struct Spot {
     excerpt: Excerpt,
 }
 
-/// Line, column and text at `byte`. Lines end where YAML 1.2 (5.4) ends them: at LF, CR LF or a lone CR.
-fn locate(bytes: &[u8], byte: usize) -> Spot {
-    let byte = byte.min(bytes.len());
-    let before = &bytes[..byte];
-    let is_break = |i: usize| bytes[i] == b'\n' || (bytes[i] == b'\r' && bytes.get(i + 1) != Some(&b'\n'));
-    let line = 1 + (0..byte).filter(|&i| is_break(i)).count();
-    let start = before.iter().rposition(|b| matches!(b, b'\n' | b'\r')).map_or(0, |at| at + 1);
-    let end = bytes[byte..].iter().position(|b| matches!(b, b'\n' | b'\r')).map_or(bytes.len(), |at| byte + at);
-    let head = String::from_utf8_lossy(&bytes[start..byte]);
-    let head = head.strip_prefix('\u{feff}').unwrap_or(&head);
-    let tail = String::from_utf8_lossy(&bytes[byte..end]);
-    let column = head.chars().count() + 1;
-    Spot { line, column, excerpt: excerpt(head, &tail) }
+/// Where the lines of a file begin. They end where YAML 1.2 (5.4) ends them: at LF, CR LF or a lone CR.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(bytes: &[u8]) -> Self {
+        let ends = |i: usize| bytes[i] == b'\n' || (bytes[i] == b'\r' && bytes.get(i + 1) != Some(&b'\n'));
+        Self(std::iter::once(0).chain((0..bytes.len()).filter(|&i| ends(i)).map(|i| i + 1)).collect())
+    }
+
+    /// The number of the line that `byte` is in, from 1.
+    fn number(&self, byte: usize) -> usize {
+        self.0.partition_point(|start| *start <= byte)
+    }
+
+    /// Line, column and text at `byte` of the `bytes` these lines are of.
+    fn locate(&self, bytes: &[u8], byte: usize) -> Spot {
+        let byte = byte.min(bytes.len());
+        let line = self.number(byte);
+        let start = self.0[line - 1];
+        // More than fits into an excerpt, whatever the characters.
+        let near = &bytes[byte..bytes.len().min(byte + 4 * EXCERPT_WIDTH + 4)];
+        let end = near.iter().position(|b| matches!(b, b'\n' | b'\r')).unwrap_or(near.len());
+        let head = String::from_utf8_lossy(&bytes[start..byte]);
+        let head = head.strip_prefix('\u{feff}').unwrap_or(&head);
+        let tail = String::from_utf8_lossy(&near[..end]);
+        Spot { line, column: head.chars().count() + 1, excerpt: excerpt(head, &tail) }
+    }
 }
 
 fn excerpt(head: &str, tail: &str) -> Excerpt {
@@ -323,6 +336,10 @@ fn bidi_free(c: char) -> char {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn locate(bytes: &[u8], byte: usize) -> Spot {
+        Lines::of(bytes).locate(bytes, byte)
+    }
 
     #[test]
     fn a_line_ends_at_lf_crlf_or_a_lone_cr() {

@@ -1,6 +1,8 @@
 //! The configuration as it is written: every key, its type and its meaning. What a key says by itself is checked
 //! while it is read; what keys say together is `validate`'s part. The comments are the descriptions of the JSON Schema.
 
+#![expect(clippy::doc_markdown, reason = "the comments are shown by editors, as plain text")]
+
 use std::{borrow::Cow, collections::BTreeMap};
 
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -10,12 +12,10 @@ use super::{
         Cx, Decode, Found, FromWord, List, OneOrMany, Shape, Style, Table, Word, Wrong, choice, from_word, record,
     },
     problem::{Place, shown},
+    quantity::{Hold, Off, Share, Size, Stall, Time, TimeOr},
     tree::{Node, Value},
     types::{KillMode, OomGroup, Profile, ViolationHandling, ViolationPolicy},
-    units::{
-        AbsPath, Account, Flag, Hold, Int, MaybePath, Number, Off, OrMax, Share, SignalNumber, Size, Stall, Text, Time,
-        TimeOr, Umask,
-    },
+    units::{AbsPath, Account, Flag, Int, MaybePath, Number, OrMax, SignalNumber, Text, Umask},
 };
 use crate::{
     model::{BadWorkerId, WorkerId},
@@ -267,6 +267,7 @@ record! {
 
 record! {
     /// Resource limits of its processes, soft and hard alike. Default: the supervisor's own.
+    #[allow(clippy::struct_field_names, reason = "the names are the config's own")]
     Process {
         /// Open files (RLIMIT_NOFILE), or max.
         max_file_descriptors: OrMax<Int<8, 1_073_741_816>>,
@@ -421,32 +422,29 @@ pub(super) struct Env(pub(super) BTreeMap<String, Found<Text>>);
 impl Decode for Env {
     fn decode(node: &Node, at: &Place, cx: &mut Cx<'_>) -> Option<Self> {
         let mut env = BTreeMap::new();
-        match &node.value {
-            Value::List(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    let at = Place { mark: item.mark, path: at.path.index(index) };
-                    if let Some((name, value)) = Self::pair(item, &at, cx)
-                        && env.insert(name.to_owned(), Found { value, at: at.clone() }).is_some()
-                    {
-                        cx.report.add(&at, format!("{} is given twice", shown(name)), "keep one of them");
-                    }
-                    if cx.report.full() {
-                        break;
-                    }
+        if let Value::List(items) = &node.value {
+            for (index, item) in items.iter().enumerate() {
+                let at = Place { mark: item.mark, path: at.path.index(index) };
+                if let Some((name, value)) = Self::pair(item, &at, cx)
+                    && env.insert(name.to_owned(), Found { value, at: at.clone() }).is_some()
+                {
+                    cx.report.add(&at, format!("{} is given twice", shown(name)), "keep one of them");
+                }
+                if cx.report.full() {
+                    break;
                 }
             }
-            _ => {
-                for entry in cx.entries(node, at, &["NAME: value"])? {
-                    let name_at = Place { mark: entry.key_mark, path: at.path.key(&entry.key) };
-                    check_name(&entry.key, &name_at, cx);
-                    let at = Place { mark: entry.value.mark, path: name_at.path };
-                    if let Some(value) = Text::decode(&entry.value, &at, cx) {
-                        env.insert(entry.key.clone(), Found { value, at });
-                    }
-                    if cx.report.full() {
-                        break;
-                    }
-                }
+            return Some(Self(env));
+        }
+        for entry in cx.entries(node, at, &["NAME: value"])? {
+            let name_at = Place { mark: entry.key_mark, path: at.path.key(&entry.key) };
+            check_name(&entry.key, &name_at, cx);
+            let at = Place { mark: entry.value.mark, path: name_at.path };
+            if let Some(value) = Text::decode(&entry.value, &at, cx) {
+                env.insert(entry.key.clone(), Found { value, at });
+            }
+            if cx.report.full() {
+                break;
             }
         }
         Some(Self(env))

@@ -161,26 +161,24 @@ impl Builder<'_, '_> {
                 items.push(node);
                 return;
             }
-            Some(Frame::Map { entries, seen, key, .. }) => match key.take() {
-                Some(Key { text, mark: key_mark, refused }) => {
+            Some(Frame::Map { entries, seen, key, .. }) => {
+                if let Some(Key { text, mark: key_mark, refused }) = key.take() {
                     if !refused {
                         entries.push(Entry { key: text, key_mark, value: node });
                     }
                     return;
                 }
-                None => {
-                    let (text, trouble) = match node.value {
-                        Value::Scalar { text, quoted: false } if text == "<<" => (text, Some(KeyTrouble::Merge)),
-                        Value::Scalar { text, .. } => {
-                            let first = seen.insert(text.clone(), mark);
-                            (text, first.map(KeyTrouble::Twice))
-                        }
-                        _ => (String::new(), Some(KeyTrouble::NotText)),
-                    };
-                    *key = Some(Key { text, mark, refused: trouble.is_some() });
-                    trouble
-                }
-            },
+                let (text, trouble) = match node.value {
+                    Value::Scalar { text, quoted: false } if text == "<<" => (text, Some(KeyTrouble::Merge)),
+                    Value::Scalar { text, .. } => {
+                        let first = seen.insert(text.clone(), mark);
+                        (text, first.map(KeyTrouble::Twice))
+                    }
+                    _ => (String::new(), Some(KeyTrouble::NotText)),
+                };
+                *key = Some(Key { text, mark, refused: trouble.is_some() });
+                trouble
+            }
         };
         match trouble {
             None => {}

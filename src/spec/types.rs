@@ -230,7 +230,8 @@ pub struct PressureTrigger {
     pub policy: ViolationPolicy,
 }
 
-/// `limits.process`: setrlimit(2), soft and hard alike. `None`: the supervisor's own at its start.
+/// `limits.process`: setrlimit(2), soft and hard alike. `None`: the supervisor's own at its start; `u64::MAX` is
+/// infinity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Process {
     /// `RLIMIT_NOFILE`.

@@ -8,14 +8,13 @@ use std::{
 };
 
 use super::{
-    decode::{Cx, Field, Found, List},
+    decode::{Cx, Field, Found, List, Table},
+    limits::{limits, positive},
     problem::{Place, shown},
+    quantity::Time,
     raw,
-    types::{
-        Config, Cpu, EnvFile, Io, Limits, Memory, Monitoring, Pids, Pressure, PressureTrigger, Process, Spec, Stop,
-        SwapMax, ViolationPolicy, Worker,
-    },
-    units::{OrMax, Share, Size, Time},
+    types::{Config, EnvFile, Spec, Stop, Worker},
+    units::{Int, Text},
 };
 use crate::{
     model::WorkerId,
@@ -26,16 +25,6 @@ use crate::{
 const MAX_WORKERS: usize = 100_000;
 /// What `defaults` adds to all workers together, in bytes of text.
 const MAX_INHERITED: usize = 64 << 20;
-/// Below it an exec fails with misleading errors.
-const MIN_MEMORY: u64 = 1 << 20;
-/// The kernel's page: less is no memory.
-const PAGE: u64 = 4096;
-/// The period of `cpu.max`.
-pub(super) const CPU_PERIOD_USEC: f64 = 100_000.0;
-/// Shorter periods of samples are a load of their own.
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
-/// What a pressure trigger must last, unless configured.
-const PRESSURE_SUSTAINED: Duration = Duration::from_secs(20);
 
 /// Puts the files together. Problems are in `cx`; with some, the result means nothing.
 pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
@@ -72,7 +61,7 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
 
 /// The text a unit hands down, in bytes.
 fn weight(unit: &raw::Unit) -> usize {
-    let words = |words: &[Found<super::units::Text>]| words.iter().map(|word| word.value.0.len() + 32).sum::<usize>();
+    let words = |words: &[Found<Text>]| words.iter().map(|word| word.value.0.len() + 32).sum::<usize>();
     let env = unit.env.get().map_or(0, |env| env.0.iter().map(|(k, v)| k.len() + v.value.0.len() + 64).sum());
     let command = unit.command.get().map_or(0, |command| match command {
         raw::Command::Line(line) => line.len(),
@@ -141,7 +130,7 @@ fn worker(
 /// The names a declaration stands for.
 fn instances(
     id: &Found<raw::Id>,
-    count: &Field<super::units::Int<1, 10_000>>,
+    count: &Field<Int<1, 10_000>>,
     so_far: usize,
     cx: &mut Cx<'_>,
 ) -> Option<Vec<WorkerId>> {
@@ -177,11 +166,11 @@ fn spec(unit: &raw::Unit, unit_at: &Place, worker_at: &Place, cx: &mut Cx<'_>) -
     if unit.command.is_absent() {
         missing_command(if unit_at.inherited() { worker_at } else { unit_at }, cx);
     }
-    let argv = argv(unit, cx);
+    let words = argv(unit, cx);
     let stop = unit.stop.get().map(stop).unwrap_or_default();
     let restart = unit.restart.get().map(|raw| restart(raw, cx)).unwrap_or_default();
     let limits = unit.limits.get().map(|raw| limits(raw, cx)).unwrap_or_default();
-    let mut spec = Spec::new(argv?);
+    let mut spec = Spec::new(words?);
     spec.env = unit.env.get().map(texts).unwrap_or_default();
     spec.env_files = unit.env_file.get().map_or_else(Vec::new, |files| {
         files.0.iter().map(|f| EnvFile { path: f.value.path.clone(), optional: f.value.optional }).collect()
@@ -208,7 +197,8 @@ fn argv(unit: &raw::Unit, cx: &mut Cx<'_>) -> Option<Vec<String>> {
     let command = unit.command.found()?;
     let at = &command.at;
     let shell = unit.shell.get().is_some_and(|flag| flag.0);
-    let args = unit.args.get().map_or_else(Vec::new, |args| args.0.iter().map(|arg| arg.value.0.clone()).collect());
+    let more: Vec<String> =
+        unit.args.get().map_or_else(Vec::new, |args| args.0.iter().map(|arg| arg.value.0.clone()).collect());
     let mut argv = match (&command.value, shell) {
         (raw::Command::Words(_), true) => {
             let fix = "write the command as one string, or set shell: false";
@@ -222,7 +212,7 @@ fn argv(unit: &raw::Unit, cx: &mut Cx<'_>) -> Option<Vec<String>> {
                 return None;
             }
             let mut argv = vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()];
-            if !args.is_empty() {
+            if !more.is_empty() {
                 // The word after the script is its $0.
                 argv.push("sh".to_owned());
             }
@@ -241,7 +231,7 @@ fn argv(unit: &raw::Unit, cx: &mut Cx<'_>) -> Option<Vec<String>> {
         }
         Some(_) => {}
     }
-    argv.extend(args);
+    argv.extend(more);
     Some(argv)
 }
 
@@ -301,7 +291,7 @@ fn retries(count: raw::Retries) -> u32 {
     u32::try_from(count.unsigned()).unwrap_or(u32::MAX)
 }
 
-fn exit_codes(codes: &List<super::units::Int<0, 255>>) -> Vec<i32> {
+fn exit_codes(codes: &List<Int<0, 255>>) -> Vec<i32> {
     let mut codes: Vec<_> = codes.0.iter().filter_map(|code| i32::try_from(code.value.0).ok()).collect();
     codes.sort_unstable();
     codes.dedup();
@@ -336,235 +326,11 @@ fn ordered_delays(
     }
 }
 
-fn factors<K>(table: &Field<super::decode::Table<K, raw::Factor>>, cx: &mut Cx<'_>) -> BTreeMap<String, f64> {
+fn factors<K>(table: &Field<Table<K, raw::Factor>>, cx: &mut Cx<'_>) -> BTreeMap<String, f64> {
     let mut factors = BTreeMap::new();
     for (name, factor) in table.get().into_iter().flat_map(|table| &table.0) {
         positive(factor.value.0, &factor.at, cx);
         factors.insert(name.clone(), factor.value.0);
     }
     factors
-}
-
-fn positive(number: f64, at: &Place, cx: &mut Cx<'_>) {
-    if number <= 0.0 {
-        cx.report.add(at, "0 is out of range", "write a number above 0");
-    }
-}
-
-fn limits(raw: &raw::Limits, cx: &mut Cx<'_>) -> Limits {
-    Limits {
-        memory: raw.memory.get().map(|raw| memory(raw, cx)).unwrap_or_default(),
-        cpu: raw.cpu.get().map(|raw| cpu(raw, cx)).unwrap_or_default(),
-        pids: raw.pids.get().map(pids).unwrap_or_default(),
-        io: raw.io.get().map(|list| io(list, cx)).unwrap_or_default(),
-        pressure: raw.pressure.get().map(|raw| pressure(raw, cx)).unwrap_or_default(),
-        process: raw.process.get().map(process).unwrap_or_default(),
-        monitoring: raw.monitoring.get().map(|raw| monitoring(raw, cx)).unwrap_or_default(),
-    }
-}
-
-fn memory(raw: &raw::Memory, cx: &mut Cx<'_>) -> Memory {
-    let default = Memory::default();
-    let max = raw.max_rss.get().and_then(|max| max.limit()).map(|size| size.0);
-    if let (Some(max), Some(found)) = (max, raw.max_rss.found())
-        && max < MIN_MEMORY
-    {
-        let message = format!("{max} bytes are too little to start a program in");
-        cx.report.add(&found.at, message, "write at least 1MiB, or max for no limit");
-    }
-    if let Some(swap) = raw.swap_max.found()
-        && !swap.at.inherited()
-        && max.is_none()
-        && raw.max_rss.is_absent()
-    {
-        cx.report.add(&swap.at, "swap_max acts only together with max_rss", "set max_rss as well");
-    }
-    Memory {
-        max,
-        high: high(raw, max, cx),
-        swap_max: raw.swap_max.get().map_or(default.swap_max, |swap| match swap {
-            OrMax::Max => SwapMax::Max,
-            OrMax::At(size) => SwapMax::Bytes(size.0),
-        }),
-        oom_scope: raw.oom_scope.get().map_or(default.oom_scope, |scope| scope.0),
-        policy: raw.policy.get().map_or(default.policy, |policy| policy.0),
-        high_policy: raw.high_policy.get().map_or(default.high_policy, |policy| policy.0),
-        throttle_deadline: raw.throttle_deadline.get().map_or(default.throttle_deadline, |time| time.0),
-    }
-}
-
-fn high(raw: &raw::Memory, max: Option<u64>, cx: &mut Cx<'_>) -> Option<u64> {
-    let found = raw.high.found()?;
-    let high = match (found.value.limit()?, max) {
-        (Share::Bytes(bytes), _) => bytes,
-        (Share::Percent(hundredths), Some(max)) => {
-            u64::try_from(u128::from(max) * u128::from(hundredths) / 10_000).unwrap_or(max)
-        }
-        (Share::Percent(_), None) => {
-            // A default for those that have max_rss says nothing about those that have not.
-            if !found.at.inherited() && !matches!(raw.max_rss, Field::Broken) {
-                let fix = "set max_rss, or write a size like 200MiB";
-                cx.report.add(&found.at, "a percentage is one of max_rss, and there is none", fix);
-            }
-            return None;
-        }
-    };
-    if high < PAGE {
-        cx.report.add(&found.at, format!("{high} bytes are less than a page of memory"), "write at least 4KiB");
-    }
-    if let Some(max) = max.filter(|max| high > *max) {
-        let at = if found.at.inherited() { raw.max_rss.found().map_or(&found.at, |max| &max.at) } else { &found.at };
-        let message = format!("high, {high} bytes, is above max_rss, {max} bytes, and would never act");
-        cx.report.add(at, message, "write a size below max_rss, or a percentage of it");
-    }
-    Some(high)
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1,000 and 1e9 by the key's range")]
-fn quota_usec(percent: f64) -> u64 {
-    (percent / 100.0 * CPU_PERIOD_USEC).round() as u64
-}
-
-fn cpu(raw: &raw::Cpu, cx: &mut Cx<'_>) -> Cpu {
-    let default = Cpu::default();
-    let max_percent = raw.max_percent.get().and_then(|max| max.limit()).map(|percent| percent.0);
-    let burst_usec = raw.burst.get().map(|time| u64::try_from(time.0.as_micros()).unwrap_or(u64::MAX));
-    if let (Some(found), Some(burst)) = (raw.burst.found(), burst_usec.filter(|burst| *burst > 0)) {
-        match max_percent.map(quota_usec) {
-            None if found.at.inherited() || matches!(raw.max_percent, Field::Broken) => {}
-            None => cx.report.add(&found.at, "burst acts only together with max_percent", "set max_percent as well"),
-            Some(quota) if burst > quota => {
-                let own = raw.max_percent.found().filter(|_| found.at.inherited()).map_or(&found.at, |max| &max.at);
-                let time = |usec| humantime::format_duration(Duration::from_micros(usec)).to_string();
-                let message = format!("burst, {}, is more than max_percent of a period, {}", time(burst), time(quota));
-                cx.report.add(own, message, format!("write a burst of at most {}", time(quota).replace(' ', "")));
-            }
-            Some(_) => {}
-        }
-    }
-    if let Some(found) = raw.max_time.found()
-        && found.value.0.is_zero()
-    {
-        cx.report.add(
-            &found.at,
-            "a run that may use no processor time cannot start",
-            "write a time, or remove the key",
-        );
-    }
-    if let Some(ratio) = raw.throttled_ratio.found() {
-        positive(ratio.value.0, &ratio.at, cx);
-    }
-    Cpu {
-        max_percent,
-        weight: raw.weight.get().and_then(|weight| u32::try_from(weight.unsigned()).ok()),
-        burst_usec: burst_usec.filter(|_| max_percent.is_some()),
-        max_time: raw.max_time.get().map(|time| time.0),
-        sustained: raw.sustained.get().map_or(default.sustained, |time| time.0),
-        throttled_ratio: raw.throttled_ratio.get().map_or(default.throttled_ratio, |ratio| ratio.0),
-        policy: raw.policy.get().map_or(default.policy, |policy| policy.0),
-    }
-}
-
-fn pids(raw: &raw::Pids) -> Pids {
-    Pids {
-        max: raw.max.get().and_then(|max| max.limit()).map(super::units::Int::unsigned),
-        policy: policy(&raw.policy),
-    }
-}
-
-fn policy(field: &Field<raw::Policy>) -> ViolationPolicy {
-    field.get().map(|policy| policy.0).unwrap_or_default()
-}
-
-fn io(list: &List<raw::Io>, cx: &mut Cx<'_>) -> Vec<Io> {
-    let mut all: Vec<Io> = Vec::new();
-    for Found { value: raw, at } in &list.0 {
-        let bytes = [&raw.rbps, &raw.wbps];
-        for found in bytes.iter().filter_map(|rate| rate.found()).filter(|found| found.value == Size(0)) {
-            cx.report.add(&found.at, "a rate of 0 stops the worker for ever", "write at least 1, or remove the key");
-        }
-        let no_rate = bytes.iter().all(|rate| rate.is_absent()) && raw.riops.is_absent() && raw.wiops.is_absent();
-        if no_rate {
-            cx.report.add(at, "no rate is given", "add at least one of rbps, wbps, riops, wiops");
-        }
-        let Some(path) = raw.path.found() else { continue };
-        if all.iter().any(|other| other.path == path.value.0) {
-            let path_text = shown(&path.value.0.to_string_lossy());
-            cx.report.add(&path.at, format!("{path_text} is given twice"), "put all rates of a path into one entry");
-        }
-        all.push(Io {
-            path: path.value.0.clone(),
-            rbps: raw.rbps.get().map(|size| size.0),
-            wbps: raw.wbps.get().map(|size| size.0),
-            riops: raw.riops.get().map(|rate| rate.unsigned()),
-            wiops: raw.wiops.get().map(|rate| rate.unsigned()),
-            policy: policy(&raw.policy),
-        });
-        if cx.report.full() {
-            break;
-        }
-    }
-    all
-}
-
-fn pressure(raw: &raw::Pressure, cx: &mut Cx<'_>) -> Pressure {
-    let mut trigger = |field: &Field<raw::Trigger>| field.found().and_then(|found| trigger(found, cx));
-    Pressure { memory: trigger(&raw.memory), cpu: trigger(&raw.cpu), io: trigger(&raw.io) }
-}
-
-fn trigger(found: &Found<raw::Trigger>, cx: &mut Cx<'_>) -> Option<PressureTrigger> {
-    let raw = &found.value;
-    let (stall, full) = match (raw.some.found(), raw.full.found()) {
-        (Some(some), None) => (some, false),
-        (None, Some(full)) => (full, true),
-        // What a worker writes itself replaces the other kind from the defaults.
-        (Some(some), Some(full)) if full.at.inherited() && !some.at.inherited() => (some, false),
-        (Some(some), Some(full)) if some.at.inherited() && !full.at.inherited() => (full, true),
-        (Some(_), Some(full)) => {
-            cx.report.add(&full.at, "a trigger is either some or full", "keep one of them");
-            return None;
-        }
-        (None, None) => {
-            if raw.some.is_absent() && raw.full.is_absent() {
-                cx.report.add(&found.at, "a trigger needs some or full", "add one, like full: 150ms/1s");
-            }
-            return None;
-        }
-    };
-    Some(PressureTrigger {
-        full,
-        stall: stall.value.stall,
-        window: stall.value.window,
-        sustained: raw.sustained.get().map_or(PRESSURE_SUSTAINED, |time| time.0),
-        policy: policy(&raw.policy),
-    })
-}
-
-fn process(raw: &raw::Process) -> Process {
-    let size = |field: &Field<OrMax<Size>>| field.get().map(|size| size.limit().map_or(u64::MAX, |size| size.0));
-    Process {
-        max_file_descriptors: raw
-            .max_file_descriptors
-            .get()
-            .map(|count| count.limit().map_or(u64::MAX, super::units::Int::unsigned)),
-        max_core_size: size(&raw.max_core_size),
-        max_locked_memory: size(&raw.max_locked_memory),
-    }
-}
-
-fn monitoring(raw: &raw::Monitoring, cx: &mut Cx<'_>) -> Monitoring {
-    let default = Monitoring::default();
-    let interval = raw.interval.get().and_then(|interval| interval.0);
-    if let (Some(found), Some(length)) = (raw.interval.found(), interval)
-        && length < MIN_INTERVAL
-    {
-        cx.report.add(&found.at, "samples this close together are a load of their own", "write at least 100ms, or off");
-    }
-    Monitoring {
-        enabled: raw.enabled.get().map_or(default.enabled, |flag| flag.0),
-        interval,
-        history_retention: raw.history_retention.get().map_or(default.history_retention, |time| time.0),
-        alerting_enabled: raw.alerting_enabled.get().map_or(default.alerting_enabled, |flag| flag.0),
-        violation_handling: raw.violation_handling.get().map_or(default.violation_handling, |name| name.0),
-    }
 }

@@ -165,11 +165,7 @@ impl FakeKernel {
 
     /// Removes the directory of `run` as a stranger would, and says so.
     pub fn steal_directory(&self, run: &RunId) {
-        let mut world = self.world();
-        if let Some(found) = world.runs.get_mut(run) {
-            found.gone = true;
-            world.tell(run, KernelEventKind::CgroupGone);
-        }
+        self.world().lose(run);
     }
 
     /// What a new supervisor does before its actors begin: half-made and empty runs are removed, and what lives or has an exit
@@ -234,6 +230,10 @@ impl FakeKernel {
                 }
             });
         }
+        if let Some(after) = script.moved_out {
+            let id = id.clone();
+            self.later(world, after, move |_, world| world.lose(&id));
+        }
         if let Some((after, what)) = script.oom {
             let id = id.clone();
             self.later(world, after, move |this, world| this.oom_kill(world, &id, what));
@@ -259,10 +259,8 @@ impl FakeKernel {
         if let Some(after) = stolen {
             let id = id.clone();
             self.later(world, after, move |_, world| {
-                if let Some(run) = world.runs.get_mut(&id).filter(|run| !run.populated() && !run.gone && !run.removing)
-                {
-                    run.gone = true;
-                    world.tell(&id, KernelEventKind::CgroupGone);
+                if world.runs.get(&id).is_some_and(|run| !run.populated()) {
+                    world.lose(&id);
                 }
             });
         }
@@ -307,6 +305,9 @@ impl FakeKernel {
 
     fn tell_if_empty(&self, world: &mut World, id: &RunId) {
         let Some(run) = world.runs.get_mut(id) else { return };
+        if run.gone && run.draining {
+            return world.tell(id, KernelEventKind::CgroupGone);
+        }
         if run.populated() || !run.draining || run.gone {
             return;
         }
@@ -320,14 +321,6 @@ impl FakeKernel {
             let counters = run.counters;
             world.tell(&id, KernelEventKind::Unpopulated { usage, counters });
         });
-    }
-
-    fn launch_fails(&self, world: &mut World, id: &RunId, error: StartError) {
-        let Some(run) = world.runs.get_mut(id) else { return };
-        if run.main == Main::Asked {
-            run.main = Main::Failed;
-            world.tell(id, KernelEventKind::LaunchFailed(error));
-        }
     }
 
     fn react(&self, world: &mut World, id: &RunId, signal: i32) {
@@ -344,6 +337,24 @@ impl FakeKernel {
 }
 
 impl World {
+    /// Somebody moves the processes of `run` out and removes its directory.
+    fn lose(&mut self, run: &RunId) {
+        if let Some(found) = self.runs.get_mut(run).filter(|run| !run.gone && !run.removing) {
+            found.gone = true;
+            // What is outside is none of the run's any more.
+            found.children = false;
+            self.tell(run, KernelEventKind::CgroupGone);
+        }
+    }
+
+    fn launch_fails(&mut self, id: &RunId, error: StartError) {
+        let Some(run) = self.runs.get_mut(id) else { return };
+        if run.main == Main::Asked {
+            run.main = Main::Failed;
+            self.tell(id, KernelEventKind::LaunchFailed(error));
+        }
+    }
+
     fn tell(&mut self, run: &RunId, kind: KernelEventKind) {
         if let Some(sink) = self.sinks.get(&run.worker) {
             sink.send(KernelEvent { run: run.clone(), kind });
@@ -438,7 +449,7 @@ impl Kernel for FakeKernel {
         match found.script.launch.clone() {
             Launch::Runs(after) => self.later(&mut world, after, move |this, world| this.main_lives(world, &id)),
             Launch::Fails(after, error) => {
-                self.later(&mut world, after, move |this, world| this.launch_fails(world, &id, error));
+                self.later(&mut world, after, move |_, world| world.launch_fails(&id, error));
             }
             Launch::Unanswered => {}
         }
@@ -470,7 +481,7 @@ impl Kernel for FakeKernel {
         let slowly = found.script.dies_slowly;
         let id = run.clone();
         self.later(&mut world, slowly, move |this, world| {
-            this.launch_fails(world, &id, StartError::os(Stage::Spawn, "", 0));
+            world.launch_fails(&id, StartError::os(Stage::Spawn, "", 0));
             this.main_ends(world, &id, ExitStatus::Signaled { signal: SIGKILL, core: false });
             this.children_end(world, &id);
         });

@@ -31,6 +31,8 @@ pub struct Script {
     pub removal_takes: Duration,
     /// When somebody else removes its directory, if it is empty then. Counted from the end of its main process.
     pub stolen: Option<Duration>,
+    /// When somebody moves its processes out and removes its directory, counted from its launch.
+    pub moved_out: Option<Duration>,
     /// That nobody learns its exit status.
     pub status_lost: bool,
 }
@@ -95,6 +97,7 @@ impl Default for Script {
             unpopulated_late: Duration::ZERO,
             removal_takes: Duration::ZERO,
             stolen: None,
+            moved_out: None,
             status_lost: false,
         }
     }
@@ -160,6 +163,7 @@ impl Script {
             unpopulated_late: if one_in(random, 3) { ms(random, 15) } else { Duration::ZERO },
             removal_takes: if one_in(random, 3) { ms(random, 200) } else { Duration::ZERO },
             stolen: one_in(random, 15).then(|| ms(random, 20)),
+            moved_out: one_in(random, 20).then(|| ms(random, 10_000)),
             status_lost: one_in(random, 20),
         }
     }

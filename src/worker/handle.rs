@@ -65,6 +65,7 @@ pub struct Answer {
     receiver: oneshot::Receiver<Result<(), Refusal>>,
 }
 
+#[expect(clippy::must_use_candidate, reason = "an answer need not be waited for")]
 impl WorkerHandle {
     /// Which worker.
     #[must_use]
@@ -118,7 +119,8 @@ impl WorkerHandle {
         reached.map(|p| p.status.clone()).map_err(|_| self.gone())
     }
 
-    /// Waits until nothing of it runs, nothing is due and none of its directories is left.
+    /// Waits until nothing of it runs, nothing is due and none of its directories is left. To end it, await the answer to
+    /// a stop first: a worker that was asked for something a moment ago may still be at rest.
     ///
     /// # Errors
     /// [`AskError::Gone`] if the actor ends before.

@@ -98,14 +98,15 @@ impl Acts {
 }
 
 impl Tally {
-    /// `memory.max 16 MiB: 3 killed`: only what acted.
+    /// `memory.max 16 MiB: oom_kill 3`: only what acted. The kernel's own word, because it is no exact number of
+    /// processes.
     fn enforced(&self) -> String {
         let mut acted = Vec::new();
         let oom_kills = self.ended.oom_kills + self.living.oom_kills;
         let refused_forks = self.ended.refused_forks + self.living.refused_forks;
         if oom_kills > 0 {
             let limit = self.limits.memory.max.map_or("memory".into(), |max| format!("memory.max {}", size(max)));
-            acted.push(format!("{limit}: {oom_kills} killed"));
+            acted.push(format!("{limit}: oom_kill {oom_kills}"));
         }
         if refused_forks > 0 {
             let limit = self.limits.pids.max.map_or("pids".into(), |max| format!("pids.max {max}"));

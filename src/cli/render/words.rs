@@ -22,8 +22,8 @@ pub fn cause_sentence(cause: &ExitCause, confidence: Confidence, evidence: &Evid
                 );
             }
             if let Some(refused) = growth.pids_max.filter(|&n| n > 0) {
-                let at = spec.limits.pids.max.map(|max| format!(" pids.max {max}")).unwrap_or_default();
-                write_to(&mut sentence, format_args!("; forks refused at{at} (max +{refused})"));
+                let at = spec.limits.pids.max.map(|max| format!(" at pids.max {max}")).unwrap_or_default();
+                write_to(&mut sentence, format_args!("; forks refused{at} (max +{refused})"));
             }
             sentence
         }

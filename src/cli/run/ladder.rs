@@ -86,7 +86,7 @@ impl Ladder {
         match signal {
             SIGINT => {
                 self.interrupts += 1;
-                if self.interrupts > 1 { self.kill(KilledBy::Operator, now) } else { self.ask(SIGINT, now) }
+                if self.interrupts > 1 { Some(self.kill(KilledBy::Operator, now)) } else { self.ask(SIGINT, now) }
             }
             SIGTERM => self.ask(self.stop.signal, now),
             SIGHUP | SIGQUIT => {
@@ -109,8 +109,8 @@ impl Ladder {
                 self.timed_out = true;
                 self.ask(self.stop.signal, now)
             }
-            Phase::Stopping if self.timed_out => self.kill(KilledBy::Policy, now),
-            Phase::Stopping => self.kill(KilledBy::StopTimeout, now),
+            Phase::Stopping if self.timed_out => Some(self.kill(KilledBy::Policy, now)),
+            Phase::Stopping => Some(self.kill(KilledBy::StopTimeout, now)),
             Phase::Killed => {
                 self.deadline = None;
                 Some(Act::SayUnkillable)
@@ -145,14 +145,14 @@ impl Ladder {
         Some(Act::Ask(signal))
     }
 
-    fn kill(&mut self, by: KilledBy, now: Mono) -> Option<Act> {
+    fn kill(&mut self, by: KilledBy, now: Mono) -> Act {
         // Killing again is harmless, and it is what a person who insists expects; whose kill it was stays.
         self.asked.kill.get_or_insert(by);
         if self.phase != Phase::Killed {
             self.phase = Phase::Killed;
             self.deadline = Some(now + UNKILLABLE_AFTER);
         }
-        Some(Act::Kill)
+        Act::Kill
     }
 }
 

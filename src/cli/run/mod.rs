@@ -210,6 +210,8 @@ impl Attempts<'_> {
             had_terminal: terminal.session() == launch::plan::Session::Foreground,
             ..Facets::never_ran(self.uuid.to_owned(), dir.path().to_owned(), end)
         };
+        // Before there is anything to find: a directory without a record is taken for a half-made one.
+        self.note(prepared, None);
         let cgroup = dir.try_clone_fd().map_err(DirError::into_io)?;
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let spawned = launch::spawn(plan, cgroup.as_fd(), [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], method);
@@ -217,8 +219,7 @@ impl Attempts<'_> {
             Ok(child) => child,
             Err(error) => return Ok(facets(error)),
         };
-        // The rest of what is needed to find it again, should we be killed.
-        self.note(prepared, child.pid);
+        self.note(prepared, Some(child.pid));
         let mut out = facets(StartError::refused(Stage::Spawn, "it was not followed"));
 
         terminal.launched();
@@ -258,7 +259,7 @@ impl Attempts<'_> {
         Ok(out)
     }
 
-    fn note(&self, prepared: &Prepared, pid: i32) {
+    fn note(&self, prepared: &Prepared, pid: Option<i32>) {
         let note = RunNote {
             v: 1,
             uuid: self.uuid.to_owned(),
@@ -267,10 +268,10 @@ impl Attempts<'_> {
             attempts: 0,
             restarts: 0,
             desired_up: false,
-            pid: Some(pid),
+            pid,
             pid_start_ticks: None,
             boot_id: boot_id().unwrap_or_default(),
-            started_mono_ns: Some(clock::monotonic().as_nanos()),
+            started_mono_ns: pid.map(|_| clock::monotonic().as_nanos()),
             baseline: prepared.before,
         };
         if let Err(err) = note::write(&prepared.dir, self.place.tree.xattrs, &note) {

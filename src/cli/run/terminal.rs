@@ -28,11 +28,10 @@ impl Terminal {
     pub(super) fn new() -> Self {
         let tty = File::options().read(true).write(true).open("/dev/tty").ok();
         let session = match &tty {
-            None => Session::Group,
             Some(_) if in_pipeline() => Session::Shared,
             Some(tty) if tcgetpgrp(tty) == Ok(getpgrp()) => Session::Foreground,
-            // Started in the background. `fg` lends the terminal later.
-            Some(_) => Session::Group,
+            // No terminal, or started in the background: then `fg` lends it later.
+            _ => Session::Group,
         };
         Self { tty, session, lent: false }
     }

@@ -87,7 +87,8 @@ impl Facets {
             (true, Some(timeout), Some(status)) => timed_out(timeout, status, self.asked.kill.is_some(), request),
             _ => cause_sentence(&cause, confidence, &evidence, &request.spec),
         };
-        let sentence = says_so(&cause, self.timed_out, self.had_terminal).then(|| words.clone());
+        let says = says_so(&cause, self.timed_out, self.had_terminal) || disturbed(&cause, &evidence);
+        let sentence = says.then(|| words.clone());
         let report = Report {
             v: report::VERSION,
             run: self.uuid,
@@ -148,6 +149,13 @@ fn says_so(cause: &ExitCause, timed_out: bool, had_terminal: bool) -> bool {
         ExitCause::Signaled { signal, .. } => *signal != SIGPIPE && !(*signal == SIGINT && had_terminal),
         _ => true,
     }
+}
+
+/// Whether a failure has a likely reason that the command cannot know: the kernel took a child, or refused a fork.
+fn disturbed(cause: &ExitCause, evidence: &Evidence) -> bool {
+    let growth = evidence.after.since(evidence.before);
+    let acted = growth.memory.is_some_and(|memory| memory.oom_kill > 0) || growth.pids_max.is_some_and(|max| max > 0);
+    acted && matches!(cause, ExitCause::Exited { code } if *code != 0)
 }
 
 /// A run of which nothing is known but its start error: before or instead of a cgroup.
@@ -215,6 +223,14 @@ mod tests {
     fn a_command_that_ended_by_itself_has_the_last_word() {
         let verdict = ended(ExitStatus::Exited { code: 3 }).verdict(&request());
         assert_eq!((verdict.exit.code(), verdict.sentence), (3, None));
+    }
+
+    #[test]
+    fn a_failure_that_the_kernel_had_a_part_in_is_told_with_it() {
+        let after = Counters { pids_max: Some(3), ..Counters::default() };
+        let ends = |code| Facets { after, ..ended(ExitStatus::Exited { code }) }.verdict(&request()).sentence;
+        insta::assert_snapshot!(ends(2).unwrap(), @"exited with code 2; forks refused (max +3)");
+        assert_eq!(ends(0), None, "it coped");
     }
 
     #[test]

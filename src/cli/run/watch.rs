@@ -37,21 +37,38 @@ const PASSED_ON: [Signal; 7] = [
     Signal::SIGTSTP,
 ];
 
-/// Our signals, as a descriptor.
+/// Our signals, as descriptors.
 #[derive(Debug)]
-pub(super) struct Signals(SignalFd);
+pub(super) struct Signals {
+    all: SignalFd,
+    /// SIGCONT by itself: a stop signal that comes after it takes it out of the queue again (signal(7)), so it cannot be
+    /// relied on and must be told apart.
+    cont: SignalFd,
+}
 
 impl Signals {
     /// Blocks them, so that from here on none is lost and none ends us. The child's are reset by its launch. One that
     /// we were told to ignore (nohup) stays ignored.
     pub(super) fn take() -> io::Result<Self> {
         let heard = PASSED_ON.into_iter().filter(|&signal| !is_ignored(signal as i32));
-        let set: SigSet = heard.chain([Signal::SIGCHLD, Signal::SIGCONT]).collect();
-        set.thread_block()?;
+        let all: SigSet = heard.chain([Signal::SIGCHLD]).collect();
+        let cont: SigSet = [Signal::SIGCONT].into_iter().collect();
         // Blocked and never read: setting the terminal's foreground group from the background raises it.
         let background: SigSet = [Signal::SIGTTOU].into_iter().collect();
-        background.thread_block()?;
-        Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
+        for set in [&all, &cont, &background] {
+            set.thread_block()?;
+        }
+        let descriptor = |set| SignalFd::with_flags(set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
+        Ok(Self { all: descriptor(&all)?, cont: descriptor(&cont)? })
+    }
+
+    /// Whether we were told to go on. Asking takes it back.
+    fn continued(&self) -> io::Result<bool> {
+        let mut told = false;
+        while self.cont.read_signal()?.is_some() {
+            told = true;
+        }
+        Ok(told)
     }
 }
 
@@ -154,7 +171,8 @@ impl Watch<'_> {
 
     /// Waits for the next thing to happen and does what signals and deadlines ask for.
     fn wait(&mut self, launching: bool, changes: Option<&std::os::fd::OwnedFd>) -> io::Result<Ready> {
-        let mut fds = vec![PollFd::new(&self.signals.0, PollFlags::IN)];
+        let signals = [&self.signals.all, &self.signals.cont];
+        let mut fds: Vec<_> = signals.map(|fd| PollFd::new(fd, PollFlags::IN)).into();
         if let Some(child) = &self.child {
             fds.push(PollFd::new(&child.pidfd, PollFlags::IN));
             if launching {
@@ -170,16 +188,19 @@ impl Watch<'_> {
             Err(err) => return Err(err.into()),
         }
         let is_ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        let signalled = is_ready(0);
+        let (signalled, continued) = (is_ready(0), is_ready(1));
         let ready = Ready {
-            ended: self.child.is_some() && is_ready(1),
-            confirm: launching && is_ready(2),
+            ended: self.child.is_some() && is_ready(2),
+            confirm: launching && is_ready(3),
             changed: changes.is_some() && is_ready(fds.len() - 1),
         };
         drop(fds);
         // Its end first: what comes with it cannot reach it any more.
         if ready.ended || ready.confirm || ready.changed {
             return Ok(ready);
+        }
+        if continued && self.signals.continued()? {
+            self.resume();
         }
         if signalled {
             self.hear()?;
@@ -191,13 +212,13 @@ impl Watch<'_> {
     }
 
     fn hear(&mut self) -> io::Result<()> {
-        while let Some(info) = self.signals.0.read_signal()? {
+        while let Some(info) = self.signals.all.read_signal()? {
             let number = i32::try_from(info.ssi_signo).unwrap_or(0);
             match number {
                 libc::SIGCHLD => self.job_changed()?,
-                libc::SIGCONT => self.resume(),
                 // The terminal has told the command itself.
                 _ if self.terminal.is_shared() && info.ssi_code == libc::SI_KERNEL => {}
+                libc::SIGTSTP => self.send_to_job(libc::SIGTSTP),
                 _ => {
                     if let Some(act) = self.ladder.on_signal(number, clock::monotonic()) {
                         self.act(act);
@@ -211,12 +232,20 @@ impl Watch<'_> {
     /// A stopped command stops us, so that the shell sees its job stopped and comes back.
     fn job_changed(&mut self) -> io::Result<()> {
         let Some(child) = &self.child else { return Ok(()) };
-        if pidfd::job_change(child.pid)? == Some(JobChange::Stopped) {
+        let change = match pidfd::job_change(child.pid) {
+            // Of a child that has ended waitid(2) knows no stops any more; its pidfd tells the rest.
+            Err(err) if err.raw_os_error() == Some(libc::ECHILD) => None,
+            change => change?,
+        };
+        if change == Some(JobChange::Stopped) {
             if let Err(err) = self.terminal.take_back() {
                 say(&format!("cannot take the terminal back: {err}"));
             }
-            // Ends when the shell says SIGCONT, which is then in the descriptor.
+            // Returns once the shell says SIGCONT. A Ctrl-Z right after that takes it out of our descriptor again, so
+            // that we are here is what counts.
             raise(Signal::SIGSTOP)?;
+            self.signals.continued()?;
+            self.resume();
         }
         Ok(())
     }
@@ -227,7 +256,23 @@ impl Watch<'_> {
         if let Err(err) = self.terminal.lend(child.pid) {
             say(&format!("cannot hand the terminal to the command: {err}"));
         }
-        self.send(libc::SIGCONT);
+        self.send_to_job(libc::SIGCONT);
+    }
+
+    /// To the command as the terminal and the shell know it: its process group. The members of a pipeline are the
+    /// shell's to address.
+    fn send_to_job(&self, signal: i32) {
+        let Some(child) = &self.child else { return self.send(signal) };
+        let group = rustix::process::Pid::from_raw(child.pid).filter(|_| !self.terminal.is_shared());
+        let Some((group, known)) = group.zip(rustix::process::Signal::from_named_raw(signal)) else {
+            return self.send(signal);
+        };
+        match rustix::process::kill_process_group(group, known) {
+            // Nobody of that group is left, or the command has made itself another.
+            Err(rustix::io::Errno::SRCH) => self.send(signal),
+            Err(err) => say(&format!("cannot send signal {signal}: {err}")),
+            Ok(()) => {}
+        }
     }
 
     fn act(&mut self, act: Act) {
@@ -242,7 +287,7 @@ impl Watch<'_> {
                 }
                 self.send(signal);
                 // A stopped process hears nothing.
-                self.send(libc::SIGCONT);
+                self.send_to_job(libc::SIGCONT);
             }
             Act::Kill => {
                 if let Err(err) = kill::kill(self.dir) {

@@ -86,6 +86,8 @@ pub enum Why {
     NotPassedOn {
         /// The cgroup.
         dir: PathBuf,
+        /// Our place, somewhere below it.
+        place: PathBuf,
     },
     /// Passing it on in `dir` was refused.
     Refused {
@@ -109,13 +111,13 @@ impl Why {
             ),
             Self::NotBuilt => "use a kernel built with it".to_owned(),
             Self::Namespace { .. } => "let the container's manager delegate it".to_owned(),
-            Self::NotPassedOn { dir } => match delegating_user_manager(dir) {
-                Some(_) => format!(
-                    "add `[Service]\\nDelegate=cpu cpuset io memory pids` in \
-                     /etc/systemd/system/user@.service.d/delegate.conf, then `systemctl daemon-reload` and log in anew \
-                     (missing: {controller})"
-                ),
-                None => format!("as its owner, `echo +{controller} > {}/cgroup.subtree_control`", dir.display()),
+            Self::NotPassedOn { dir, place } => match manager_of(place) {
+                Manager::User => "write `[Service]` and `Delegate=cpu cpuset io memory pids` to \
+                                  /etc/systemd/system/user@.service.d/delegate.conf, then `systemctl daemon-reload` and \
+                                  log in anew"
+                    .to_owned(),
+                Manager::System => "give its unit Delegate=yes".to_owned(),
+                Manager::None => format!("as its owner, `echo +{controller} > {}/cgroup.subtree_control`", dir.display()),
             },
             Self::Refused { dir, .. } => format!(
                 "run in a cgroup of your own: `systemd-run --user -p Delegate=yes --scope pinfold …`, or clear {}",
@@ -125,9 +127,22 @@ impl Why {
     }
 }
 
-/// Whether `dir` is on the way to a user's service manager, which passes on only what its unit says.
-fn delegating_user_manager(dir: &Path) -> Option<&Path> {
-    dir.to_str().is_some_and(|d| d.contains("/user.slice")).then_some(dir)
+/// Who manages the cgroups that lead to a place.
+enum Manager {
+    User,
+    System,
+    None,
+}
+
+fn manager_of(place: &Path) -> Manager {
+    let mut parts = place.iter().filter_map(|p| p.to_str());
+    if parts.clone().any(|p| p.starts_with("user@")) {
+        Manager::User
+    } else if parts.any(|p| [".slice", ".service", ".scope"].iter().any(|end| p.ends_with(end))) {
+        Manager::System
+    } else {
+        Manager::None
+    }
 }
 
 impl fmt::Display for Withheld {
@@ -140,7 +155,7 @@ impl fmt::Display for Withheld {
             Why::Disabled => write!(f, "this kernel was booted without")?,
             Why::NotBuilt => write!(f, "this kernel does not have")?,
             Why::Namespace { root } => write!(f, "this container was not given (see {})", root.display())?,
-            Why::NotPassedOn { dir } => {
+            Why::NotPassedOn { dir, .. } => {
                 write!(f, "{} does not pass on (cgroup.subtree_control)", dir.display())?;
             }
             Why::Refused { dir, reason } => write!(f, "could not be enabled in {} ({reason})", dir.display())?,
@@ -170,10 +185,11 @@ impl Lineage<'_> {
         if lacks(&first) {
             return Some(self.why_not_at_all(controller, &first.0));
         }
+        let place = rest.last().map_or(&first.0, |(path, _)| path);
         let mut above = &first.0;
         for level in rest {
             if lacks(&level) {
-                return Some(Why::NotPassedOn { dir: above.clone() });
+                return Some(Why::NotPassedOn { dir: above.clone(), place: place.clone() });
             }
             above = &level.0;
         }
@@ -244,15 +260,17 @@ mod tests {
             ("/sys/fs/cgroup", "cpu io memory pids"),
             ("/sys/fs/cgroup/user.slice", "cpu memory pids"),
             ("/sys/fs/cgroup/user.slice/user-1000.slice", "cpu memory pids"),
-            ("/sys/fs/cgroup/user.slice/user-1000.slice/app", "memory pids"),
+            ("/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service", "memory pids"),
         ]);
         let host = Lineage { chain: &chain, real_root: true, proc_cgroups: None, mounts: None };
-        let at = |dir: &str| Some(Why::NotPassedOn { dir: PathBuf::from(dir) });
+        let at = |dir: &str| Some(Why::NotPassedOn { dir: dir.into(), place: chain[3].0.clone() });
         assert_eq!(host.why(Controller::Memory), None);
         assert_eq!(host.why(Controller::Io), at("/sys/fs/cgroup"));
         assert_eq!(host.why(Controller::Cpu), at("/sys/fs/cgroup/user.slice/user-1000.slice"));
         let text = sentence(Controller::Cpu, host.why(Controller::Cpu).unwrap());
         assert!(text.contains("user@.service.d/delegate.conf"), "{text}");
+        let bare = Why::NotPassedOn { dir: "/cg/jobs".into(), place: "/cg/jobs/7".into() };
+        assert_eq!(bare.fix(Controller::Io), "as its owner, `echo +io > /cg/jobs/cgroup.subtree_control`");
     }
 
     #[test]

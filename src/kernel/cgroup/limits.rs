@@ -158,30 +158,39 @@ fn quota(percent: f64) -> Result<(u64, u64), StartError> {
     ))
 }
 
-/// Puts `plan` in force on `dir`.
+/// Puts `plan` in force on the fresh cgroup `dir`.
 ///
 /// # Errors
 /// At the first setting that is refused or reads back differently.
 pub fn apply(dir: &Dir, plan: &[Setting]) -> Result<Effective, StartError> {
     let mut effective = Effective { files: Vec::with_capacity(plan.len()) };
-    if plan.is_empty() {
-        return Ok(effective);
-    }
-    let cgroup = handle::load(dir);
-    let mut buf = [0; 4096];
     for setting in plan {
         let file = setting.file();
-        match setting.write_through(&cgroup, dir) {
-            Ok(()) => {}
+        match setting.write(dir) {
+            Ok(()) => effective.files.push((file, read_back(dir, setting)?)),
             // A kernel without swap has no file to forbid it with, and nothing to forbid.
-            Err(_) if *setting == Setting::SwapMax(Some(0)) && !dir.has(file) && no_swap() => continue,
+            Err(e) if e.is_absent() && *setting == Setting::SwapMax(Some(0)) && no_swap() => {}
             Err(e) => return Err(refused(dir, setting, &e)),
         }
-        let text = dir.read_into(file, &mut buf).map_err(|e| refused(dir, setting, &e))?;
-        in_force(setting, text)?;
-        effective.files.push((file, text.trim_end().to_owned()));
     }
     Ok(effective)
+}
+
+/// Puts one setting in force on a living run. A `memory.max` below its use reclaims and kills *in this call*: whoever
+/// shrinks comes here last, off the loop, after reclaiming.
+///
+/// # Errors
+/// Where it is refused or reads back differently.
+pub fn change(dir: &Dir, setting: &Setting) -> Result<String, StartError> {
+    setting.write_through(&handle::load(dir), dir).map_err(|e| refused(dir, setting, &e))?;
+    read_back(dir, setting)
+}
+
+fn read_back(dir: &Dir, setting: &Setting) -> Result<String, StartError> {
+    let mut buf = [0; 4096];
+    let text = dir.read_into(setting.file(), &mut buf).map_err(|e| refused(dir, setting, &e))?;
+    in_force(setting, text)?;
+    Ok(text.trim_end().to_owned())
 }
 
 /// Holds the kernel's answer against what was written.
@@ -196,7 +205,7 @@ fn in_force(setting: &Setting, text: &str) -> Result<(), StartError> {
 }
 
 fn refused(dir: &Dir, setting: &Setting, e: &DirError) -> StartError {
-    // cgroups-rs opens with O_CREAT, so the kernel says EACCES of a file that is not there.
+    // By a look: cgroups-rs opens with O_CREAT, so the kernel says EACCES of a file that is not there.
     if !dir.has(setting.file()) {
         let path = dir.path().join(setting.file());
         let what = format!(

@@ -94,19 +94,23 @@ impl<'fd> Prepared<'fd> {
     }
 }
 
-/// A step that failed: what [`failure::encode`] takes.
+/// A step that failed: what [`failure::encode`] takes, without the detail.
 struct Failed {
     stage: Stage,
     kind: Kind,
     errno: Errno,
     index: u32,
-    detail: [u8; DETAIL_MAX],
-    detail_length: usize,
+}
+
+/// The name of what a file wanted, where that is the trouble.
+struct Detail {
+    bytes: [u8; DETAIL_MAX],
+    length: usize,
 }
 
 impl Failed {
     fn at(stage: Stage, errno: Errno) -> Self {
-        Self { stage, kind: Kind::Plain, errno, index: 0, detail: [0; DETAIL_MAX], detail_length: 0 }
+        Self { stage, kind: Kind::Plain, errno, index: 0 }
     }
     fn index(self, index: usize) -> Self {
         Self { index: u32::try_from(index).unwrap_or(u32::MAX), ..self }
@@ -123,9 +127,10 @@ fn at(stage: Stage) -> impl Fn(Errno) -> Failed {
 /// Becomes the program, or says why not and exits.
 pub(super) fn run(prepared: &Prepared<'_>) -> ! {
     let bomb = ExitOnUnwind;
-    if let Err(failed) = become_program(prepared) {
+    let mut detail = Detail { bytes: [0; DETAIL_MAX], length: 0 };
+    if let Err(failed) = become_program(prepared, &mut detail) {
         let mut buffer = [0; _];
-        let detail = failed.detail.get(..failed.detail_length).unwrap_or_default();
+        let detail = detail.bytes.get(..detail.length).unwrap_or_default();
         let errno = failed.errno.raw_os_error();
         let words = failure::encode(&mut buffer, failed.stage, failed.kind, errno, failed.index, detail);
         // Nobody reads it where the parent is gone, and then nobody needs it.
@@ -149,7 +154,7 @@ fn exit() -> ! {
     unsafe { libc::_exit(127) }
 }
 
-fn become_program(p: &Prepared<'_>) -> Result<(), Failed> {
+fn become_program(p: &Prepared<'_>, detail: &mut Detail) -> Result<(), Failed> {
     if p.session == Session::New {
         rustix::process::setsid().map_err(at(Stage::Session))?;
     }
@@ -161,8 +166,10 @@ fn become_program(p: &Prepared<'_>) -> Result<(), Failed> {
     }
     reset_signals()?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(p.umask));
-    set_rlimits(&p.rlimits)?;
+    // What needs a new descriptor comes before the limits: RLIMIT_NOFILE can be below the number we inherited.
+    place_stdio(p)?;
     set_oom_score_adj(p.oom_score_adj)?;
+    set_rlimits(&p.rlimits)?;
     if let Some(nice) = p.nice {
         set_nice(nice)?;
     }
@@ -171,10 +178,10 @@ fn become_program(p: &Prepared<'_>) -> Result<(), Failed> {
     }
     drop_capabilities()?;
     rustix::process::chdir(&*p.directory).map_err(at(Stage::Chdir))?;
-    place_stdio(p)?;
+    mark_descriptors()?;
     // From here a closed pipe without a failure means that execve did its work, or that it was killed in it.
     rustix::io::write(above_stdio(p.report)?, &[failure::ABOUT_TO_EXEC]).map_err(at(Stage::Spawn))?;
-    Err(exec(p))
+    Err(exec(p, detail))
 }
 
 /// Into the cgroup, where the clone has not put us there, and in any case the proof of it.
@@ -385,7 +392,7 @@ fn drop_capabilities() -> Result<(), Failed> {
     Ok(())
 }
 
-/// 0, 1 and 2, then nothing else across the exec. The sources may themselves be any of 0, 1 and 2, in any order, so
+/// The sources may themselves be any of 0, 1 and 2, in any order, so
 /// they are lifted above first.
 fn place_stdio(p: &Prepared<'_>) -> Result<(), Failed> {
     let mut lifted: [RawFd; 3] = [-1; 3];
@@ -404,6 +411,11 @@ fn place_stdio(p: &Prepared<'_>) -> Result<(), Failed> {
             return Err(Failed::at(Stage::Stdio, last_errno()).index(i));
         }
     }
+    Ok(())
+}
+
+/// Nothing but 0, 1 and 2 goes across the exec.
+fn mark_descriptors() -> Result<(), Failed> {
     // SAFETY: marks descriptors, closes none.
     let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if done == 0 { Ok(()) } else { Err(Failed::at(Stage::CloseRange, last_errno())) }
@@ -416,7 +428,7 @@ fn above_stdio(report: BorrowedFd<'_>) -> Result<BorrowedFd<'_>, Failed> {
 
 /// execve over the candidates, by the rules of execvp(3): a missing file is passed over, a forbidden one is remembered.
 /// Not by its rule that a file of unknown format is given to a shell.
-fn exec(p: &Prepared<'_>) -> Failed {
+fn exec(p: &Prepared<'_>, detail: &mut Detail) -> Failed {
     let mut forbidden = None;
     for (i, candidate) in p.candidates.iter().enumerate() {
         // SAFETY: the strings and the null-terminated arrays of pointers to them live until the exec is done.
@@ -426,25 +438,28 @@ fn exec(p: &Prepared<'_>) -> Failed {
                 forbidden.get_or_insert(i);
             }
             // A script without its interpreter is there, and hides nothing behind it.
-            Errno::NOENT if file::exists(candidate) => return explain(p, i, Errno::NOENT),
+            Errno::NOENT if file::exists(candidate) => return explain(p, i, Errno::NOENT, detail),
             Errno::NOENT | Errno::NOTDIR | Errno::STALE | Errno::NODEV | Errno::TIMEDOUT if p.candidates.len() > 1 => {}
-            errno => return explain(p, i, errno),
+            errno => return explain(p, i, errno, detail),
         }
     }
     match forbidden {
-        Some(i) => explain(p, i, Errno::ACCESS),
+        Some(i) => explain(p, i, Errno::ACCESS, detail),
         None => Failed { kind: Kind::NotInPath, ..Failed::at(Stage::Exec, Errno::NOENT) },
     }
 }
 
 /// Whether the file itself or what it names is the trouble.
-fn explain(p: &Prepared<'_>, index: usize, errno: Errno) -> Failed {
+fn explain(p: &Prepared<'_>, index: usize, errno: Errno, detail: &mut Detail) -> Failed {
     let mut failed = Failed::at(Stage::Exec, errno).index(index);
     let Some(candidate) = p.candidates.get(index) else { return failed };
     let candidate: &CStr = candidate;
     if errno == Errno::ACCESS && file::is_directory(candidate) {
         failed.kind = Kind::Directory;
     } else if errno == Errno::NOENT || (errno == Errno::ACCESS && file::is_executable(candidate)) {
+        // A low RLIMIT_NOFILE would forbid the look; nobody reads a standard input here any more.
+        // SAFETY: the child's own copy, not used again.
+        unsafe { libc::close(0) };
         let mut head = [0; file::HEAD];
         let head = file::read_head(candidate, &mut head);
         let named = match (file::interpreter(head), file::loader(head)) {
@@ -454,9 +469,9 @@ fn explain(p: &Prepared<'_>, index: usize, errno: Errno) -> Failed {
         };
         if let Some((kind, name)) = named {
             failed.kind = kind;
-            for (to, from) in failed.detail.iter_mut().zip(name) {
+            for (to, from) in detail.bytes.iter_mut().zip(name) {
                 *to = *from;
-                failed.detail_length += 1;
+                detail.length += 1;
             }
         }
     }

@@ -143,25 +143,22 @@ pub(super) unsafe fn clone(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned>
 
     let mut pidfd: libc::c_int = -1;
     let pidfd_at: *mut libc::c_int = &raw mut pidfd;
-    let pid = match cgroup {
-        Some(cgroup) => {
-            let args = CloneArgs {
-                flags: CLONE_INTO_CGROUP | u64::from(CLONE_PIDFD.unsigned_abs()),
-                pidfd: pidfd_at as u64,
-                exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
-                cgroup: u64::from(cgroup.as_raw_fd().unsigned_abs()),
-                ..CloneArgs::default()
-            };
-            // SAFETY: the structure and the int it points to outlive the call; without CLONE_VM and with a null
-            // stack the child goes on here in a copy of our memory.
-            unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) }
-        }
-        None => {
-            let flags = libc::c_long::from(CLONE_PIDFD | libc::SIGCHLD);
-            // SAFETY: as above. The pidfd's place is the third argument on every architecture but s390 and cris; the
-            // ones after it are unused with these flags.
-            unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, pidfd_at, 0usize, 0usize) }
-        }
+    let pid = if let Some(cgroup) = cgroup {
+        let args = CloneArgs {
+            flags: CLONE_INTO_CGROUP | u64::from(CLONE_PIDFD.unsigned_abs()),
+            pidfd: pidfd_at as u64,
+            exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
+            cgroup: u64::from(cgroup.as_raw_fd().unsigned_abs()),
+            ..CloneArgs::default()
+        };
+        // SAFETY: the structure and the int it points to outlive the call; without CLONE_VM and with a null
+        // stack the child goes on here in a copy of our memory.
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) }
+    } else {
+        let flags = libc::c_long::from(CLONE_PIDFD | libc::SIGCHLD);
+        // SAFETY: as above. The pidfd's place is the third argument on every architecture but s390 and cris; the
+        // ones after it are unused with these flags.
+        unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, pidfd_at, 0usize, 0usize) }
     };
     match i32::try_from(pid) {
         Ok(0) => Ok(Cloned::Child),
@@ -217,7 +214,7 @@ fn clone_error(plan: &LaunchPlan, into_cgroup: bool, e: &io::Error) -> StartErro
 /// How far a child has come.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Not executed yet: wait until [`Confirm`] is readable.
+    /// Not executed yet: wait until [`Confirm`] is hung up.
     Pending,
     /// Its program runs, or it was killed inside execve(2): then its exit status tells.
     Execed,
@@ -225,7 +222,8 @@ pub enum Progress {
     Failed(StartError),
 }
 
-/// The read end of the child's confirmation pipe: readable when there is something to know.
+/// The read end of the child's confirmation pipe. Hung up (`EPOLLHUP`, reported whatever is asked for) when all there is to
+/// know is in it; readable a little earlier, with "about to exec", which is no news.
 #[derive(Debug)]
 pub struct Confirm {
     pipe: OwnedFd,
@@ -261,7 +259,7 @@ impl Confirm {
         loop {
             match self.poll() {
                 Progress::Pending => {
-                    let mut poll = [rustix::event::PollFd::new(&self.pipe, rustix::event::PollFlags::IN)];
+                    let mut poll = [rustix::event::PollFd::new(&self.pipe, rustix::event::PollFlags::empty())];
                     match rustix::event::poll(&mut poll, None) {
                         Ok(_) | Err(rustix::io::Errno::INTR) => {}
                         Err(e) => return Progress::Failed(StartError::os(Stage::Spawn, "poll", e.raw_os_error())),

@@ -12,8 +12,11 @@ use crate::model::{Stage, StartError};
 /// More than the kernel lets an environment be on most hosts (execve(2): a quarter of the stack's limit).
 const MAX_BYTES: u64 = 4 << 20;
 
+/// `K` and `V`, in the order of the file.
+pub(super) type Assignments = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The assignments of `path` in their order. `None` where the file is not there.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<(Vec<u8>, Vec<u8>)>>, StartError> {
+pub(super) fn read(path: &Path) -> Result<Option<Assignments>, StartError> {
     let refused = |why: String| StartError::refused(Stage::Exec, format!("env_file {}: {why}", path.display()));
     let failed = |e: &std::io::Error| {
         StartError::os(Stage::Exec, format!("env_file {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO))
@@ -41,7 +44,7 @@ struct BadLine {
     why: String,
 }
 
-fn parse(text: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BadLine> {
+fn parse(text: &[u8]) -> Result<Assignments, BadLine> {
     let mut reader = Reader { rest: text, line: 1 };
     let mut all = Vec::new();
     while let Some(first) = reader.peek() {

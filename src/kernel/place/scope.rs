@@ -3,7 +3,8 @@
 //! The D-Bus library starts threads, and a keeper with threads could not fork safely. So a short-lived child of the
 //! same binary does the asking ([`child_main`]) and answers with one line of JSON ([`request`]).
 //!
-//! systemd's private socket is tried before the bus: it is there on hosts without a D-Bus daemon, and early at boot.
+//! It goes over the bus. systemd's private socket would do without a D-Bus daemon, but its messages carry a sender that
+//! is no unique name, which the library takes for a broken peer (zbus 5.19 panics).
 
 use std::{
     io::{Read, Write},
@@ -16,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 use zbus::{
     Message,
-    blocking::{Connection, MessageIterator, connection::Builder},
+    blocking::{Connection, MessageIterator},
     message::Type,
     zvariant::{OwnedObjectPath, OwnedValue, Value},
 };
@@ -58,13 +59,13 @@ pub struct Scope {
 /// Why there is no scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ScopeError {
-    /// Neither the private socket nor the bus answers.
+    /// The bus does not answer.
     #[error(
-        "systemd cannot be reached ({reason}); log in through a session that has a user manager (XDG_RUNTIME_DIR), or \
-         name a delegated cgroup with --cgroup-root"
+        "systemd cannot be reached over D-Bus ({reason}); install dbus (for a user: log in through a session that has \
+         a user manager), or name a delegated cgroup with --cgroup-root"
     )]
     NoBus {
-        /// What both said.
+        /// What the library said.
         reason: String,
     },
     /// polkit or systemd said no.
@@ -76,7 +77,10 @@ pub enum ScopeError {
         reason: String,
     },
     /// Another run has this unit.
-    #[error("the unit {unit} exists already; `systemctl stop {unit}` ends it and everything in it")]
+    #[error(
+        "the unit {unit} exists already; `systemctl stop {unit}` (a user's: `systemctl --user stop {unit}`) ends it and \
+         everything in it"
+    )]
     Exists {
         /// The unit.
         unit: String,
@@ -199,17 +203,14 @@ pub fn child_main(args: &[String]) -> ExitCode {
 }
 
 fn start(request: &Request) -> Result<Scope, ScopeError> {
-    let bus = connect(request.user)?;
+    let bus = if request.user { Connection::session() } else { Connection::system() };
+    let bus = Bus(bus.map_err(|e| ScopeError::NoBus { reason: e.to_string() })?);
     let failed = |e: zbus::Error| explain(&request.unit, &e);
     // Before the call, so that its end cannot be missed.
-    let messages = MessageIterator::from(&bus.connection);
-    if bus.routed {
-        let rule = format!("type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'");
-        let dbus = "org.freedesktop.DBus";
-        bus.connection
-            .call_method(Some(dbus), "/org/freedesktop/DBus", Some(dbus), "AddMatch", &rule)
-            .map_err(failed)?;
-    }
+    let messages = MessageIterator::from(&bus.0);
+    let rule = format!("type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'");
+    let dbus = "org.freedesktop.DBus";
+    bus.0.call_method(Some(dbus), "/org/freedesktop/DBus", Some(dbus), "AddMatch", &rule).map_err(failed)?;
     bus.manager("Subscribe", &()).map_err(failed)?;
     let auxiliary: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
     let started = bus.manager("StartTransientUnit", &(&request.unit, "fail", properties(request), auxiliary));
@@ -265,45 +266,21 @@ fn wait_for_job(messages: MessageIterator, job: &OwnedObjectPath, unit: &str) ->
     Err(ScopeError::NoBus { reason: "the connection ended".to_owned() })
 }
 
-/// A connection to systemd: over the bus, or without one.
-struct Bus {
-    connection: Connection,
-    routed: bool,
-}
+/// A connection to systemd's manager.
+struct Bus(Connection);
 
 impl Bus {
     fn manager<B: Serialize + zbus::zvariant::DynamicType>(&self, method: &str, body: &B) -> zbus::Result<Message> {
-        self.connection.call_method(Some(SYSTEMD), MANAGER_PATH, Some(MANAGER), method, body)
+        self.0.call_method(Some(SYSTEMD), MANAGER_PATH, Some(MANAGER), method, body)
     }
 
     fn control_group(&self, unit: &str) -> zbus::Result<String> {
         let path: OwnedObjectPath = self.manager("GetUnit", &unit)?.body().deserialize()?;
         let body = ("org.freedesktop.systemd1.Scope", "ControlGroup");
         let properties = Some("org.freedesktop.DBus.Properties");
-        let reply = self.connection.call_method(Some(SYSTEMD), path, properties, "Get", &body)?;
+        let reply = self.0.call_method(Some(SYSTEMD), path, properties, "Get", &body)?;
         let value: OwnedValue = reply.body().deserialize()?;
         Ok(String::try_from(value)?)
-    }
-}
-
-fn connect(user: bool) -> Result<Bus, ScopeError> {
-    let private = if user {
-        std::env::var("XDG_RUNTIME_DIR").ok().map(|dir| format!("unix:path={dir}/systemd/private"))
-    } else {
-        Some("unix:path=/run/systemd/private".to_owned())
-    };
-    let direct = match private {
-        Some(address) => Builder::address(address.as_str()).and_then(|b| b.p2p().build()),
-        None => Err(zbus::Error::Failure("XDG_RUNTIME_DIR is not set".to_owned())),
-    };
-    let direct = match direct {
-        Ok(connection) => return Ok(Bus { connection, routed: false }),
-        Err(e) => e,
-    };
-    let bus = if user { Connection::session() } else { Connection::system() };
-    match bus {
-        Ok(connection) => Ok(Bus { connection, routed: true }),
-        Err(e) => Err(ScopeError::NoBus { reason: format!("{direct}; {e}") }),
     }
 }
 

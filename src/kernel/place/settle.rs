@@ -217,7 +217,7 @@ pub fn settle_beside(
 ) -> Result<Tree, PlaceError> {
     let mut tree = settle(situation, &situation.top(), situation.real_root && !situation.systemd, moves)?;
     for withheld in &mut tree.withheld {
-        if matches!(&withheld.why, Why::NotPassedOn { dir } if dir == blocked) {
+        if matches!(&withheld.why, Why::NotPassedOn { dir, .. } if dir == blocked) {
             withheld.why = Why::Refused { dir: blocked.to_owned(), reason: format!("{} sit there", list(strangers)) };
         }
     }

@@ -1,0 +1,148 @@
+//! `pinfold doctor`: takes a place as `run` would, has it probed, gives it back, and prints the judgement. What is
+//! tried, and what it means, is `kernel::probe`.
+
+use std::path::Path;
+
+use comfy_table::{Cell, ContentArrangement, Table, presets};
+
+use super::{
+    args::Output,
+    exit::{Exit, Failure},
+};
+use crate::{
+    kernel::{
+        cgroup::{Dir, DirError},
+        place::{Claimant, Claimed, Leaf, PlaceError, Plan, Situation, claim, record, scope},
+        probe::{Facts, report},
+    },
+    model::{Check, Soundness},
+};
+
+/// What it prints, and what it ends with: 0 where workers can be run, else 1.
+///
+/// # Errors
+/// Where the place that was taken cannot be given back.
+pub fn doctor(cgroup_root: Option<&Path>, output: Output, width: Option<u16>) -> Result<(String, Exit), Failure> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let situation = Situation::of_this_process();
+    let (facts, taken) = match &situation {
+        Err(e) => (Facts::gather(None, Err(e)), None),
+        Ok(situation) => {
+            let claimed = take(situation, cgroup_root, own);
+            let facts = Facts::gather(Some(situation), claimed.as_ref().map(|c| &c.tree));
+            (facts, claimed.ok().map(|c| (situation, c)))
+        }
+    };
+    if let Some((situation, claimed)) = taken {
+        give_back(situation, claimed, own)
+            .map_err(|e| Failure::failed("cannot remove the place that was taken for the probe", e))?;
+    }
+    let checks = report(&facts);
+    let text = match output {
+        Output::Text => render(&checks, width),
+        Output::Json => json(&checks),
+    };
+    Ok((text, if usable(&checks) { Exit::Ok } else { Exit::Failed }))
+}
+
+fn take(situation: &Situation, cgroup_root: Option<&Path>, own: i32) -> Result<Claimed, PlaceError> {
+    let mut plan = situation.plan(cgroup_root, None)?;
+    if let Plan::Scope { stay, .. } = &mut plan {
+        // Also where we are a service's process: there is no other to begin the scope with, and we end with it.
+        *stay = false;
+    }
+    let unit = scope::unit_of_run();
+    claim(situation, &plan, &Claimant { unit: &unit, own: (Leaf::Supervisor, own), anchor: None, may_join: false })
+}
+
+/// A scope ends with us. A directory that another pinfold lives in stays as it is.
+fn give_back(situation: &Situation, claimed: Claimed, own: i32) -> Result<(), DirError> {
+    if claimed.unit.is_some() || record::lock_root(&claimed.tree.root).is_err() {
+        return Ok(());
+    }
+    let home = Dir::open(&situation.own_dir)?;
+    claimed.tree.dissolve(&home, &[own], claimed.made)
+}
+
+/// The checks as a person reads them, `width` columns wide at most (`None`: as wide as they are).
+#[must_use]
+pub fn render(checks: &[Check], width: Option<u16>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
+    for check in checks {
+        let mut lines = vec![check.fact.clone()];
+        lines.extend(check.cost.as_ref().map(|cost| format!("cost: {cost}")));
+        lines.extend(check.fix.as_ref().map(|fix| format!("fix: {fix}")));
+        table.add_row([Cell::new(check.verdict), Cell::new(&check.name), Cell::new(lines.join("\n"))]);
+    }
+    let lines: Vec<String> = table.lines().map(|l| l.trim_end().to_owned()).collect();
+    format!("{}\n\n{}\n", lines.join("\n"), summary(checks))
+}
+
+/// The last line.
+fn summary(checks: &[Check]) -> String {
+    let fatal: Vec<&str> = checks.iter().filter(|c| c.is_fatal()).map(|c| c.name.as_str()).collect();
+    if !fatal.is_empty() {
+        return format!("Nothing can be run here before this is mended: {}.", fatal.join(", "));
+    }
+    match checks.iter().filter(|c| c.verdict != Soundness::Ok).count() {
+        0 => "This host can do everything.".to_owned(),
+        1 => "This host can run workers, with the one restriction above.".to_owned(),
+        n => format!("This host can run workers, with the {n} restrictions above."),
+    }
+}
+
+/// The checks as one JSON document.
+fn json(checks: &[Check]) -> String {
+    let document = serde_json::json!({ "usable": usable(checks), "checks": checks });
+    format!("{document:#}\n")
+}
+
+/// Whether anything can be run.
+fn usable(checks: &[Check]) -> bool {
+    !checks.iter().any(Check::is_fatal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::probe::samples;
+
+    #[test]
+    fn a_host_without_fault() {
+        insta::assert_snapshot!(render(&report(&samples::pure()), Some(100)));
+    }
+
+    #[test]
+    fn a_hybrid_host() {
+        insta::assert_snapshot!(render(&report(&samples::hybrid()), Some(100)));
+    }
+
+    #[test]
+    fn an_ordinary_user() {
+        insta::assert_snapshot!(render(&report(&samples::rootless()), Some(100)));
+    }
+
+    #[test]
+    fn a_read_only_container() {
+        insta::assert_snapshot!(render(&report(&samples::read_only()), None));
+    }
+
+    #[test]
+    fn a_container_with_strangers_in_its_root() {
+        insta::assert_snapshot!(render(&report(&samples::strangers()), Some(100)));
+    }
+
+    #[test]
+    fn json_says_first_whether_the_host_is_usable() {
+        let text = json(&report(&samples::read_only()));
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["usable"], false);
+        let place = value["checks"].as_array().unwrap().iter().find(|c| c["name"] == "place").unwrap();
+        assert_eq!((&place["verdict"], &place["required"]), (&"missing".into(), &true.into()));
+        assert!(usable(&report(&samples::hybrid())));
+    }
+}

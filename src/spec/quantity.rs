@@ -1,0 +1,345 @@
+//! Sizes and durations: how they are written, their range and their JSON Schema.
+
+use std::{borrow::Cow, time::Duration};
+
+use schemars::{Schema, json_schema};
+
+use super::{
+    decode::{FromWord, Word, Wrong},
+    units::{Limited, variable},
+};
+
+/// The longest duration of a configuration: ten years. Sums of a few of them are far from overflow.
+const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size(pub(super) u64);
+
+const SIZE_PATTERN: &str = r"^[0-9]+(\.[0-9]+)? ?([kKmMgGtT]([iI]?[bB])?|[bB])?$";
+
+impl FromWord for Size {
+    const WHAT: &'static str = "a size";
+    const LIKE: &'static str = "bytes or a unit, like 256MB or 256MiB";
+
+    fn from_word(word: &Word<'_>) -> Result<Self, Wrong> {
+        size(&word.text).map(Self)
+    }
+
+    fn name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [
+            { "type": "integer", "minimum": 0, "maximum": i64::MAX },
+            { "type": "string", "pattern": SIZE_PATTERN },
+            variable(),
+        ] })
+    }
+}
+
+/// KB, MB, GB, TB are powers of 1000; K, M, G, T and KiB, MiB, GiB, TiB of 1024; in any case. A fraction is fine
+/// where whole bytes come out.
+fn size(text: &str) -> Result<u64, Wrong> {
+    let not_a_size = || Wrong::is("is not a size");
+    if text.starts_with('-') && text[1..].starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(Wrong::is("is less than nothing"));
+    }
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit = unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase();
+    let scale: u128 = match unit.as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1000 * 1000,
+        "gb" => 1000 * 1000 * 1000,
+        "tb" => 1000 * 1000 * 1000 * 1000,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        _ => return Err(not_a_size()),
+    };
+    let (whole, fraction) = match number.split_once('.') {
+        Some((_, "")) => return Err(not_a_size()),
+        Some((whole, fraction)) => (whole, fraction),
+        None => (number, ""),
+    };
+    if whole.is_empty() || fraction.contains('.') {
+        return Err(not_a_size());
+    }
+    if unit.is_empty() && whole.len() > 1 && whole.starts_with('0') {
+        return Err(Wrong::is("is ambiguous: some read a leading zero as octal").fix("remove the leading zero"));
+    }
+    let too_large = || Wrong::is("is more than 8 EiB, the most the kernel can count");
+    if whole.len() > 20 {
+        return Err(too_large());
+    }
+    if fraction.len() > 12 {
+        return Err(Wrong::is("has too many decimal places"));
+    }
+    let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| not_a_size())?;
+    let (Ok(places), Some(scaled)) = (u32::try_from(fraction.len()), digits.checked_mul(scale)) else {
+        return Err(too_large());
+    };
+    let divisor = 10_u128.pow(places);
+    if !scaled.is_multiple_of(divisor) {
+        return Err(Wrong::is("is not a whole number of bytes"));
+    }
+    u64::try_from(scaled / divisor).ok().filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(too_large)
+}
+
+impl Limited for Size {
+    const LIKE_OR_MAX: &'static str = "bytes or a unit, like 256MB or 256MiB, or max for no limit";
+}
+
+impl Limited for Share {
+    const LIKE_OR_MAX: &'static str = "a size or a share of max_rss, like 200MiB or 90%, or max for none";
+}
+
+/// `memory.high`: bytes, or a percentage of `max_rss`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Share {
+    Bytes(u64),
+    /// In hundredths of a percent, 1 to 10000.
+    Percent(u64),
+}
+
+impl FromWord for Share {
+    const WHAT: &'static str = "a size or a percentage";
+    const LIKE: &'static str = Self::LIKE_OR_MAX;
+
+    fn from_word(word: &Word<'_>) -> Result<Self, Wrong> {
+        let Some(percent) = word.text.strip_suffix('%') else {
+            return size(&word.text).map(Self::Bytes).map_err(|mut wrong| {
+                if wrong.is == "is not a size" {
+                    wrong.is = "is neither a size nor a percentage".into();
+                }
+                wrong
+            });
+        };
+        let (whole, fraction) = percent.split_once('.').unwrap_or((percent, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) || whole.len() > 3 || fraction.len() > 2 {
+            return Err(Wrong::is("is not a percentage").fix("write a percentage of max_rss, like 90% or 97.5%"));
+        }
+        let hundredths = format!("{whole}{fraction:0<2}").parse().unwrap_or(0);
+        if !(1..=10_000).contains(&hundredths) {
+            return Err(Wrong::is("is out of range").fix("write more than 0% and at most 100%"));
+        }
+        Ok(Self::Percent(hundredths))
+    }
+
+    fn name() -> Cow<'static, str> {
+        "Size_or_percentage".into()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [{ "type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]{1,2})?%$" }, Size::schema()] })
+    }
+}
+
+/// A length of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Time(pub(super) Duration);
+
+impl FromWord for Time {
+    const WHAT: &'static str = "a duration";
+    const LIKE: &'static str = "a number with a unit, like 500ms, 10s or 1m30s, or 0";
+
+    fn from_word(word: &Word<'_>) -> Result<Self, Wrong> {
+        duration(&word.text).map(Self)
+    }
+
+    fn name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [
+            { "type": "integer", "const": 0 },
+            { "type": "string", "pattern": "^(0|([0-9]+(\\.[0-9]+)?\\s*[a-zA-Zµ]+\\s*)+)$" },
+            variable(),
+        ] })
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, Wrong> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
+        return Err(Wrong::is("has no unit").fix("write seconds as 10s, milliseconds as 500ms, minutes as 5m"));
+    }
+    if text.contains('M') {
+        return Err(Wrong::is("is ambiguous: M could be months").fix("write m for minutes, or days as 30d"));
+    }
+    let length = humantime::parse_duration(text).map_err(|_| Wrong::is("is not a duration"))?;
+    if length > MAX_DURATION {
+        return Err(Wrong::is("is more than ten years").fix("write at most 3650d"));
+    }
+    Ok(length)
+}
+
+/// A duration or one word that stands for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TimeOr<W>(pub(super) Option<Duration>, std::marker::PhantomData<W>);
+
+/// The word of a [`TimeOr`].
+pub(super) trait NoTime {
+    const WORD: &'static str;
+    const LIKE: &'static str;
+}
+
+/// `off`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Off;
+/// `hold`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hold;
+
+impl NoTime for Off {
+    const WORD: &'static str = "off";
+    const LIKE: &'static str = "a number with a unit, like 500ms or 10s, or off";
+}
+
+impl NoTime for Hold {
+    const WORD: &'static str = "hold";
+    const LIKE: &'static str = "a number with a unit, like 30s or 5m, or hold to wait for a person";
+}
+
+impl<W: NoTime> FromWord for TimeOr<W> {
+    const WHAT: &'static str = "a duration";
+    const LIKE: &'static str = W::LIKE;
+
+    fn from_word(word: &Word<'_>) -> Result<Self, Wrong> {
+        let length = if word.text == W::WORD { None } else { Some(duration(&word.text)?) };
+        Ok(Self(length, std::marker::PhantomData))
+    }
+
+    fn name() -> Cow<'static, str> {
+        format!("Duration_or_{}", W::WORD).into()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [{ "type": "string", "const": W::WORD }, Time::schema()] })
+    }
+}
+
+/// `150ms/1s`: stalled for so long within a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stall {
+    pub(super) stall: Duration,
+    pub(super) window: Duration,
+}
+
+impl FromWord for Stall {
+    const WHAT: &'static str = "a stall time within a window";
+    const LIKE: &'static str = "stall/window, like 150ms/1s";
+
+    fn from_word(word: &Word<'_>) -> Result<Self, Wrong> {
+        let (stall, window) =
+            word.text.split_once('/').ok_or_else(|| Wrong::is("is not a stall time within a window"))?;
+        let (stall, window) = (duration(stall.trim())?, duration(window.trim())?);
+        // The kernel's own bounds: Documentation/accounting/psi.rst, "Userspace monitor usage".
+        if !(Duration::from_millis(500)..=Duration::from_secs(10)).contains(&window) {
+            return Err(Wrong::is("has a window the kernel does not take").fix("write a window from 500ms to 10s"));
+        }
+        if stall < Duration::from_micros(1) {
+            return Err(Wrong::is("has no stall time").fix("write at least 1us before the slash"));
+        }
+        if stall > window {
+            return Err(Wrong::is("stalls for longer than its window").fix("write the shorter time first"));
+        }
+        Ok(Self { stall, window })
+    }
+
+    fn name() -> Cow<'static, str> {
+        "Stall".into()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [{ "type": "string", "pattern": "^[^/]+/[^/]+$" }, variable()] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_with_b_alone_counts_in_thousands_and_all_others_in_1024s() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("7B", 7),
+            ("3KB", 3_000),
+            ("3kb", 3_000),
+            ("3MB", 3_000_000),
+            ("3GB", 3_000_000_000),
+            ("3TB", 3_000_000_000_000),
+            ("3K", 3 << 10),
+            ("3m", 3 << 20),
+            ("3G", 3 << 30),
+            ("3T", 3 << 40),
+            ("3KiB", 3 << 10),
+            ("3MiB", 3 << 20),
+            ("3gib", 3 << 30),
+            ("3 MiB", 3 << 20),
+            ("1.5GiB", 3 << 29),
+            ("0.25KB", 250),
+            ("9223372036854775807", i64::MAX as u64),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_whole_number_of_bytes_is_no_size() {
+        for text in [
+            "",
+            "MB",
+            "-1",
+            "-1MB",
+            "1.",
+            ".5G",
+            "1..5M",
+            "1.1.1M",
+            "0.1KiB",
+            "1e6",
+            "1e400",
+            ".nan",
+            "NaN",
+            ".inf",
+            "1PB",
+            "256 potatoes",
+            "1  MB",
+            " 1MB",
+            "1MB ",
+            "0x10",
+            "1_000",
+            "010",
+            "9223372036854775808",
+            "18446744073709551616",
+            "99999999999999999999999999999999999999999999",
+            "8388608T",
+            "0.0000000000001T",
+            "١MB",
+        ] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_duration_needs_a_unit_unless_it_is_0() {
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        for text in
+            ["", "10", "-1s", "s", "1 potato", "99999999999999999999s", "4000d", "584554530872y", ".inf", "1e400"]
+        {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

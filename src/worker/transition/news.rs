@@ -1,0 +1,273 @@
+//! What the kernel says of a run.
+
+use crate::model::{
+    Counters, EventKind, ExitStatus, KernelEvent, KernelEventKind, KilledBy, MemoryEvents, Mono, RunId, StartError,
+    Target, UnknownWhy, Usage,
+};
+use crate::policy::cause::End;
+use crate::spec::types::KillMode;
+
+use super::{KILL_PATIENCE, KILL_RETRY, LAUNCH_PATIENCE, SIGTERM, Transition, overdue};
+use crate::worker::effect::{Effect, Refusal};
+use crate::worker::state::{After, Body, Goal, Life, Main, Phase, Remains, Wish};
+
+impl Transition<'_> {
+    pub(super) fn kernel(&mut self, news: KernelEvent) {
+        match news.kind {
+            KernelEventKind::Launched { pid } => self.launched(pid),
+            KernelEventKind::LaunchFailed(error) => self.launch_failed(error),
+            KernelEventKind::Counted(counters) => self.counted(counters),
+            KernelEventKind::Exited { status, counters } => self.exited(status, counters),
+            KernelEventKind::Unpopulated { usage, counters } => self.unpopulated(usage, counters),
+            KernelEventKind::CgroupGone => self.cgroup_gone(),
+            KernelEventKind::Removed => {}
+        }
+    }
+
+    pub(super) fn prepared(&mut self, result: Result<Counters, StartError>) {
+        match (self.take(), result) {
+            (Phase::Preparing { began }, Ok(baseline)) => {
+                let life = Box::new(Life::new(began, baseline));
+                if let Wish::Down(by) = self.s.wish {
+                    let remains = Remains::CalledOff(by.unwrap_or(KilledBy::Stop));
+                    self.out.push(Effect::Drain(self.s.run()));
+                    self.s.phase =
+                        Phase::Draining { life, remains, kill_at: self.now + KILL_PATIENCE, after: After::Policy };
+                } else {
+                    self.out.push(Effect::Launch(self.s.run()));
+                    self.s.phase = Phase::Launching { life, patience: self.now + LAUNCH_PATIENCE };
+                }
+            }
+            (Phase::Preparing { began }, Err(error)) => {
+                self.settle(Goal::Up, &Err(Refusal::StartFailed(error.clone())));
+                self.report_unstarted(&Life::new(began, Counters::default()), &Remains::Stillborn(error));
+                self.what_next(began, None, After::Policy);
+            }
+            (other, _) => self.s.phase = other,
+        }
+    }
+
+    fn launched(&mut self, pid: i32) {
+        let main = Main { pid, started: self.now };
+        match self.take() {
+            Phase::Launching { life, .. } => {
+                self.began(main);
+                if life.cgroup_gone {
+                    self.unfenced(life, main, After::Policy);
+                } else if let Wish::Down(by) = self.s.wish {
+                    self.terminate(life, main, by.unwrap_or(KilledBy::Stop), After::Policy);
+                } else {
+                    self.s.phase = Phase::Running { life, main };
+                    self.settle(Goal::Up, &Ok(()));
+                }
+            }
+            // The kill may have come before the child was there.
+            Phase::Killing { life, body: Body::Unborn, give_up, retry, after } => {
+                self.began(main);
+                if !life.cgroup_gone {
+                    self.out.push(Effect::Kill(self.s.run()));
+                }
+                self.s.phase = Phase::Killing { life, body: Body::Alive(main), give_up, retry, after };
+            }
+            Phase::Stuck { life, body: Body::Unborn, after } => {
+                self.began(main);
+                self.kill_again(life, Body::Alive(main), after);
+            }
+            other => self.s.phase = other,
+        }
+    }
+
+    fn began(&mut self, main: Main) {
+        self.s.attempts.spawn_faults = 0;
+        self.emit(EventKind::Started { pid: main.pid });
+        self.out.push(Effect::Note(self.s.run()));
+    }
+
+    fn launch_failed(&mut self, error: StartError) {
+        let (life, after, killing) = match self.take() {
+            Phase::Launching { life, .. } => (life, After::Policy, None),
+            Phase::Killing { life, body: Body::Unborn, give_up, retry, after } => (life, after, Some((give_up, retry))),
+            Phase::Stuck { life, body: Body::Unborn, after } => (life, after, Some((self.now + KILL_PATIENCE, None))),
+            other => return self.s.phase = other,
+        };
+        // Killed for its silence, it is said to have been killed: that was the consequence.
+        let error = if life.overdue { overdue() } else { error };
+        // With a rerun asked for after the kill of this launch, the answer is the next one's.
+        if after == After::Policy {
+            self.settle(Goal::Up, &Err(Refusal::StartFailed(error.clone())));
+        }
+        let remains = Remains::Stillborn(error);
+        if life.cgroup_gone {
+            return self.over(&life, &remains, after);
+        }
+        self.out.push(Effect::Drain(self.s.run()));
+        self.s.phase = match killing {
+            Some((give_up, retry)) => Phase::Killing { life, body: Body::Gone(remains), give_up, retry, after },
+            None => Phase::Draining { life, remains, kill_at: self.now + self.s.spec.stop.timeout, after },
+        };
+    }
+
+    fn counted(&mut self, counters: Counters) {
+        let takes_all = self.s.oom_takes_all();
+        let Some(life) = self.s.phase.life_mut() else { return };
+        let grown = life.readings.read(counters, takes_all, self.now);
+        self.violations(grown);
+    }
+
+    /// Reports what the growth of the counters says. One report for each growth of `oom_kill`, and one in a run for
+    /// refused forks; episodes, severities and policies are the violation engine's.
+    fn violations(&mut self, grown: Counters) {
+        let oom_kills = grown.memory.or(grown.local).map_or(0, |e: MemoryEvents| e.oom_kill);
+        if oom_kills > 0 {
+            self.violation("memory", format!("oom_kill grew by {oom_kills}"), grown);
+        }
+        let forks = grown.pids_max.unwrap_or(0);
+        let Some(life) = self.s.phase.life_mut() else { return };
+        if forks > 0 && !std::mem::replace(&mut life.pids_reported, true) {
+            self.violation("pids", format!("max grew by {forks}: forks were refused"), grown);
+        }
+    }
+
+    fn violation(&mut self, resource: &str, observed: String, counters: Counters) {
+        let (resource, severity) = (resource.to_owned(), "critical".to_owned());
+        self.emit(EventKind::Violation { resource, severity, observed, counters });
+    }
+
+    fn exited(&mut self, status: Option<ExitStatus>, counters: Counters) {
+        // Before the phase is taken apart: an OOM kill that ended it is a violation as well.
+        let lived = matches!(
+            self.s.phase,
+            Phase::Launching { .. }
+                | Phase::Running { .. }
+                | Phase::Terminating { .. }
+                | Phase::Killing { body: Body::Unborn | Body::Alive(_), .. }
+                | Phase::Stuck { body: Body::Unborn | Body::Alive(_), .. }
+        );
+        if !lived {
+            return;
+        }
+        let takes_all = self.s.oom_takes_all();
+        let now = self.now;
+        let Some(life) = self.s.phase.life_mut() else { return };
+        let before = life.readings.before_exit(takes_all, now);
+        let grown = life.readings.read(counters, takes_all, now);
+        self.violations(grown);
+        // A launch whose answer was lost has taken place all the same.
+        let unseen = Main { pid: 0, started: self.now };
+        let (life, main, after, timing) = match self.take() {
+            Phase::Launching { life, .. } => {
+                self.settle(Goal::Up, &Ok(()));
+                (life, unseen, After::Policy, Timing::Fresh)
+            }
+            Phase::Running { life, main } => (life, main, After::Policy, Timing::Fresh),
+            Phase::Terminating { life, main, kill_at, after } => (life, main, after, Timing::Asked { kill_at }),
+            Phase::Killing { life, body: Body::Alive(main), give_up, retry, after } => {
+                (life, main, after, Timing::Killed { give_up, retry })
+            }
+            Phase::Killing { life, give_up, retry, after, .. } => {
+                (life, unseen, after, Timing::Killed { give_up, retry })
+            }
+            Phase::Stuck { life, body: Body::Alive(main), after } => (life, main, after, Timing::Stuck),
+            Phase::Stuck { life, after, .. } => (life, unseen, after, Timing::Stuck),
+            other => return self.s.phase = other,
+        };
+        let ran = self.now.since(main.started);
+        let unknown = if life.cgroup_gone { UnknownWhy::CgroupRemoved } else { UnknownWhy::SupervisorAway };
+        let late = overdue();
+        let end = if life.overdue && life.asked.kill.is_none() {
+            End::NeverRan(&late)
+        } else {
+            status.map_or(End::Unseen(unknown), End::Reaped)
+        };
+        self.report_exit(&life, end, before, counters, ran);
+        let remains = Remains::Dead { ran };
+        if life.cgroup_gone {
+            return self.over(&life, &remains, after);
+        }
+        self.out.push(Effect::Drain(self.s.run()));
+        let asked_all = life.asked.stop.is_some() && self.s.spec.stop.kill_mode == KillMode::Group;
+        self.s.phase = match timing {
+            Timing::Killed { give_up, retry } => {
+                Phase::Killing { life, body: Body::Gone(remains), give_up, retry, after }
+            }
+            Timing::Stuck => Phase::Stuck { life, body: Body::Gone(remains), after },
+            Timing::Fresh | Timing::Asked { .. } => {
+                if !asked_all {
+                    self.signal(SIGTERM, Target::All);
+                }
+                let kill_at = match timing {
+                    Timing::Asked { kill_at } => kill_at,
+                    _ => self.now + self.s.spec.stop.timeout,
+                };
+                Phase::Draining { life, remains, kill_at, after }
+            }
+        };
+    }
+
+    fn unpopulated(&mut self, usage: Usage, counters: Counters) {
+        let takes_all = self.s.oom_takes_all();
+        let empty = matches!(
+            self.s.phase,
+            Phase::Draining { .. }
+                | Phase::Killing { body: Body::Gone(_), .. }
+                | Phase::Stuck { body: Body::Gone(_), .. }
+        );
+        // Before the main process is reaped it is no proof.
+        if !empty {
+            return;
+        }
+        if let Some(life) = self.s.phase.life_mut() {
+            let grown = life.readings.read(counters, takes_all, self.now);
+            self.violations(grown);
+        }
+        match self.take() {
+            Phase::Draining { life, remains, after, .. }
+            | Phase::Killing { life, body: Body::Gone(remains), after, .. }
+            | Phase::Stuck { life, body: Body::Gone(remains), after } => {
+                if matches!(remains, Remains::Dead { .. }) {
+                    self.emit(EventKind::Usage { usage });
+                }
+                self.over(&life, &remains, after);
+            }
+            other => self.s.phase = other,
+        }
+    }
+
+    fn cgroup_gone(&mut self) {
+        if let Some(life) = self.s.phase.life_mut() {
+            let known = std::mem::replace(&mut life.cgroup_gone, true);
+            if !known {
+                self.fault("its cgroup was removed by somebody else");
+            }
+        }
+        match self.take() {
+            Phase::Running { life, main } => self.unfenced(life, main, After::Policy),
+            Phase::Terminating { life, main, after, .. } => self.unfenced(life, main, after),
+            // A directory can only be removed when nothing lives in it.
+            Phase::Draining { life, remains, after, .. }
+            | Phase::Killing { life, body: Body::Gone(remains), after, .. }
+            | Phase::Stuck { life, body: Body::Gone(remains), after } => self.over(&life, &remains, after),
+            other => self.s.phase = other,
+        }
+    }
+
+    pub(super) fn removed(&mut self, run: &RunId) {
+        if run.worker == self.s.id {
+            self.s.leftovers.retain(|left| *left != run.number);
+        }
+    }
+
+    pub(super) fn kill_refused(&mut self) {
+        if let Phase::Killing { retry, .. } = &mut self.s.phase {
+            *retry = Some(self.now + KILL_RETRY);
+        }
+    }
+}
+
+/// How the time left is counted once the main process has been reaped.
+enum Timing {
+    Fresh,
+    Asked { kill_at: Mono },
+    Killed { give_up: Mono, retry: Option<Mono> },
+    Stuck,
+}

@@ -1,0 +1,341 @@
+//! Any row of events, possible or not, against invariants with names.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{
+    Detail, ExitStatus, KernelEvent, MemoryEvents, State as Public, StoppedDetail, Trigger, Usage, WorkerId,
+};
+use crate::policy::restart::{RestartMode, RestartPolicy};
+use crate::spec::types::{Limits, Memory, Spec, Stop};
+use crate::worker::event::Ask;
+use crate::worker::state::Adopted;
+
+/// An event as a test draws it: `back` says how many runs before the current one it is about.
+#[derive(Debug, Clone)]
+enum Drawn {
+    Ask(Ask),
+    /// Something the kernel can say at this point.
+    News {
+        kind: Box<KernelEventKind>,
+        back: u32,
+    },
+    Prepared {
+        result: Result<Counters, StartError>,
+        back: u32,
+    },
+    KillRefused {
+        back: u32,
+    },
+    /// Time goes on, and the deadline is told, whether due or not.
+    Wait(Duration),
+    /// Time goes on until the deadline.
+    Due,
+}
+
+fn any_error() -> impl Strategy<Value = StartError> {
+    prop_oneof![Just(Stage::Spawn), Just(Stage::Exec)].prop_map(|stage| StartError::os(stage, "it", 2))
+}
+
+fn any_counters() -> impl Strategy<Value = Counters> {
+    (0..5u64, 0..5u64, 0..3u64).prop_map(|(oom, oom_kill, forks)| {
+        let events = MemoryEvents { oom, oom_kill, oom_group_kill: oom_kill / 2, ..Default::default() };
+        Counters { local: Some(events), memory: Some(events), pids_max: Some(forks) }
+    })
+}
+
+fn any_ask() -> impl Strategy<Value = Ask> {
+    prop_oneof![
+        Just(Ask::Start { trigger: Trigger::Operator }),
+        Just(Ask::Stop { by: KilledBy::Stop }),
+        Just(Ask::Stop { by: KilledBy::Shutdown }),
+        (0..4u32).prop_map(|seen| Ask::Restart { seen: if seen == 0 { 0 } else { u32::MAX } }),
+        Just(Ask::Kill { by: KilledBy::Operator }),
+    ]
+}
+
+fn any_drawn() -> impl Strategy<Value = Drawn> {
+    let status = prop_oneof![
+        Just(None),
+        (0..3).prop_map(|code| Some(ExitStatus::Exited { code })),
+        prop_oneof![Just(9), Just(15), Just(11)].prop_map(|signal| Some(ExitStatus::Signaled { signal, core: false })),
+    ];
+    let kind = prop_oneof![
+        3 => (1..99).prop_map(|pid| KernelEventKind::Launched { pid }),
+        2 => any_error().prop_map(KernelEventKind::LaunchFailed),
+        2 => any_counters().prop_map(KernelEventKind::Counted),
+        4 => (status, any_counters()).prop_map(|(status, counters)| KernelEventKind::Exited { status, counters }),
+        5 => any_counters().prop_map(|counters| KernelEventKind::Unpopulated { usage: Usage::default(), counters }),
+        3 => Just(KernelEventKind::Removed),
+        1 => Just(KernelEventKind::CgroupGone),
+    ];
+    let back = prop_oneof![9 => Just(0u32), 1 => 1..3u32];
+    prop_oneof![
+        4 => any_ask().prop_map(Drawn::Ask),
+        12 => (kind, back.clone()).prop_map(|(kind, back)| Drawn::News { kind: Box::new(kind), back }),
+        5 => (prop_oneof![4 => any_counters().prop_map(Ok), 1 => any_error().prop_map(Err)], back.clone())
+            .prop_map(|(result, back)| Drawn::Prepared { result, back }),
+        1 => back.prop_map(|back| Drawn::KillRefused { back }),
+        3 => (0..20_000u64).prop_map(|ms| Drawn::Wait(Duration::from_millis(ms))),
+        3 => Just(Drawn::Due),
+    ]
+}
+
+fn any_spec() -> impl Strategy<Value = Spec> {
+    use RestartMode::{Always, Never, OnFailure, UnlessStopped};
+    let mode = prop_oneof![Just(Never), Just(OnFailure), Just(Always), Just(UnlessStopped)];
+    (mode, 0..3u64, 0..3u64, any::<bool>(), any::<bool>()).prop_map(|(mode, delay, timeout, group, limited)| Spec {
+        restart: RestartPolicy { mode, retry_delay: Duration::from_secs(delay), ..Default::default() },
+        stop: Stop {
+            timeout: Duration::from_secs(timeout),
+            kill_mode: if group { KillMode::Group } else { KillMode::Mixed },
+            ..Default::default()
+        },
+        limits: Limits {
+            memory: Memory { max: limited.then_some(1 << 26), ..Default::default() },
+            ..Default::default()
+        },
+        ..Spec::new(vec!["x".to_owned()])
+    })
+}
+
+/// What a witness of the effects knows, without looking into the state.
+#[derive(Default)]
+struct Witness {
+    /// Runs whose cgroup was asked for, in order.
+    prepared: Vec<u32>,
+    /// The one that was launched and not removed.
+    live: Option<u32>,
+    prepared_ok: Option<u32>,
+    removed: Vec<u32>,
+    exited: Vec<u32>,
+    /// Down was asked for last.
+    down: bool,
+    tickets: u64,
+    open: Vec<u64>,
+}
+
+impl Witness {
+    fn runs_are_numbered_upwards(&self, run: u32) -> bool {
+        self.prepared.last().is_none_or(|last| *last < run)
+    }
+
+    fn at_most_one_run_lives(&self) -> bool {
+        self.live.is_none()
+    }
+
+    fn limits_precede_launch(&self, run: u32) -> bool {
+        self.prepared_ok == Some(run)
+    }
+
+    fn an_exit_is_told_once(&self, run: u32) -> bool {
+        !self.exited.contains(&run)
+    }
+
+    fn a_finished_run_is_left_alone(&self, run: u32) -> bool {
+        !self.removed.contains(&run)
+    }
+
+    fn see(&mut self, effect: &Effect) -> Result<(), TestCaseError> {
+        match effect {
+            Effect::Prepare(run) => {
+                prop_assert!(self.runs_are_numbered_upwards(run.number), "{run} after {:?}", self.prepared);
+                prop_assert!(self.at_most_one_run_lives(), "{run} is begun while {:?} lives", self.live);
+                prop_assert!(!self.down, "{run} is begun although a stop was asked for");
+                self.prepared.push(run.number);
+            }
+            Effect::Launch(run) => {
+                prop_assert!(self.limits_precede_launch(run.number), "{run} is launched without a cgroup");
+                prop_assert!(!self.down, "{run} is launched although a stop was asked for");
+                self.live = Some(run.number);
+            }
+            Effect::Signal { run, .. } | Effect::Kill(run) | Effect::Drain(run) | Effect::Note(run) => {
+                prop_assert!(self.a_finished_run_is_left_alone(run.number), "{effect:?} of a run that is over");
+            }
+            Effect::Remove(run) => {
+                prop_assert!(self.a_finished_run_is_left_alone(run.number), "{run} is removed twice");
+                self.removed.push(run.number);
+                self.live = None;
+            }
+            Effect::Emit { run, kind } => {
+                if let (EventKind::Exited { .. }, Some(run)) = (kind.as_ref(), run) {
+                    prop_assert!(self.an_exit_is_told_once(*run), "run {run} ends twice");
+                    self.exited.push(*run);
+                }
+            }
+            Effect::Reply { ticket, .. } => {
+                let open = self.open.iter().position(|open| *open == ticket.0);
+                prop_assert!(open.is_some(), "{ticket:?} is answered twice, or was never given");
+                self.open.swap_remove(open.unwrap());
+            }
+            Effect::Publish => {}
+        }
+        Ok(())
+    }
+}
+
+fn what_can_never_come_has_a_deadline(state: &State) -> bool {
+    match state.public() {
+        (Public::Starting, Detail::Launching) | (Public::Stopped, Detail::Stopped(StoppedDetail::Waiting { .. })) => {
+            state.deadline().is_some()
+        }
+        (Public::Stopping, _) => state.deadline().is_some() || matches!(state.phase, Phase::Stuck { .. }),
+        _ => true,
+    }
+}
+
+fn nobody_waits_for_a_worker_that_does_nothing(state: &State) -> bool {
+    !matches!(state.phase, Phase::Resting(_) | Phase::Running { .. } | Phase::Stuck { .. }) || state.owed() == 0
+}
+
+fn news_of_another_run(state: &State, event: &Event) -> bool {
+    match event {
+        Event::Kernel(news) => news.run.number != state.last_run && news.kind != KernelEventKind::Removed,
+        Event::Prepared { run, .. } | Event::KillRefused { run } => *run != state.last_run,
+        Event::Begin | Event::Operator { .. } | Event::Deadline => false,
+    }
+}
+
+/// Feeds `drawn`, then ends everything as a kernel that answers would, and says how it ended.
+fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError> {
+    let mut w = Witness { live: state.main_process().map(|_| state.last_run), ..Default::default() };
+    w.prepared.push(state.last_run);
+    let mut now = Mono(Duration::from_secs(100));
+    let feed = |state: &mut State, w: &mut Witness, event: Event, now: Mono| {
+        let before = state.clone();
+        if let Event::Prepared { run, result } = &event
+            && matches!(state.phase, Phase::Preparing { .. })
+            && result.is_ok()
+        {
+            w.prepared_ok = Some(*run);
+        }
+        if let Event::Operator { ask, .. } = &event {
+            w.down = matches!(ask, Ask::Stop { .. } | Ask::Kill { .. });
+        }
+        let again = step(before.clone(), event.clone(), Turn { now, jitter: 0.3 });
+        let of_another_run = news_of_another_run(&before, &event);
+        let effects = state.advance(event, Turn { now, jitter: 0.3 });
+        prop_assert!(
+            !of_another_run || (effects.is_empty() && *state == before),
+            "news of another run touched {:?}",
+            before
+        );
+        prop_assert_eq!(&again, &(state.clone(), effects.clone()), "the same again gives the same again");
+        for effect in &effects {
+            w.see(effect)?;
+        }
+        prop_assert!(what_can_never_come_has_a_deadline(state), "{:?} from {:?}", state, before);
+        prop_assert!(nobody_waits_for_a_worker_that_does_nothing(state), "{:?} from {:?}", state, before);
+        prop_assert!(!(w.down && state.wish == Wish::Up), "nothing but a request ends the wish that it is down");
+        Ok(())
+    };
+    feed(&mut state, &mut w, Event::Begin, now)?;
+    for event in drawn {
+        let run = |back: u32| RunId::new(state.id.clone(), state.last_run.saturating_sub(back));
+        let event = match event {
+            Drawn::Ask(ask) => {
+                w.tickets += 1;
+                w.open.push(w.tickets);
+                Event::Operator { ask, ticket: Some(Ticket(w.tickets)) }
+            }
+            Drawn::News { kind, back } => Event::Kernel(Box::new(KernelEvent { run: run(back), kind: *kind })),
+            Drawn::Prepared { result, back } => Event::Prepared { run: run(back).number, result: Box::new(result) },
+            Drawn::KillRefused { back } => Event::KillRefused { run: run(back).number },
+            Drawn::Wait(time) => {
+                now = now + time;
+                Event::Deadline
+            }
+            Drawn::Due => {
+                now = state.deadline().unwrap_or(now).max(now);
+                Event::Deadline
+            }
+        };
+        feed(&mut state, &mut w, event, now)?;
+    }
+    // Every stop ends in `stopped`, or in `unkillable` where nothing is proved.
+    let stop = Event::Operator { ask: Ask::Stop { by: KilledBy::Stop }, ticket: None };
+    feed(&mut state, &mut w, stop, now)?;
+    if matches!(state.phase, Phase::Preparing { .. }) {
+        let event = Event::Prepared { run: state.last_run, result: Box::new(Ok(Counters::default())) };
+        feed(&mut state, &mut w, event, now)?;
+    }
+    for _ in 0..500 {
+        let Some(due) = state.deadline() else { break };
+        now = due.max(now);
+        feed(&mut state, &mut w, Event::Deadline, now)?;
+    }
+    let (public, _) = state.public();
+    prop_assert!(public == Public::Stopped || matches!(state.phase, Phase::Stuck { .. }), "{:?}", state);
+    prop_assert!(w.open.is_empty(), "{:?} were never answered", w.open);
+    // And a kernel that tells how it ends clears it.
+    for kind in [
+        KernelEventKind::LaunchFailed(StartError::os(Stage::Exec, "it", 2)),
+        KernelEventKind::Exited { status: None, counters: Counters::default() },
+        KernelEventKind::Unpopulated { usage: Usage::default(), counters: Counters::default() },
+    ] {
+        let run = state.run();
+        feed(&mut state, &mut w, Event::Kernel(Box::new(KernelEvent { run, kind })), now)?;
+    }
+    prop_assert_eq!(state.public().0, Public::Stopped);
+    let told: Vec<u32> = w.prepared[1..].iter().copied().filter(|run| !w.exited.contains(run)).collect();
+    prop_assert!(told.is_empty(), "runs {told:?} ended without a word");
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(500), ..Default::default() })]
+
+    #[test]
+    fn no_row_of_events_breaks_an_invariant(
+        spec in any_spec(), drawn in proptest::collection::vec(any_drawn(), 1..60), from in 0..4u8,
+    ) {
+        let (id, spec, now) = (WorkerId::new("w").unwrap(), Arc::new(spec), Mono(Duration::from_secs(90)));
+        let state = match from {
+            0 => State::occupied(id, spec, 3, now),
+            1 => {
+                let found = Adopted {
+                    run: 3, pid: 77, started: now, baseline: Counters::default(), attempts: 2, restarts: 2, desired_up: true,
+                };
+                State::adopted(id, spec, &found, now)
+            }
+            _ => State::new(id, spec, 3, now),
+        };
+        live_through(state, drawn)?;
+    }
+}
+
+#[test]
+fn strangers_in_the_cgroup_are_left_alone_and_nothing_is_started_over_them() {
+    let turn = Turn { now: Mono(Duration::from_secs(1)), jitter: 0.5 };
+    let spec = Arc::new(Spec::new(vec!["x".to_owned()]));
+    let mut state = State::occupied(WorkerId::new("w").unwrap(), spec, 7, turn.now);
+    let run = state.run();
+    let ask = |ask| Event::Operator { ask, ticket: Some(Ticket(1)) };
+    let touches = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Signal { .. } | Effect::Kill(_)));
+    let refused = |effects: &[Effect]| {
+        effects.iter().any(|e| matches!(e, Effect::Reply { result: Err(Refusal::Unkillable), .. }))
+    };
+
+    assert!(
+        state.advance(Event::Begin, turn).contains(&Effect::Drain(run.clone())),
+        "it wants to know when they are gone"
+    );
+    for by_us in [Ask::Stop { by: KilledBy::Shutdown }, Ask::Kill { by: KilledBy::Shutdown }] {
+        let effects = state.advance(ask(by_us), turn);
+        assert!(refused(&effects) && !touches(&effects), "{by_us:?}: {effects:?}");
+    }
+    let start = state.advance(ask(Ask::Start { trigger: Trigger::Config }), turn);
+    assert!(refused(&start) && !start.iter().any(|e| matches!(e, Effect::Prepare(_))), "{start:?}");
+
+    let mut asked = state.clone();
+    let stop = asked.advance(ask(Ask::Stop { by: KilledBy::Stop }), turn);
+    assert!(touches(&stop), "a person's word is another thing: {stop:?}");
+
+    let kind = KernelEventKind::Unpopulated { usage: Usage::default(), counters: Counters::default() };
+    let gone = state.advance(Event::Kernel(Box::new(KernelEvent { run, kind })), turn);
+    let next = RunId::new(WorkerId::new("w").unwrap(), 8);
+    assert!(gone.contains(&Effect::Prepare(next)), "what was asked for meanwhile happens then: {gone:?}");
+    assert!(!gone.iter().any(|e| matches!(e, Effect::Emit { kind, .. } if matches!(**kind, EventKind::Exited { .. }))));
+}

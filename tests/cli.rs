@@ -1,0 +1,118 @@
+//! What a user types and reads: the binary's own words and codes, where no cgroup is needed.
+#![allow(missing_docs, reason = "tests")]
+
+use std::path::Path;
+
+use assert_cmd::Command;
+
+/// The binary in a clean environment, so that nobody's PINFOLD_… or colours show.
+fn pinfold(args: &[&str], dir: &Path) -> Command {
+    let mut command = Command::cargo_bin("pinfold").unwrap();
+    command.args(args).current_dir(dir).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", dir);
+    command
+}
+
+/// Words in, all that comes out: `$ pinfold …`, stdout, stderr, the code.
+fn session(args: &[&str], dir: &Path) -> String {
+    let output = pinfold(args, dir).output().unwrap();
+    let said = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (out, err) = (said(output.stdout), said(output.stderr));
+    let text = format!("$ pinfold {}\n{out}--- stderr\n{err}--- {}\n", args.join(" "), output.status);
+    // Names of temporary directories differ.
+    text.replace(&dir.display().to_string(), "DIR")
+}
+
+fn dir_with(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+const GOOD: &str = "workers:\n  - id: web\n    instances: 2\n    unit: {command: [sleep, '1']}\n";
+const BAD: &str =
+    "workers:\n  - id: web\n    unit:\n      command: sleep 1\n      limits: {pids: {max: 0}}\n      colour: red\n";
+
+#[test]
+fn the_help_names_every_command_and_flag() {
+    let dir = dir_with(&[]);
+    let helps = [&["--help"][..], &["up", "--help"], &["run", "--help"], &["validate", "--help"], &["doctor", "-h"]];
+    insta::assert_snapshot!(helps.map(|args| session(args, dir.path())).join("\n"));
+}
+
+#[test]
+fn a_wrong_command_line_is_usage() {
+    let dir = dir_with(&[]);
+    let lines = [
+        &["fly"][..],
+        &["run"],
+        &["run", "--swap", "1G", "true"],
+        &["up", "--on-term=explode"],
+        &["version", "-o", "xml"],
+        &["run", "-m", "10", "--cpu", "x", "true"],
+    ];
+    for args in lines {
+        pinfold(args, dir.path()).assert().code(2);
+    }
+    insta::assert_snapshot!(lines.map(|args| session(args, dir.path())).join("\n"));
+}
+
+#[test]
+fn the_version_is_that_of_the_package() {
+    let dir = dir_with(&[]);
+    let text = format!("pinfold {}\n", env!("CARGO_PKG_VERSION"));
+    pinfold(&["version"], dir.path()).assert().success().stdout(text.clone());
+    pinfold(&["--version"], dir.path()).assert().success().stdout(text);
+    let json = format!("{{\"name\":\"pinfold\",\"version\":\"{}\"}}\n", env!("CARGO_PKG_VERSION"));
+    pinfold(&["version", "-o", "json"], dir.path()).assert().success().stdout(json);
+}
+
+#[test]
+fn a_good_config_is_counted_and_a_bad_one_is_explained() {
+    let dir = dir_with(&[("good.yaml", GOOD), ("bad.yaml", BAD), ("more.yaml", "env: {A: b}\n")]);
+    let lines = [
+        &["validate", "good.yaml"][..],
+        &["validate", "--config", "more.yaml", "good.yaml"],
+        &["validate", "bad.yaml"],
+        &["validate", "-o", "json", "good.yaml"],
+        &["validate", "-o", "json", "bad.yaml"],
+        &["validate", "none.yaml"],
+    ];
+    insta::assert_snapshot!(lines.map(|args| session(args, dir.path())).join("\n"));
+    pinfold(&["validate", "bad.yaml"], dir.path()).assert().code(2);
+}
+
+#[test]
+fn the_variable_names_the_config_where_no_flag_does() {
+    let dir = dir_with(&[("good.yaml", GOOD), ("bad.yaml", BAD)]);
+    pinfold(&["validate"], dir.path()).env("PINFOLD_CONFIG", "good.yaml").assert().success();
+    pinfold(&["validate"], dir.path()).env("PINFOLD_CONFIG", "bad.yaml").assert().code(2);
+    pinfold(&["validate", "good.yaml"], dir.path()).env("PINFOLD_CONFIG", "bad.yaml").assert().success();
+}
+
+#[test]
+fn the_schema_is_json_and_names_what_it_is() {
+    let dir = dir_with(&[]);
+    let output = pinfold(&["schema"], dir.path()).output().unwrap();
+    assert!(output.status.success());
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(schema["properties"]["workers"].is_object(), "{schema}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure_of_ours() {
+    // `pinfold schema | head -1`
+    let dir = dir_with(&[]);
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("pinfold"))
+        .arg("schema")
+        .current_dir(dir.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_ne!(output.status.code(), Some(101), "no panic");
+}
