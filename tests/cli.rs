@@ -1,5 +1,6 @@
 //! What a user types and reads: the binary's own words and codes, where no cgroup is needed.
 #![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot start the binary has failed")]
 
 use std::path::Path;
 

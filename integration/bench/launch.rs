@@ -173,7 +173,7 @@ fn ours(tree: &Tree, program: &Path, wanted: &Limits, method: Method) -> Outcome
     }
     poll(&mut [PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
     let counters = events::read(&dir)?;
-    pidfd::reap_blocking(Whom::Child(child.pid))?;
+    pidfd::reap_blocking(Whom::Pid(child.pid))?;
     std::hint::black_box(counters);
     // From Linux 6.19 on a cgroup can be busy for a moment after its last process has been reaped.
     while let Err(e) = kill::remove(&tree.workers, name) {

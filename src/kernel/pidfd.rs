@@ -110,7 +110,7 @@ pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 }
 
 /// When `pid` was started, in clock ticks since boot: with the boot id it tells a process from a later one with its
-/// number (field 22 of `/proc/PID/stat`, proc_pid_stat(5)). `None` where there is no such process any more.
+/// number (field 22 of `/proc/PID/stat`, `proc_pid_stat(5)`). `None` where there is no such process any more.
 #[must_use]
 pub fn start_ticks(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

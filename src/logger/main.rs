@@ -119,17 +119,10 @@ impl Logger {
                     }
                     self.out.clear();
                     self.keeper = None;
-                    self.leave_stderr();
+                    leave_stderr();
                 }
                 Err(e) => say("logger", &e),
             }
-        }
-    }
-
-    /// Without a keeper there is nobody left to be told anything, and as with stdout, somebody may wait for its end.
-    fn leave_stderr(&mut self) {
-        if let Err(e) = nowhere().and_then(|nowhere| Ok(nix::unistd::dup2_stderr(nowhere)?)) {
-            say("logger", &e);
         }
     }
 
@@ -179,5 +172,12 @@ impl Logger {
         {
             say("logger", &e);
         }
+    }
+}
+
+/// Without a keeper there is nobody left to be told anything, and as with stdout, somebody may wait for its end.
+fn leave_stderr() {
+    if let Err(e) = nowhere().and_then(|nowhere| Ok(nix::unistd::dup2_stderr(nowhere)?)) {
+        say("logger", &e);
     }
 }

@@ -177,10 +177,10 @@ impl Actor {
                         self.admit(command)
                     }
                     // Cancel-safe: the event stays until it is taken.
-                    () = tokio::task::yield_now(), if self.next.is_some() => {
-                        let Some(next) = self.next.take() else { continue };
-                        next
-                    }
+                    () = tokio::task::yield_now(), if self.next.is_some() => match self.next.take() {
+                        Some(next) => next,
+                        None => continue,
+                    },
                 };
                 self.turn(event);
             }

@@ -144,7 +144,7 @@ impl HostKernel {
         Ok(())
     }
 
-    /// Tells the keeper something for systemd (sd_notify(3)).
+    /// Tells the keeper something for systemd (`sd_notify(3)`).
     pub fn notify(&self, state: &str) {
         heard(self.inner.keeper.notify(state));
     }
@@ -271,9 +271,10 @@ impl Inner {
 
     fn tell(&self, run: &RunId, kind: KernelEventKind) {
         let sink = self.table().sinks.get(&run.worker).cloned();
-        match sink {
-            Some(sink) => sink.send(KernelEvent { run: run.clone(), kind }),
-            None => tracing::debug!(%run, "news of a run that no worker has"),
+        if let Some(sink) = sink {
+            sink.send(KernelEvent { run: run.clone(), kind });
+        } else {
+            tracing::debug!(%run, "news of a run that no worker has");
         }
     }
 
