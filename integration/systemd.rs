@@ -15,7 +15,7 @@ use pinfold::model::ExitCause;
 use rustix::process::Signal;
 use support::{
     ELSEWHERE, MARK, PINFOLD, misbehave, misbehaving,
-    process::{Process, cgroup_of, with_environment},
+    process::{Process, with_environment},
     run::{Ran, finish},
     tree,
     up::Up,
@@ -75,12 +75,12 @@ impl Guest {
         with_environment(&format!("{MARK}={}", self.mark))
     }
 
-    /// Our own process in the leaf `role` of the tree that `worker` is in.
-    fn role(&self, role: &str) -> Process {
-        wait_until(&format!("the {role}"), || {
-            let ours = self.processes().into_iter().filter_map(|p| p.split(' ').nth(1)?.parse().ok());
-            let pid = ours.into_iter().find(|pid| cgroup_of(*pid).ends_with(role))?;
-            Process::open(pid)
+    /// The supervisor, which in a service has no cgroup of its own: by its command line.
+    fn supervisor(&self) -> Process {
+        wait_until("a supervisor", || {
+            let ours = self.processes();
+            let line = ours.iter().find(|line| line.contains(" __supervisor "))?;
+            Process::open(line.split(' ').nth(1)?.parse().ok()?)
         })
     }
 }
@@ -180,10 +180,10 @@ fn a_services_worker_survives_everything_that_befalls_the_service() {
     let main = main_pid(&guest.unit);
 
     // A supervisor that no longer answers is replaced; systemd notices nothing.
-    let stopped = guest.role("supervisor");
+    let stopped = guest.supervisor();
     stopped.signal(Signal::STOP);
     stopped.wait_gone("the stopped supervisor");
-    assert_ne!(guest.role("supervisor").pid, stopped.pid);
+    assert_ne!(guest.supervisor().pid, stopped.pid);
     let then = beat();
     wait_until("signs of life from the new one", || Some(beat()).filter(|b| *b > then));
     assert_eq!((main_pid(&guest.unit), property(&guest.unit, "NRestarts").as_str()), (main, "0"));
@@ -265,6 +265,6 @@ fn run_and_up_find_a_place_of_their_own_from_a_users_session() {
     assert!(matches!(up.exited("leaky", 1), ExitCause::Oom { .. }));
     assert!(matches!(up.exited("leaky", 2), ExitCause::Oom { .. }));
     // systemd-run does not pass a signal on: it is for the keeper itself.
-    guest.role("supervisor").signal(Signal::TERM);
+    guest.supervisor().signal(Signal::TERM);
     assert_eq!(up.end().code, Some(0));
 }
