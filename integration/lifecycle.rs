@@ -691,6 +691,72 @@ fn a_killed_supervisor_is_replaced_and_the_worker_does_not_notice() {
     end_of_a_replaced_supervisor(&mut up);
 }
 
+#[test]
+fn a_supervisor_killed_while_it_stops_everything_is_not_followed_by_one_that_starts_anything() {
+    let case = Case::new();
+    let told = case.file("told");
+    let (slow, brisk) = (["ignore-term", told.as_str()], ["sleep"]);
+    let workers = misbehaving("slow", &slow, &["stop: {timeout: 2s}"]) + &misbehaving("brisk", &brisk, &[]);
+    let mut up = Up::start(&case, &workers);
+    let (_slow, _brisk) = (up.started("slow", 1), up.started("brisk", 1));
+    case.wait_told("told", "pid");
+    let first = case.role("supervisor");
+    up.signal(Signal::TERM);
+    up.state("brisk", State::Stopped, "stopped");
+    first.signal(Signal::KILL);
+    up.reap_killed();
+    up.wait_silent();
+    let again = |e: &Event| matches!(&e.kind, EventKind::Supervisor { what } if what.starts_with("started again"));
+    assert!(up.seen.iter().any(again), "it was replaced");
+    let lives = up.of("brisk").filter(|e| matches!(e.kind, EventKind::Started { .. })).count();
+    assert_eq!(lives, 1, "what was stopped stays so");
+}
+
+#[test]
+fn what_an_earlier_up_left_behind_is_followed_by_a_new_run_as_soon_as_it_is_gone() {
+    let case = Case::new();
+    let workers = misbehaving("left", &["sleep"], &[]);
+    let mut first = Up::spawn(case.pinfold("up").arg("--on-term=detach").arg(case.config(&workers)));
+    let main = first.started("left", 1);
+    first.signal(Signal::TERM);
+    first.reap_killed();
+    let mut second = Up::spawn(case.pinfold("up").arg(case.config(&workers)));
+    second.wait_for("it is left alone", |e| is(e, "left") && matches!(e.kind, EventKind::Reconciled { .. }));
+    assert!(main.alive());
+    main.signal(Signal::KILL);
+    let next = second.started("left", 2);
+    assert_eq!(next.cgroup(), case.run_dir("left", 2));
+    second.stop();
+}
+
+#[test]
+fn a_frozen_worker_is_thawed_to_hear_its_stop() {
+    let case = Case::new();
+    let mut up = Up::start(&case, &misbehaving("frozen", &["sleep"], &["stop: {timeout: 60s}"]));
+    let main = up.started("frozen", 1);
+    let dir = case.run_dir("frozen", 1);
+    fs::write(dir.join("cgroup.freeze"), "1").unwrap();
+    wait_until("it is frozen", || (tree::field(&dir, "cgroup.events", "frozen") == 1).then_some(()));
+    up.stop();
+    assert!(!main.alive());
+    assert_eq!(up.exited("frozen", 1), ExitCause::Killed { by: KilledBy::Shutdown, policy: None });
+}
+
+#[test]
+fn a_main_process_that_has_left_its_cgroup_does_not_outlive_its_stop() {
+    let case = Case::new();
+    let told = case.file("told");
+    let mut up = Up::start(&case, &misbehaving("gone", &["ignore-term", &told], &["stop: {timeout: 200ms}"]));
+    let main = up.started("gone", 1);
+    case.wait_told("told", "pid");
+    let elsewhere = case.root.join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("cgroup.procs"), main.pid.to_string()).unwrap();
+    up.stop();
+    assert!(!main.alive());
+    fs::remove_dir(&elsewhere).unwrap();
+}
+
 /// A supervisor that would start a second life does it right after its start, when it applies the configuration. It
 /// is past that when it waits in epoll or futex with nothing more to do.
 fn pause_for_a_mistake(case: &Case, supervisor: &Process) {

@@ -440,6 +440,23 @@ fn a_killed_supervisor_is_replaced_and_finds_everything_as_it_was() {
 }
 
 #[test]
+fn a_launch_in_flight_is_in_the_list_of_the_next_supervisor_before_it_is_decided() {
+    let bed = Bed::start("into-cgroup");
+    let (first, ..) = bed.greeted();
+    let run = run("flying", 1);
+    let mut plan = plan(&run, &[MISBEHAVE, "sleep"]);
+    // An exec that takes its time: the right file is the last that is tried.
+    let tries = 1_500_000;
+    plan.candidates = std::iter::repeat_n(ByteBuf::from("/-"), tries).chain([ByteBuf::from(MISBEHAVE)]).collect();
+    bed.launch(&first, &plan);
+    first.signal_self(libc::SIGKILL);
+    drop(first);
+    let (mut second, ..) = bed.greeted();
+    assert_eq!(second.list(), [FromKeeper::Launching { run: run.clone() }]);
+    assert_eq!(launched(second.next().0).0, run);
+}
+
+#[test]
 fn results_of_launches_that_nobody_waited_for_are_told_to_the_next() {
     let bed = Bed::start("into-cgroup");
     let (first, ..) = bed.greeted();

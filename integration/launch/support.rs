@@ -168,7 +168,9 @@ impl Bed {
     pub(crate) fn greeted(&self) -> (Fake, u32, Option<String>) {
         let mut fake = self.supervisor();
         fake.send(&ToKeeper::Hello { version: VERSION }, &[]);
-        let (FromKeeper::Hello { version: VERSION, restarts, previous }, _) = fake.next() else { panic!("no hello") };
+        let (FromKeeper::Hello { version: VERSION, restarts, previous, .. }, _) = fake.next() else {
+            panic!("no hello")
+        };
         (fake, restarts, previous)
     }
 

@@ -148,7 +148,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         boot_id: boot_id.clone(),
         seed: fastrand::u64(..),
     });
-    let mut takeover = Takeover::sort(found, &told, &boot_id);
+    let mut takeover = Takeover::sort(found, &told.messages, &boot_id);
     if let Some(previous) = &told.previous {
         chronicle.supervisor(format!("started again: {previous}"));
     }
@@ -161,16 +161,18 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         .workers
         .iter()
         .zip(&handles)
-        .filter(|(worker, _)| worker.enabled)
+        // What an earlier supervisor was ended over is not begun anew for the sake of its end.
+        .filter(|(worker, _)| worker.enabled && !told.going_down)
         .map(|(_, handle)| handle.start(Trigger::Config))
         .collect();
-    let ready = announce(started, kernel.clone(), handles.len());
-    tokio::spawn(ready);
+    let announcement = tokio::spawn(announce(started, kernel.clone(), handles.len()));
 
     let end = tokio::select! {
         lost = &mut pump => return Err(lost_sight(lost)),
         end = signals.end(settings.on_term) => end,
     };
+    // What has been announced is true no longer.
+    announcement.abort();
     if end == End::Detach {
         chronicle.supervisor("ending; the workers go on".to_owned());
         kernel.notify("STOPPING=1");
@@ -200,6 +202,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
 struct Told {
     messages: Vec<FromKeeper>,
     previous: Option<String>,
+    going_down: bool,
 }
 
 async fn hear(news: &mut Events) -> Result<Told, crate::keeper::transport::TransportError> {
@@ -207,7 +210,10 @@ async fn hear(news: &mut Events) -> Result<Told, crate::keeper::transport::Trans
     loop {
         // A pidfd is let go of at once: the keeper signals for us.
         match news.next().await?.0 {
-            FromKeeper::Hello { previous, .. } => told.previous = previous,
+            FromKeeper::Hello { previous, going_down, .. } => {
+                told.previous = previous;
+                told.going_down = going_down;
+            }
             FromKeeper::Listed => return Ok(told),
             message => told.messages.push(message),
         }
@@ -261,26 +267,33 @@ impl Chronicle {
 
 /// What stood in the tree before us, sorted by what becomes of it.
 struct Takeover {
-    /// With a keeper that tells how they end: taken over.
-    alive: HashMap<WorkerId, (i32, RunNote)>,
+    /// With a keeper that tells how they end: taken over. Without a number where the launch is not decided.
+    alive: HashMap<WorkerId, (Option<i32>, RunNote)>,
     /// Populated, and nobody can tell anything of them: left alone, nothing is started over them.
     occupied: HashMap<WorkerId, RunId>,
     /// Those of them whose name a worker bears: its end is not ours to bring about.
     held: Vec<RunId>,
     /// Empty or half-made: removed.
     empty: Vec<RunId>,
+    /// Of which the keeper still has an exit record, and there is nothing to take over.
+    over: Vec<RunId>,
+    /// Alive beside a later run of the same worker.
+    beside: Vec<RunId>,
     /// Not ours: reported.
     strangers: Vec<String>,
 }
 
 impl Takeover {
-    fn sort(found: Vec<Found>, told: &Told, boot_id: &str) -> Self {
-        let known: HashMap<&RunId, i32> = told.messages.iter().filter_map(main_process).collect();
+    fn sort(mut found: Vec<Found>, told: &[FromKeeper], boot_id: &str) -> Self {
+        let known: HashMap<&RunId, Option<i32>> = told.iter().filter_map(main_process).collect();
+        found.sort_by_key(|f| f.run.as_ref().map(|run| run.number));
         let mut sorted = Self {
             alive: HashMap::new(),
             occupied: HashMap::new(),
             held: Vec::new(),
             empty: Vec::new(),
+            over: Vec::new(),
+            beside: Vec::new(),
             strangers: Vec::new(),
         };
         for Found { name, run, note, populated } in found {
@@ -288,18 +301,29 @@ impl Takeover {
                 sorted.strangers.push(name);
                 continue;
             };
+            // A run's directory is made when all of the one before is over.
+            sorted.empty.extend(sorted.alive.remove(&run.worker).map(|(_, note)| note.run));
             let ours = note.filter(|n| n.run == run && n.boot_id == boot_id);
             match (known.get(&run), ours) {
                 (Some(pid), Some(note)) => drop(sorted.alive.insert(run.worker.clone(), (*pid, note))),
-                _ if populated => drop(sorted.occupied.insert(run.worker.clone(), run)),
+                _ if populated => sorted.beside.extend(sorted.occupied.insert(run.worker.clone(), run)),
                 _ => sorted.empty.push(run),
             }
         }
+        let taken: Vec<&RunId> = sorted.alive.values().map(|(_, note)| &note.run).collect();
+        let ended = told.iter().filter_map(|message| match message {
+            FromKeeper::Exited { run, .. } if !taken.contains(&run) => Some(run.clone()),
+            _ => None,
+        });
+        sorted.over = ended.collect();
         sorted
     }
 
     /// Removes and reports what no worker of the configuration was given.
     fn clear(&mut self, kernel: &HostKernel, chronicle: &mut Chronicle) {
+        for run in self.over.drain(..) {
+            kernel.forget(&run);
+        }
         for run in self.empty.drain(..) {
             chronicle.record(EventKind::Reconciled { what: format!("removed the empty directory of {run}") });
             kernel.discard(run);
@@ -307,8 +331,8 @@ impl Takeover {
         for name in self.strangers.drain(..) {
             chronicle.record(EventKind::Reconciled { what: format!("left {name:?} alone: it is not ours") });
         }
-        for run in self.occupied.drain().map(|(_, run)| run) {
-            let what = format!("left {run} alone: it lives, and no worker of the configuration has its name");
+        for run in self.occupied.drain().map(|(_, run)| run).chain(self.beside.drain(..)) {
+            let what = format!("left {run} alone: it lives, and no worker of the configuration goes on with it");
             chronicle.record(EventKind::Reconciled { what });
         }
         for (_, note) in self.alive.drain().map(|(_, alive)| alive) {
@@ -318,9 +342,10 @@ impl Takeover {
     }
 }
 
-fn main_process(message: &FromKeeper) -> Option<(&RunId, i32)> {
+fn main_process(message: &FromKeeper) -> Option<(&RunId, Option<i32>)> {
     match message {
-        FromKeeper::Launched { run, pid, .. } | FromKeeper::Exited { run, pid, .. } => Some((run, *pid)),
+        FromKeeper::Launched { run, pid, .. } | FromKeeper::Exited { run, pid, .. } => Some((run, Some(*pid))),
+        FromKeeper::Launching { run } => Some((run, None)),
         _ => None,
     }
 }
@@ -351,6 +376,9 @@ fn begin(
         } else if let Some(run) = takeover.occupied.remove(&worker.id) {
             let what = format!("found {run} alive, and nobody can tell how it will end: nothing is started over it");
             chronicle.record(EventKind::Reconciled { what });
+            if let Err(error) = kernel.hold(&run) {
+                tracing::error!(%run, %error, "the end of what lives there cannot be seen");
+            }
             let number = run.number;
             takeover.held.push(run);
             actor::Found::Occupied { run: number }
@@ -375,7 +403,7 @@ fn last_run(logs: &Path, worker: &WorkerId, takeover: &Takeover) -> u32 {
         let name = entry.file_name();
         name.to_str()?.split_once('.')?.0.parse::<u32>().ok()
     });
-    let left = takeover.empty.iter().filter(|run| run.worker == *worker).map(|run| run.number);
+    let left = takeover.empty.iter().chain(&takeover.over).filter(|run| run.worker == *worker).map(|run| run.number);
     logged.chain(left).max().unwrap_or(0)
 }
 
@@ -433,7 +461,7 @@ fn is_unkillable(handle: &WorkerHandle) -> bool {
 
 fn finish(console: Console, handles: &[WorkerHandle]) {
     let statuses: Vec<_> = handles.iter().map(WorkerHandle::status).collect();
-    if let Err(error) = console.finish(&statuses) {
+    if let Err(error) = console.finish(statuses) {
         tracing::warn!(%error, "the end is not shown");
     }
 }
@@ -452,6 +480,10 @@ fn go_home(settings: &Settings) {
         let situation = place::Situation::of_this_process()?;
         let home = Dir::open(home)?;
         let tree = settle(&situation, &settings.root, false, &[])?;
+        if tree.workers.populated()? || tree.runs.populated()? {
+            // Somebody's who goes on; nothing of it is touched, the empty cgroups it made below its own included.
+            return Ok(());
+        }
         let mut own = Vec::new();
         for leaf in place::Leaf::ALL {
             own.extend(tree.root.open_below(leaf.name())?.processes()?);
@@ -498,10 +530,8 @@ impl Signals {
 
     /// Somebody who asks once more while everything is being stopped.
     async fn again(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.hangup.recv() => std::future::pending().await,
-        }
+        // A hangup meanwhile changes nothing: it is taken and not acted upon since the handler was set.
+        self.interrupt.recv().await;
     }
 }
 

@@ -126,6 +126,8 @@ fn take_place(paths: &Paths, situation: &Situation, logger: i32) -> Result<Claim
     let root: &Dir = &claimed.tree.root;
     if let Some(recorded) = &recorded {
         recorded.allows(root.path(), &boot_id).map_err(recording)?;
+    }
+    if let Some((recorded, _)) = &alive {
         claimed.made |= recorded.made && recorded.path == root.path();
     }
     record::lock_root(root).map_err(recording)?;

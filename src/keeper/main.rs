@@ -433,6 +433,9 @@ impl Keeper {
             }
         }
         self.runs.forget_failed();
+        for run in self.runs.launches() {
+            self.supervisor.tell(&FromKeeper::Launching { run: run.clone() }, Vec::new(), now);
+        }
         self.supervisor.tell(&FromKeeper::Listed, Vec::new(), now);
     }
 

@@ -65,6 +65,15 @@ pub enum FromKeeper {
         restarts: u32,
         /// Why the one before ended, in words, if there was one.
         previous: Option<String>,
+        /// Whether somebody has asked for the end already; the signal follows.
+        #[serde(default)]
+        going_down: bool,
+    },
+    /// `run` was asked for by an earlier supervisor and is not decided: `Launched` or `Failed` follows. Only in the answer to
+    /// `List`.
+    Launching {
+        /// Which.
+        run: RunId,
     },
     /// The program of `run` runs. Descriptor: its pidfd.
     Launched {
@@ -95,8 +104,8 @@ pub enum FromKeeper {
         at: Mono,
     },
     /// The answer to `List`: first one message for each run that lives (`Launched`, pidfd beside it), ended without
-    /// acknowledgement (`Exited`) or could not be launched while there was no supervisor (`Failed`), then this.
-    /// Launches still in flight are told when they are decided. Before a supervisor has asked for its first list,
+    /// acknowledgement (`Exited`), is in flight (`Launching`) or could not be launched while there was no supervisor
+    /// (`Failed`), then this. Before a supervisor has asked for its first list,
     /// nothing is told of runs that it has not asked for itself, so nothing is told twice.
     Listed,
     /// Answer with a `Pong`. Asked only where somebody waits for a sign of life, so that an idle host stays idle.

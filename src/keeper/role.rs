@@ -119,13 +119,17 @@ pub fn begin(name: &CStr) -> io::Result<OwnedFd> {
 
 /// One line on stderr. Dropped where it would have to wait: a stuck terminal or log must not stop the role.
 pub fn say(role: &str, line: &dyn std::fmt::Display) {
+    offer(format!("pinfold {role}: {line}\n").as_bytes());
+}
+
+/// `text` on stderr, or nowhere: see [`say`].
+pub fn offer(text: &[u8]) {
     let stderr = io::stderr();
     let mut poll = [rustix::event::PollFd::new(&stderr, rustix::event::PollFlags::OUT)];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     if rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready == 1) {
-        let line = format!("pinfold {role}: {line}\n");
         // There is nowhere to report that stderr is gone.
-        stderr.lock().write_all(line.as_bytes()).ok();
+        stderr.lock().write_all(text).ok();
     }
 }
 

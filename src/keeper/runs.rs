@@ -90,6 +90,11 @@ impl Runs {
         self.lives.iter()
     }
 
+    /// The runs in flight.
+    pub(super) fn launches(&self) -> impl Iterator<Item = &RunId> {
+        self.launching.keys()
+    }
+
     pub(super) fn life(&self, run: &RunId) -> Option<&Life> {
         self.lives.get(run)
     }

@@ -303,8 +303,15 @@ mod tests {
             (any::<i32>(), any::<bool>()).prop_map(|(signal, core)| ExitStatus::Signaled { signal, core }),
         ];
         prop_oneof![
-            (any::<u32>(), any::<u32>(), proptest::option::of("\\PC{0,100}"))
-                .prop_map(|(version, restarts, previous)| FromKeeper::Hello { version, restarts, previous }),
+            (any::<u32>(), any::<u32>(), proptest::option::of("\\PC{0,100}"), any::<bool>()).prop_map(
+                |(version, restarts, previous, going_down)| FromKeeper::Hello {
+                    version,
+                    restarts,
+                    previous,
+                    going_down
+                }
+            ),
+            run().prop_map(|run| FromKeeper::Launching { run }),
             (run(), any::<i32>(), at.clone()).prop_map(|(run, pid, at)| FromKeeper::Launched { run, pid, at }),
             (run(), "\\PC{0,300}", any::<i32>()).prop_map(|(run, what, errno)| FromKeeper::Failed {
                 run,

@@ -55,8 +55,8 @@ pub enum Recovered {
     },
     /// A run whose keeper has not been told to forget it.
     Alive {
-        /// Its main process.
-        pid: i32,
+        /// Its main process; `None` where its launch is not decided yet.
+        pid: Option<i32>,
         /// Its record.
         note: Box<RunNote>,
     },
@@ -181,7 +181,8 @@ impl FakeKernel {
             run.draining = false;
             run.told_empty = false;
             let pid = match run.main {
-                Main::Alive(pid) | Main::Reaped(pid, _) if run.note.pid == Some(pid) && !run.removing => pid,
+                Main::Alive(pid) | Main::Reaped(pid, _) if !run.removing => Some(pid),
+                Main::Asked => None,
                 _ => {
                     world.runs.remove(&id);
                     continue;

@@ -68,8 +68,8 @@ pub enum Found {
     },
     /// A live run, with its record and its keeper.
     Alive {
-        /// Its main process.
-        pid: i32,
+        /// Its main process; `None` where its launch is not decided yet.
+        pid: Option<i32>,
         /// Its record.
         note: Box<RunNote>,
     },

@@ -13,6 +13,7 @@ use crate::policy::{cause::Asked, restart::Attempts};
 use crate::spec::types::{OomGroup, Spec};
 
 use super::event::Ticket;
+use super::transition::LAUNCH_PATIENCE;
 
 /// One worker, between two events.
 #[derive(Debug, Clone, PartialEq)]
@@ -198,8 +199,8 @@ fn oom_grew(grown: Counters) -> bool {
 pub struct Adopted {
     /// Its number.
     pub run: u32,
-    /// Its main process.
-    pub pid: i32,
+    /// Its main process; `None` where its launch is not decided yet.
+    pub pid: Option<i32>,
     /// When its program began.
     pub started: Mono,
     /// The counters when it began.
@@ -241,9 +242,10 @@ impl State {
         state.attempts = Attempts { strikes: found.attempts, previous, spawn_faults: 0 };
         state.restarts = found.restarts;
         state.since = found.started;
-        state.phase = Phase::Running {
-            life: Box::new(Life::new(found.started, found.baseline)),
-            main: Main { pid: found.pid, started: found.started },
+        let life = Box::new(Life::new(found.started, found.baseline));
+        state.phase = match found.pid {
+            Some(pid) => Phase::Running { life, main: Main { pid, started: found.started } },
+            None => Phase::Launching { life, patience: now + LAUNCH_PATIENCE },
         };
         state
     }

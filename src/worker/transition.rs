@@ -96,6 +96,10 @@ impl Transition<'_> {
                     Wish::Up => self.s.phase = Phase::Running { life, main },
                 }
             }
+            launching @ Phase::Launching { .. } => {
+                self.emit(EventKind::Reconciled { what: "found while it is being launched".to_owned() });
+                self.s.phase = launching;
+            }
             stuck @ Phase::Stuck { .. } => {
                 let what = "processes of an earlier supervisor are in its cgroup, without a record: left alone, nothing is \
                             started over them";

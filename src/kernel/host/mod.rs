@@ -99,7 +99,8 @@ struct Table {
 #[derive(Debug)]
 struct Run {
     dir: Arc<Dir>,
-    note: RunNote,
+    /// `None`: a stranger's, which has no record of ours.
+    note: Option<RunNote>,
     /// The counters when they were last read.
     counters: Counters,
     /// Whether its emptiness has been asked for and not yet been told.
@@ -140,8 +141,28 @@ impl HostKernel {
         let counters = events::read(&dir)?;
         let run = note.run.clone();
         self.inner.watch(&run, &dir);
-        self.inner.table().runs.insert(run, Run { dir, note, counters, draining: false });
+        self.inner.table().runs.insert(run, Run { dir, note: Some(note), counters, draining: false });
         Ok(())
+    }
+
+    /// Keeps an eye on processes that nobody can tell anything of, so that it is told when they are gone.
+    ///
+    /// # Errors
+    /// Where the directory cannot be opened.
+    pub fn hold(&self, run: &RunId) -> Result<(), DirError> {
+        let dir = Arc::new(self.inner.workers.open_below(&run.to_string())?);
+        let nothing = Interest { memory: false, pids: false };
+        if let Err(e) = self.inner.watches.add(run, &dir, nothing) {
+            tracing::warn!(%run, error = %chain(&e), "a run is not watched");
+        }
+        let held = Run { dir, note: None, counters: Counters::default(), draining: false };
+        self.inner.table().runs.insert(run.clone(), held);
+        Ok(())
+    }
+
+    /// Lets the keeper forget a run of which nothing is left but its exit record.
+    pub fn forget(&self, run: &RunId) {
+        heard(self.inner.keeper.ack(run));
     }
 
     /// Tells the keeper something for systemd (`sd_notify(3)`).
@@ -202,6 +223,9 @@ impl Kernel for HostKernel {
     }
 
     fn signal(&self, run: &RunId, signal: i32, to: Target) -> Result<(), KernelError> {
+        if let Some(Err(e)) = self.inner.dir(run).map(|dir| thaw(&dir)) {
+            tracing::warn!(%run, error = %chain(&e), "a frozen run cannot be thawed");
+        }
         match to {
             // Its parent has not reaped it, so the number is its own; an ended one is no error there.
             Target::Main => {
@@ -217,6 +241,8 @@ impl Kernel for HostKernel {
 
     fn kill(&self, run: &RunId) -> Result<(), KernelError> {
         let Some(dir) = self.inner.dir(run) else { return Ok(()) };
+        // A process with the right to can have moved itself out; the main process is found all the same.
+        heard(self.inner.keeper.signal(run, libc::SIGKILL));
         match kill::kill(&dir) {
             Err(e) if e.is_absent() => Ok(()),
             other => other.map_err(|e| refused("cgroup.kill", run, e.into_io())),
@@ -251,8 +277,9 @@ impl Kernel for HostKernel {
         let dir = {
             let mut table = self.inner.table();
             let Some(known) = table.runs.get_mut(run) else { return Ok(()) };
-            known.note = RunNote { pid: known.note.pid, ..note.clone() };
-            known.note.pid_start_ticks = known.note.pid_start_ticks.or(note.pid_start_ticks);
+            let Some(before) = &mut known.note else { return Ok(()) };
+            let pid_start_ticks = before.pid_start_ticks.or(note.pid_start_ticks);
+            *before = RunNote { pid: before.pid, pid_start_ticks, ..note.clone() };
             Arc::clone(&known.dir)
         };
         self.inner.write_note(run, &dir)
@@ -286,7 +313,7 @@ impl Inner {
         note::write(&dir, self.namespace, &note).map_err(|e| StartError::refused(Stage::Cgroup, chain(&e)))?;
         let dir = Arc::new(dir);
         self.watch(run, &dir);
-        self.table().runs.insert(run.clone(), Run { dir, note, counters, draining: false });
+        self.table().runs.insert(run.clone(), Run { dir, note: Some(note), counters, draining: false });
         Ok(counters)
     }
 
@@ -325,15 +352,16 @@ impl Inner {
         let dir = {
             let mut table = self.table();
             let Some(known) = table.runs.get_mut(run) else { return };
-            known.note.pid = Some(pid);
-            known.note.started_mono_ns = Some(started_mono_ns);
+            let Some(note) = &mut known.note else { return };
+            note.pid = Some(pid);
+            note.started_mono_ns = Some(started_mono_ns);
             Arc::clone(&known.dir)
         };
         // The worker hears of it first: the record is for a supervisor that comes after us.
         self.tell(run, KernelEventKind::Launched { pid });
         let ticks = pidfd::start_ticks(pid);
-        if let Some(known) = self.table().runs.get_mut(run) {
-            known.note.pid_start_ticks = ticks;
+        if let Some(note) = self.table().runs.get_mut(run).and_then(|known| known.note.as_mut()) {
+            note.pid_start_ticks = ticks;
         }
         if let Err(e) = self.write_note(run, &dir) {
             tracing::warn!(%run, error = %chain(&e), "a run's record could not be written");
@@ -341,7 +369,7 @@ impl Inner {
     }
 
     fn write_note(&self, run: &RunId, dir: &Dir) -> Result<(), KernelError> {
-        let Some(note) = self.table().runs.get(run).map(|r| r.note.clone()) else { return Ok(()) };
+        let Some(note) = self.table().runs.get(run).and_then(|r| r.note.clone()) else { return Ok(()) };
         note::write(dir, self.namespace, &note).map_err(|e| refused("record", run, io::Error::other(e)))
     }
 
@@ -376,6 +404,15 @@ impl Inner {
 fn heard(sent: Result<(), TransportError>) {
     if let Err(e) = sent {
         tracing::error!(error = %chain(&e), "the keeper cannot be told");
+    }
+}
+
+/// A process that froze itself, or was frozen, hears no signal before it is thawed.
+fn thaw(dir: &Dir) -> Result<(), DirError> {
+    match dir.read("cgroup.freeze") {
+        Ok(text) if text.trim() == "1" => kill::thaw(dir),
+        Err(e) if !e.is_absent() => Err(e),
+        _ => Ok(()),
     }
 }
 

@@ -101,7 +101,7 @@ impl Pump {
                 let populated = self.inner.dir(&run).is_none_or(|dir| dir.populated().unwrap_or(true));
                 self.inner.tell(&run, KernelEventKind::Exited { status: Some(status), counters, populated });
             }
-            FromKeeper::Hello { .. } | FromKeeper::Listed | FromKeeper::Ping { .. } => {
+            FromKeeper::Hello { .. } | FromKeeper::Launching { .. } | FromKeeper::Listed | FromKeeper::Ping { .. } => {
                 tracing::debug!(?message, "nothing to do");
             }
         }
