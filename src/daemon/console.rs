@@ -15,32 +15,37 @@ use std::{
 };
 
 use jiff::tz::TimeZone;
-use tokio::{
-    runtime::Handle,
-    sync::{
-        mpsc::{self, UnboundedReceiver, UnboundedSender},
-        oneshot,
-    },
+use tokio::sync::{
+    mpsc::{self, UnboundedReceiver, UnboundedSender},
+    oneshot,
 };
 
 use crate::cli::args::Output;
 use crate::cli::render::{EventLines, Prefixer, Sgr, Summary, json_line, worker_style};
 use crate::logs::{Chunk, Follower};
-use crate::model::{Event, WorkerId, WorkerStatus};
+use crate::model::{Event, EventKind, WorkerId, WorkerStatus};
 use crate::spec::types::Worker;
 
 /// How long the end waits for a terminal or pipe that takes nothing, and for the logger to write the last bytes.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Events that wait for a stdout that takes nothing. More are counted, and not shown.
+const BACKLOG: usize = 32 * 1024;
+
 /// The two threads and the way to end them.
 #[derive(Debug)]
 pub(super) struct Console {
     events: UnboundedSender<Event>,
-    /// Dropped to say that what is in the channel now is the last.
-    end: oneshot::Sender<()>,
-    printed: std_mpsc::Receiver<Summary>,
+    /// Says that what is in the channel now is the last, and how each worker ended.
+    end: oneshot::Sender<Vec<WorkerStatus>>,
+    printed: std_mpsc::Receiver<io::Result<()>>,
     output: Option<OutputThread>,
-    format: Output,
+}
+
+/// What the printing thread is given.
+enum Shown {
+    Event(Box<Event>),
+    End(Box<Summary>, Vec<WorkerStatus>),
 }
 
 #[derive(Debug)]
@@ -65,15 +70,16 @@ impl Console {
             None
         };
         let (events, queue) = mpsc::unbounded_channel();
+        let (backlog, shown) = mpsc::channel(BACKLOG);
         let (finished, printed) = std_mpsc::channel();
-        let summary = Summary::new(workers);
         let (end, ended) = oneshot::channel();
-        let runtime = Handle::current();
+        tokio::spawn(gather(queue, ended, backlog, Summary::new(workers)));
         thread::Builder::new().name("events".into()).spawn(move || {
+            let done = print_events(shown, format, &lines);
             // Whoever waited for it has stopped waiting.
-            drop(finished.send(print_events(&runtime, queue, ended, format, &lines, summary)));
+            finished.send(done).unwrap_or_default();
         })?;
-        Ok(Self { events, end, printed, output, format })
+        Ok(Self { events, end, printed, output })
     }
 
     /// Where events go.
@@ -86,72 +92,87 @@ impl Console {
     ///
     /// # Errors
     /// Where stdout takes nothing any more.
-    pub(super) fn finish(self, statuses: &[WorkerStatus]) -> io::Result<()> {
-        drop(self.end);
+    pub(super) fn finish(self, statuses: Vec<WorkerStatus>) -> io::Result<()> {
         if let Some(OutputThread { stop, done }) = self.output {
             drop(stop);
             if done.recv_timeout(PATIENCE * 2).is_err() {
                 tracing::warn!("the last output of the workers is not shown; it is in the log files");
             }
         }
-        let Ok(summary) = self.printed.recv_timeout(PATIENCE) else {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "stdout takes nothing"));
-        };
-        if self.format == Output::Text {
-            let stdout = io::stdout();
-            let width = stdout.is_terminal().then(comfy_table_width).flatten();
-            let mut stdout = stdout.lock();
-            writeln!(stdout, "{}", summary.table(statuses, width))?;
-            stdout.flush()?;
-        }
-        Ok(())
+        // Refused only where nobody shows anything any more.
+        drop(self.end.send(statuses));
+        let silent = || Err(io::Error::new(io::ErrorKind::TimedOut, "stdout takes nothing"));
+        self.printed.recv_timeout(PATIENCE).unwrap_or_else(|_| silent())
     }
 }
 
-fn comfy_table_width() -> Option<u16> {
-    comfy_table::Table::new().width()
+/// Takes events as fast as they come, and hands on what can be shown.
+async fn gather(
+    mut queue: UnboundedReceiver<Event>,
+    mut ended: oneshot::Receiver<Vec<WorkerStatus>>,
+    backlog: mpsc::Sender<Shown>,
+    mut summary: Summary,
+) {
+    let mut missed = 0_u64;
+    let mut hand_on = |event: Event, summary: &mut Summary| {
+        summary.observe(&event);
+        if missed > 0 {
+            let what = format!("{missed} events are not shown: stdout took too long");
+            let kind = EventKind::Supervisor { what };
+            let notice = Event { seq: 0, worker: None, run: None, kind, ..event.clone() };
+            match backlog.try_send(Shown::Event(Box::new(notice))) {
+                Ok(()) => missed = 0,
+                Err(_) => return missed += 1,
+            }
+        }
+        if backlog.try_send(Shown::Event(Box::new(event))).is_err() {
+            missed += 1;
+        }
+    };
+    let statuses = loop {
+        tokio::select! {
+            biased;
+            event = queue.recv() => match event {
+                Some(event) => hand_on(event, &mut summary),
+                None => return,
+            },
+            statuses = &mut ended => match statuses {
+                Ok(statuses) => break statuses,
+                // The supervisor ends without a word.
+                Err(_) => return,
+            },
+        }
+    };
+    // Refused only where nobody shows anything any more.
+    drop(backlog.send(Shown::End(Box::new(summary), statuses)).await);
 }
 
-fn print_events(
-    runtime: &Handle,
-    mut queue: UnboundedReceiver<Event>,
-    mut ended: oneshot::Receiver<()>,
-    format: Output,
-    lines: &EventLines,
-    mut summary: Summary,
-) -> Summary {
-    let mut heard = true;
-    let mut next = || {
-        runtime.block_on(async {
-            tokio::select! {
-                biased;
-                event = queue.recv() => event,
-                // Its sender is gone for good, so this is polled once: nothing comes after `None`.
-                _ = &mut ended => None,
+fn print_events(mut shown: mpsc::Receiver<Shown>, format: Output, lines: &EventLines) -> io::Result<()> {
+    while let Some(shown) = shown.blocking_recv() {
+        let text = match (shown, format) {
+            (Shown::Event(event), Output::Json) => json_line(&event)?,
+            (Shown::Event(event), Output::Text) => {
+                lines.line(&event).map_or_else(Vec::new, |line| format!("{line}\n").into_bytes())
             }
-        })
-    };
-    while let Some(event) = next() {
-        summary.observe(&event);
-        if !heard {
-            continue;
-        }
-        let line = match format {
-            Output::Json => json_line(&event).map_err(io::Error::from),
-            Output::Text => Ok(lines.line(&event).map_or_else(Vec::new, |line| format!("{line}\n").into_bytes())),
+            (Shown::End(summary, statuses), Output::Text) => {
+                format!("{}\n", summary.table(&statuses, width())).into_bytes()
+            }
+            (Shown::End(..), Output::Json) => Vec::new(),
         };
-        let written = line.and_then(|line| {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(&line)?;
-            stdout.flush()
-        });
-        if let Err(error) = written {
+        let mut stdout = io::stdout().lock();
+        if let Err(error) = stdout.write_all(&text).and_then(|()| stdout.flush()) {
             // The reader is gone; the workers are not.
             tracing::warn!(%error, "stdout is closed: events are not shown any more");
-            heard = false;
+            return Ok(());
         }
     }
-    summary
+    Ok(())
+}
+
+/// Columns of the terminal, where it is one that says how many it has.
+fn width() -> Option<u16> {
+    let terminal = io::stdout().is_terminal();
+    terminal.then(|| comfy_table::Table::new().width()).flatten().filter(|columns| *columns > 0)
 }
 
 fn show_output(logs: &Path, workers: &[Worker], width: usize, colour: bool) -> io::Result<OutputThread> {
@@ -201,5 +222,44 @@ fn print_output(follower: &mut Follower, stopped: &OwnedFd, make: impl Fn(&Worke
             return Ok(());
         }
         stopping |= silent;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(seq: u64) -> Event {
+        let kind = EventKind::Supervisor { what: "x".into() };
+        Event { v: 1, seq, time: String::new(), mono_ns: 0, worker: None, run: None, kind }
+    }
+
+    #[tokio::test]
+    async fn what_a_stopped_stdout_does_not_take_is_counted_and_said() {
+        let (events, queue) = mpsc::unbounded_channel();
+        let (end, ended) = oneshot::channel();
+        let (backlog, mut shown) = mpsc::channel(2);
+        let gathering = tokio::spawn(gather(queue, ended, backlog, Summary::new(&[])));
+        for seq in 1..=5 {
+            events.send(event(seq)).unwrap();
+        }
+        // One thread: all five have been looked at when the first two can be seen.
+        while shown.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let mut next = async || match shown.recv().await {
+            Some(Shown::Event(event)) => match event.kind {
+                EventKind::Supervisor { what } => (event.seq, what),
+                other => panic!("{other:?}"),
+            },
+            _ => panic!("no event"),
+        };
+        assert_eq!((next().await.0, next().await.0), (1, 2));
+        events.send(event(6)).unwrap();
+        assert_eq!(next().await, (0, "3 events are not shown: stdout took too long".to_owned()));
+        assert_eq!(next().await, (6, "x".to_owned()));
+        end.send(Vec::new()).unwrap();
+        assert!(matches!(shown.recv().await, Some(Shown::End(..))));
+        gathering.await.unwrap();
     }
 }
