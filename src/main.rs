@@ -1,6 +1,9 @@
 //! The binary: picks its role before any runtime exists, and turns the one top error into an exit code.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use pinfold::{
@@ -13,7 +16,7 @@ use pinfold::{
     },
     daemon::{supervisor, up},
     keeper::{self, role, setup},
-    kernel::place::scope,
+    kernel::{place::scope, signals},
     logger,
 };
 
@@ -35,7 +38,8 @@ fn report(ended: Result<Exit, Failure>) -> ExitCode {
     match ended {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            anstream::eprintln!("{}", failure.sentence());
+            // There is nowhere to report that stderr is gone.
+            writeln!(anstream::stderr(), "{}", failure.sentence()).ok();
             failure.exit().into()
         }
     }
@@ -45,6 +49,7 @@ fn supervise() -> Result<Exit, Failure> {
     let socket = role::begin(c"pinfold-superv")
         .map_err(|e| Failure::failed("this word is for the keeper to say, not for a person", e))?;
     log_to_stderr();
+    signals::never_wait_for_the_foreground().map_err(|e| Failure::failed("cannot block signals", e))?;
     // The role's word stands where a program's name would.
     let settings = supervisor::Settings::try_parse_from(std::env::args_os().skip(1))
         .map_err(|e| Failure::failed("the keeper's words are not understood", e))?;
@@ -57,10 +62,34 @@ fn log_to_stderr() {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
         .init();
+}
+
+/// Stderr that drops what it would have to wait for: a terminal that was stopped must not stop supervision.
+struct Stderr;
+
+impl io::Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        role::offer(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Prints, once and at the end.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = anstream::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // Whoever reads has read enough, as head(1) does.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed("cannot print", e)),
+        _ => Ok(()),
+    }
 }
 
 fn client(cli: &Cli) -> Result<Exit, Failure> {
@@ -78,16 +107,17 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
             let source = paths::config(&globals, &args.files, &who).map_err(|err| Failure::Usage(err.to_string()))?;
             let files = source.files().map_err(|err| Failure::Usage(chain(&err)))?;
             let answer = validate::validate(&files, root, &|name| std::env::var(name).ok(), args.output.output);
-            anstream::print!("{}", answer.out);
-            anstream::eprint!("{}", answer.err);
+            print(&answer.out)?;
+            // There is nowhere to report that stderr is gone.
+            anstream::stderr().write_all(answer.err.as_bytes()).ok();
             Ok(answer.exit)
         }
         Command::Schema(_) => {
-            anstream::print!("{}", schema::text());
+            print(&schema::text())?;
             Ok(Exit::Ok)
         }
         Command::Version(args) => {
-            anstream::print!("{}", version::text(args.output.output));
+            print(&version::text(args.output.output))?;
             Ok(Exit::Ok)
         }
         Command::Doctor(args) => {
@@ -95,7 +125,7 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
                 rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col).filter(|w| *w > 0);
             let place = paths::cgroup_root(&globals, &who);
             let (text, exit) = doctor::doctor(place.as_deref(), args.output.output, width)?;
-            anstream::print!("{text}");
+            print(&text)?;
             Ok(exit)
         }
     }
