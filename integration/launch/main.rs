@@ -630,6 +630,23 @@ fn the_logger_is_deaf_to_requests_to_end() {
 }
 
 #[test]
+fn a_stopped_logger_is_replaced_so_that_no_writer_waits_for_it() {
+    let bed = Bed::start("into-cgroup");
+    let (mut fake, ..) = bed.greeted();
+    let run = run("ticker", 1);
+    bed.launch(&fake, &plan(&run, &[MISBEHAVE, "tick", "1"]));
+    launched(fake.next().0);
+    let lines = || std::fs::read_to_string(bed.logs(&run).stdout).map_or(0, |text| text.lines().count());
+    wait_for("the first lines", || (lines() > 10).then_some(()));
+    let logger = bed.logger_pid();
+    let pidfd = pidfd::open(logger).unwrap();
+    pidfd::signal(pidfd.as_fd(), libc::SIGSTOP).unwrap();
+    let before = lines();
+    wait_for("another logger", || bed.tree.pids("logger").iter().any(|pid| *pid != logger).then_some(()));
+    wait_for("lines after the stop", || (lines() > before + 50).then_some(()));
+}
+
+#[test]
 fn a_logger_that_ran_before_the_keeper_is_taken_over_and_replaced_like_any_other() {
     let bed = Bed::start_with("into-cgroup", |command, _| _ = command.env("TESTBED_LOGGER", "1"));
     let (mut fake, ..) = bed.greeted();

@@ -14,6 +14,7 @@ use super::role::{Started, say};
 use super::transport::{Inbox, Outbox, TransportError};
 use super::vigil::Backoff;
 use crate::kernel::launch::{Child, Method, Progress};
+use crate::kernel::pidfd::{self, JobChange};
 use crate::model::{Mono, RunId, Stage, StartError};
 
 /// A pipe that is not drained.
@@ -54,9 +55,14 @@ impl Ends {
     }
 }
 
+/// How long a logger may stay stopped (SIGSTOP): every worker that writes waits for it.
+const STOPPED: Duration = Duration::from_secs(2);
+
 /// The logger that runs, if one does.
 struct Seat {
     pid: i32,
+    /// When it is killed for having been stopped.
+    kill_at: Option<Mono>,
     since: Mono,
     /// `None` for one that ran before we did.
     child: Option<Child>,
@@ -82,7 +88,7 @@ impl Logs {
     /// With one that runs already.
     pub(super) fn adopt(&mut self, pid: i32, socket: OwnedFd, now: Mono) {
         self.restart_at = None;
-        self.seat = Some(Seat { pid, since: now, child: None, socket: Some(socket) });
+        self.seat = Some(Seat { pid, kill_at: None, since: now, child: None, socket: Some(socket) });
     }
 
     pub(super) fn pid(&self) -> Option<i32> {
@@ -103,6 +109,30 @@ impl Logs {
 
     pub(super) fn restart_at(&self) -> Option<Mono> {
         self.restart_at
+    }
+
+    /// When something is due.
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        [self.restart_at, self.seat.as_ref().and_then(|seat| seat.kill_at)].into_iter().flatten().min()
+    }
+
+    /// Something has become of one of our children: perhaps it was stopped.
+    pub(super) fn look_for_a_stop(&mut self, now: Mono) {
+        let Some(seat) = &mut self.seat else { return };
+        while let Ok(Some(change)) = pidfd::job_change(seat.pid) {
+            seat.kill_at = (change == JobChange::Stopped).then(|| now + STOPPED);
+        }
+    }
+
+    /// What time alone has brought about: the next logger takes over from one that stays stopped.
+    pub(super) fn tick(&mut self, now: Mono) {
+        let Some(seat) = self.seat.as_mut().filter(|seat| seat.kill_at.is_some_and(|at| at <= now)) else { return };
+        seat.kill_at = None;
+        say("keeper", &"the logger is killed: it was stopped (SIGSTOP) and not continued");
+        // Not reaped, so the number is its own.
+        if let Err(e) = pidfd::open(seat.pid).and_then(|fd| pidfd::signal(fd.as_fd(), libc::SIGKILL)) {
+            say("keeper", &format_args!("SIGKILL to the logger: {e}"));
+        }
     }
 
     /// The run's program runs: its pipes go to the logger. The worker's ends are closed.
@@ -183,7 +213,8 @@ impl Logs {
         match started {
             Ok(Started { child, socket }) => {
                 self.restart_at = None;
-                self.seat = Some(Seat { pid: child.pid, since: now, child: Some(child), socket: Some(socket) });
+                let (pid, kill_at) = (child.pid, None);
+                self.seat = Some(Seat { pid, kill_at, since: now, child: Some(child), socket: Some(socket) });
                 let keys: Vec<_> = self.pipes.keys().cloned().collect();
                 for (run, stream) in keys {
                     self.hand_over(&run, stream);

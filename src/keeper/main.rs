@@ -155,13 +155,14 @@ impl Keeper {
     }
 
     fn deadline(&self) -> Option<Mono> {
-        let all = [self.supervisor.deadline(), self.logs.restart_at(), self.runs.deadline(), self.watchdog_at];
+        let all = [self.supervisor.deadline(), self.logs.deadline(), self.runs.deadline(), self.watchdog_at];
         all.into_iter().flatten().min()
     }
 
     fn tick(&mut self, now: Mono) {
         self.supervisor.tick(now);
         self.runs.tick(now);
+        self.logs.tick(now);
         let due = |at: Option<Mono>| at.is_some_and(|at| at <= now);
         if due(self.logs.restart_at()) {
             let leaf = self.logger_leaf.as_ref().map(|leaf| (leaf, self.logs.method()));
@@ -235,6 +236,7 @@ impl Keeper {
         while let Some(signal) = self.signals.next().map_err(Failure::at("signalfd"))? {
             if signal == libc::SIGCHLD {
                 self.supervisor.look_for_a_stop(now);
+                self.logs.look_for_a_stop(now);
                 if let Some(code) = self.reap(now)? {
                     return Ok(Some(code));
                 }
