@@ -11,6 +11,7 @@ use crate::cli::exit::Failure;
 use crate::cli::paths::{self, Paths, Who};
 use crate::keeper::role::{self, Binary, Started};
 use crate::keeper::setup::{Leaf as RoleLeaf, RunningLogger, Setup};
+use crate::keeper::signals;
 use crate::kernel::cgroup::{Dir, DirError};
 use crate::kernel::launch::plan::Session;
 use crate::kernel::launch::{Progress, selftest};
@@ -32,6 +33,8 @@ pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
     applied::store(&paths.state, &sources).map_err(|e| Failure::failed("cannot keep the configuration", e))?;
     let situation = Situation::of_this_process().map_err(no_place)?;
 
+    // From here on something of ours would stay behind: an end that is asked for is the keeper's to bring about.
+    signals::hold().map_err(|e| Failure::failed("cannot block signals", e))?;
     // It goes by itself when its socket is closed: with this process, unless that becomes the keeper.
     let logger = start_logger()?;
     let claimed = take_place(&paths, &situation, logger.child.pid)?;

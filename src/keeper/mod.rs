@@ -24,7 +24,7 @@ pub mod protocol;
 pub mod role;
 mod runs;
 pub mod setup;
-mod signals;
+pub mod signals;
 mod supervisor;
 mod systemd;
 pub mod transport;

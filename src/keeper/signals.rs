@@ -10,6 +10,18 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 const FORWARDED: [Signal; 6] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
+fn forwarded() -> SigSet {
+    FORWARDED.into_iter().collect()
+}
+
+/// Keeps the signals that are for the supervisor until the keeper reads them: a blocked one stays pending over exec(2).
+///
+/// # Errors
+/// `sigprocmask(2)`.
+pub fn hold() -> io::Result<()> {
+    Ok(forwarded().thread_block()?)
+}
+
 /// The signals, blocked and readable.
 #[derive(Debug)]
 pub(super) struct Signals {
@@ -18,11 +30,8 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn block() -> io::Result<Self> {
-        let mut mask = SigSet::empty();
+        let mut mask = forwarded();
         mask.add(Signal::SIGCHLD);
-        for signal in FORWARDED {
-            mask.add(signal);
-        }
         // Blocked and never read: a keeper stopped by Ctrl-Z would reap nobody.
         let mut all = mask;
         all.add(Signal::SIGTSTP);
