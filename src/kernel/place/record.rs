@@ -24,7 +24,7 @@ const ROOT: &str = "root.json";
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// The state directory is in use.
-    #[error("{path} is in use by another pinfold{}; stop it with `pinfold down`, or choose another --state-dir", pid(*.holder))]
+    #[error("{path} is in use by another pinfold{}; stop that one, or choose another --state-dir", pid(*.holder))]
     Held {
         /// The state directory.
         path: PathBuf,
@@ -263,7 +263,7 @@ mod tests {
         let lock = Lock::take(&dir).unwrap();
         let err = Lock::take(&dir).unwrap_err();
         let expected = format!(
-            "{} is in use by another pinfold (pid {}); stop it with `pinfold down`, or choose another --state-dir",
+            "{} is in use by another pinfold (pid {}); stop that one, or choose another --state-dir",
             dir.display(),
             std::process::id()
         );
