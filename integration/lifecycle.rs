@@ -743,6 +743,19 @@ fn a_frozen_worker_is_thawed_to_hear_its_stop() {
 }
 
 #[test]
+fn a_threaded_cgroup_below_a_run_keeps_no_signal_from_the_others() {
+    let case = Case::new();
+    let stop = "stop: {timeout: 60s, kill_mode: group}";
+    let mut up = Up::start(&case, &misbehaving("threads", &["sleep"], &[stop]));
+    let _main = up.started("threads", 1);
+    let below = case.run_dir("threads", 1).join("below");
+    fs::create_dir(&below).unwrap();
+    fs::write(below.join("cgroup.type"), "threaded").unwrap();
+    up.stop();
+    assert_eq!(up.exited("threads", 1), ExitCause::Killed { by: KilledBy::Shutdown, policy: None });
+}
+
+#[test]
 fn a_main_process_that_has_left_its_cgroup_does_not_outlive_its_stop() {
     let case = Case::new();
     let told = case.file("told");

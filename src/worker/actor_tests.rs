@@ -395,7 +395,8 @@ async fn a_worker_without_its_cgroup_is_not_left_running() {
     bench.kernel.steal_directory(&run(&worker, 1));
     rest(&worker).await;
     assert!(bench.kernel.calls().iter().any(|(_, c)| *c == Call::Signal(run(&worker, 1), 9, Target::Main)));
-    assert_eq!(causes(&mut bench).len(), 1);
+    let why = model::UnknownWhy::CgroupRemoved;
+    assert_eq!(causes(&mut bench), [ExitCause::Unknown { why }], "it was not killed by somebody else, but by us");
 }
 
 #[tokio::test(start_paused = true)]

@@ -442,7 +442,8 @@ fn signal_all(dir: &Dir, signal: i32) -> io::Result<()> {
 
 fn processes_below(dir: &Dir) -> io::Result<Vec<i32>> {
     let mut all = match dir.processes() {
-        Err(e) if e.is_absent() => return Ok(Vec::new()),
+        // Without the second, in a threaded cgroup: its processes are listed by the one above, where it is threaded from.
+        Err(e) if e.is_absent() || e.is(&[rustix::io::Errno::OPNOTSUPP]) => Vec::new(),
         other => other.map_err(DirError::into_io)?,
     };
     for child in dir.children().map_err(DirError::into_io)? {

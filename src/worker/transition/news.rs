@@ -7,7 +7,7 @@ use crate::model::{
 use crate::policy::cause::End;
 use crate::spec::types::KillMode;
 
-use super::{KILL_PATIENCE, KILL_RETRY, LAUNCH_PATIENCE, SIGTERM, Transition, overdue};
+use super::{KILL_PATIENCE, KILL_RETRY, LAUNCH_PATIENCE, SIGKILL, SIGTERM, Transition, overdue};
 use crate::worker::effect::{Effect, Refusal};
 use crate::worker::state::{After, Body, Goal, Life, Main, Phase, Remains, Wish};
 
@@ -177,6 +177,9 @@ impl Transition<'_> {
         let late = overdue();
         let end = if life.overdue && life.asked.kill.is_none() {
             End::NeverRan(&late)
+        } else if life.cgroup_gone && life.asked.by().is_none() && status == Some(KILLED) {
+            // By our hand: outside of its limits it must not go on.
+            End::Unseen(unknown)
         } else {
             status.map_or(End::Unseen(unknown), End::Reaped)
         };
@@ -264,6 +267,9 @@ impl Transition<'_> {
         }
     }
 }
+
+/// What the main process of a run ends with that lost its cgroup.
+const KILLED: ExitStatus = ExitStatus::Signaled { signal: SIGKILL, core: false };
 
 /// How the time left is counted once the main process has been reaped.
 enum Timing {
