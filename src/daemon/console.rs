@@ -181,9 +181,9 @@ fn print_output(follower: &mut Follower, stopped: &OwnedFd, make: impl Fn(&Worke
         // Once everything has ended only the logger's last bytes are waited for.
         let chunks =
             if stopping { follower.next(None, Some(PATIENCE))? } else { follower.next(Some(stopped), None)? };
-        let silent = chunks.is_empty();
+        let silent = chunks.is_none();
         let mut text = Vec::new();
-        for Chunk { worker, file, bytes, last } in chunks {
+        for Chunk { worker, file, bytes, last } in chunks.into_iter().flatten() {
             let key = (worker, file);
             let stream = streams.entry(key.clone()).or_insert_with_key(|(worker, _)| make(worker));
             stream.push(&bytes, &mut text);
@@ -197,7 +197,7 @@ fn print_output(follower: &mut Follower, stopped: &OwnedFd, make: impl Fn(&Worke
             stdout.write_all(&text)?;
             stdout.flush()?;
         }
-        if silent && (stopping || follower.open_files() == 0) {
+        if stopping && silent || (stopping || silent) && follower.open_files() == 0 {
             return Ok(());
         }
         stopping |= silent;

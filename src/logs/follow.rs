@@ -4,22 +4,29 @@
 //! blocks, and what it feeds may block on a terminal that was stopped with Ctrl-S: it belongs on a thread of its own.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    ffi::{OsStr, OsString},
+    collections::{BTreeMap, HashMap, VecDeque},
+    ffi::OsString,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::model::WorkerId;
 
-/// Bytes read at once: a flooding worker takes turns with the others.
+/// Bytes read from a file in one turn: a flooding worker takes turns with the others.
 const CHUNK: usize = 64 * 1024;
+
+/// Files that are read before what they had is returned: what was written while a terminal was stopped is on the disk,
+/// and is to stay there until the terminal takes it.
+const FILES: usize = 16;
 
 /// What a worker wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +37,7 @@ pub struct Chunk {
     pub file: OsString,
     /// The bytes, as they were written.
     pub bytes: Vec<u8>,
-    /// Whether the file has ended: no process holds the stream any more.
+    /// Whether the file has ended: no process holds the stream any more. A new logger may begin it again.
     pub last: bool,
 }
 
@@ -39,7 +46,13 @@ pub struct Chunk {
 pub struct Follower {
     inotify: Inotify,
     dirs: HashMap<WatchDescriptor, Dir>,
+    /// Files that may have more than was read, and what is known of them.
+    touched: HashMap<Key, Touch>,
+    /// The same, in the order of their turns.
+    turns: VecDeque<Key>,
 }
+
+type Key = (WatchDescriptor, OsString);
 
 #[derive(Debug)]
 struct Dir {
@@ -47,8 +60,16 @@ struct Dir {
     path: PathBuf,
     /// Files that are being written, in the order of their names.
     open: BTreeMap<OsString, File>,
-    /// How long the files were that were there before us.
+    /// How far the files that nobody writes to were shown, or how long they were before us.
     shown: HashMap<OsString, u64>,
+}
+
+/// The last thing that was seen to happen to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Touch {
+    Written,
+    Closed,
+    Deleted,
 }
 
 impl Follower {
@@ -63,8 +84,8 @@ impl Follower {
             let path = logs.join(worker.as_str());
             fs::create_dir_all(&path)?;
             // ATTRIB: before Linux 6.6 a splice(2) into a file is no IN_MODIFY, so the logger touches it.
-            let mask = WatchMask::MODIFY | WatchMask::ATTRIB | WatchMask::CREATE | WatchMask::CLOSE_WRITE;
-            let watch = inotify.watches().add(&path, mask)?;
+            let written = WatchMask::MODIFY | WatchMask::ATTRIB | WatchMask::CREATE;
+            let watch = inotify.watches().add(&path, written | WatchMask::CLOSE_WRITE | WatchMask::DELETE)?;
             let mut shown = HashMap::new();
             for entry in fs::read_dir(&path)? {
                 let entry = entry?;
@@ -72,67 +93,95 @@ impl Follower {
             }
             dirs.insert(watch, Dir { worker: worker.clone(), path, open: BTreeMap::new(), shown });
         }
-        Ok(Self { inotify, dirs })
+        Ok(Self { inotify, dirs, touched: HashMap::new(), turns: VecDeque::new() })
     }
 
-    /// Files that a worker still writes to, as far as has been seen.
+    /// Files that a worker still writes to, or that have more to show, as far as has been seen.
     #[must_use]
     pub fn open_files(&self) -> usize {
-        self.dirs.values().map(|d| d.open.len()).sum()
+        self.touched.len() + self.dirs.values().map(|d| d.open.len()).sum::<usize>()
     }
 
     /// Waits for something to be written, at most `timeout` (`None`: however long it takes), or for `wake` to become
-    /// readable or closed, and returns what there is. Empty: time or wake.
+    /// readable or closed, and returns a part of what there is, which can be nothing yet. `None`: time or wake.
     ///
     /// # Errors
     /// Where the notifications or a file cannot be read.
-    pub fn next(&mut self, wake: Option<&OwnedFd>, timeout: Option<Duration>) -> io::Result<Vec<Chunk>> {
-        let limit = timeout.map_or(PollTimeout::NONE, |t| PollTimeout::try_from(t).unwrap_or(PollTimeout::MAX));
+    pub fn next(&mut self, wake: Option<&OwnedFd>, timeout: Option<Duration>) -> io::Result<Option<Vec<Chunk>>> {
+        let more = !self.turns.is_empty();
+        let limit = match timeout {
+            _ if more => PollTimeout::ZERO,
+            None => PollTimeout::NONE,
+            Some(timeout) => PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
+        };
         let mut fds = vec![PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
         fds.extend(wake.map(|wake| PollFd::new(wake.as_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, limit) {
             Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => return Ok(Vec::new()),
+            Err(nix::errno::Errno::EINTR) => return Ok(Some(Vec::new())),
             Err(errno) => return Err(errno.into()),
         }
-        if !fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLIN)) {
-            return Ok(Vec::new());
-        }
-        let mut buffer = [0; 4096];
-        let mut touched = BTreeMap::<(usize, WatchDescriptor, OsString), bool>::new();
-        let mut overflow = false;
-        for (at, event) in self.inotify.read_events(&mut buffer)?.enumerate() {
-            overflow |= event.mask.contains(EventMask::Q_OVERFLOW);
-            if let Some(name) = event.name {
-                let closed = event.mask.contains(EventMask::CLOSE_WRITE);
-                let known = touched.iter_mut().find(|((_, wd, n), _)| *wd == event.wd && n == name);
-                match known {
-                    Some((_, last)) => *last = closed,
-                    None => drop(touched.insert((at, event.wd, name.to_owned()), closed)),
-                }
+        if fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLIN)) {
+            let mut buffer = [0; 4096];
+            let events = self.inotify.read_events(&mut buffer)?.map(|event| event.to_owned()).collect::<Vec<_>>();
+            for event in events {
+                self.take(event);
             }
+        } else if !more {
+            return Ok(None);
         }
         let mut chunks = Vec::new();
-        for ((_, wd, name), closed) in touched {
-            if let Some(dir) = self.dirs.get_mut(&wd) {
-                dir.read(&name, closed, &mut chunks)?;
+        for _ in 0..FILES.min(self.turns.len()) {
+            self.read_next(&mut chunks)?;
+        }
+        Ok(Some(chunks))
+    }
+
+    fn take(&mut self, event: Event<OsString>) {
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            // Notifications were lost: what is open may have grown, or gone.
+            let open = self.dirs.iter().flat_map(|(wd, dir)| {
+                dir.open.iter().map(|(name, file)| {
+                    let gone = file.metadata().is_ok_and(|meta| meta.nlink() == 0);
+                    ((wd.clone(), name.clone()), if gone { Touch::Deleted } else { Touch::Written })
+                })
+            });
+            for (key, touch) in open.collect::<Vec<_>>() {
+                self.touch(key, touch);
             }
         }
-        if overflow {
-            // Notifications were lost: what is open may have grown.
-            for dir in self.dirs.values_mut() {
-                for name in dir.open.keys().cloned().collect::<Vec<_>>() {
-                    dir.read(&name, false, &mut chunks)?;
-                }
-            }
+        let Some(name) = event.name else { return };
+        let touch = if event.mask.contains(EventMask::DELETE) {
+            Touch::Deleted
+        } else if event.mask.contains(EventMask::CLOSE_WRITE) {
+            Touch::Closed
+        } else {
+            Touch::Written
+        };
+        self.touch((event.wd, name), touch);
+    }
+
+    fn touch(&mut self, key: Key, touch: Touch) {
+        if self.touched.insert(key.clone(), touch).is_none() {
+            self.turns.push_back(key);
         }
-        Ok(chunks)
+    }
+
+    fn read_next(&mut self, chunks: &mut Vec<Chunk>) -> io::Result<()> {
+        let Some(key) = self.turns.pop_front() else { return Ok(()) };
+        let Some(touch) = self.touched.remove(&key) else { return Ok(()) };
+        let Some(dir) = self.dirs.get_mut(&key.0) else { return Ok(()) };
+        if dir.read(&key.1, touch, chunks)? {
+            self.touch(key, touch);
+        }
+        Ok(())
     }
 }
 
 impl Dir {
-    /// Reads what `name` has grown by. A file that is closed is read to its end and forgotten.
-    fn read(&mut self, name: &OsStr, closed: bool, chunks: &mut Vec<Chunk>) -> io::Result<()> {
+    /// Reads what `name` has grown by, at most a chunk; whether there may be more. A file that is closed is forgotten
+    /// at its end, but for how far it was shown.
+    fn read(&mut self, name: &OsString, touch: Touch, chunks: &mut Vec<Chunk>) -> io::Result<bool> {
         let mut file = match self.open.remove(name) {
             Some(file) => file,
             None => match File::open(self.path.join(name)) {
@@ -142,7 +191,10 @@ impl Dir {
                     }
                     file
                 }
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    self.shown.remove(name);
+                    return Ok(false);
+                }
                 Err(e) => return Err(e),
             },
         };
@@ -150,23 +202,20 @@ impl Dir {
             // Somebody truncated it by hand.
             file.seek(SeekFrom::Start(0))?;
         }
-        loop {
-            let mut bytes = vec![0; CHUNK];
-            let n = file.read(&mut bytes)?;
-            bytes.truncate(n);
-            let ended = n < CHUNK;
-            let last = closed && ended;
-            if n > 0 || last {
-                chunks.push(Chunk { worker: self.worker.clone(), file: name.to_owned(), bytes, last });
-            }
-            if ended {
-                break;
-            }
+        let mut bytes = vec![0; CHUNK];
+        let n = file.read(&mut bytes)?;
+        bytes.truncate(n);
+        let more = n == CHUNK;
+        let last = !more && touch != Touch::Written;
+        if n > 0 || last {
+            chunks.push(Chunk { worker: self.worker.clone(), file: name.clone(), bytes, last });
         }
-        if !closed {
-            self.open.insert(name.to_owned(), file);
+        if !last {
+            self.open.insert(name.clone(), file);
+        } else if touch == Touch::Closed {
+            self.shown.insert(name.clone(), file.stream_position()?);
         }
-        Ok(())
+        Ok(more)
     }
 }
 
@@ -184,7 +233,7 @@ mod tests {
     fn until(f: &mut Follower, wake: &OwnedFd, enough: impl Fn(&[Chunk]) -> bool) -> Vec<Chunk> {
         let mut all = Vec::new();
         while !enough(&all) {
-            all.extend(f.next(Some(wake), Some(Duration::from_secs(10))).unwrap());
+            all.extend(f.next(Some(wake), Some(Duration::from_secs(10))).unwrap().expect("nothing came"));
         }
         all
     }
@@ -232,6 +281,58 @@ mod tests {
         let (wake, writer) = never_wakes();
         let mut follower = Follower::new(logs.path(), []).unwrap();
         nix::unistd::write(&writer, b"x").unwrap();
-        assert_eq!(follower.next(Some(&wake), None).unwrap(), []);
+        assert_eq!(follower.next(Some(&wake), None).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_that_a_new_logger_goes_on_with_is_not_shown_again() {
+        let logs = tempfile::tempdir().unwrap();
+        let (wake, _writer) = never_wakes();
+        let id = WorkerId::new("w").unwrap();
+        let mut follower = Follower::new(logs.path(), [&id]).unwrap();
+        let path = logs.path().join("w/1.stdout");
+        fs::write(&path, "one\n").unwrap();
+        let seen = until(&mut follower, &wake, |c| c.iter().any(|c| c.last));
+        assert_eq!(text(&seen), "one\n");
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.write_all(b"two\n").unwrap();
+        let seen = until(&mut follower, &wake, |c| text(c).ends_with("two\n"));
+        assert_eq!(text(&seen), "two\n");
+    }
+
+    #[test]
+    fn what_piled_up_is_returned_in_parts_and_whole() {
+        let logs = tempfile::tempdir().unwrap();
+        let (wake, _writer) = never_wakes();
+        let id = WorkerId::new("w").unwrap();
+        let mut follower = Follower::new(logs.path(), [&id]).unwrap();
+        let size = 10 * CHUNK + 7;
+        fs::write(logs.path().join("w/1.stdout"), vec![b'x'; size]).unwrap();
+        let (mut most, mut all, mut ended) = (0, 0, false);
+        while !ended {
+            let chunks = follower.next(Some(&wake), Some(Duration::from_secs(10))).unwrap().expect("nothing came");
+            let part: usize = chunks.iter().map(|c| c.bytes.len()).sum();
+            (most, all, ended) = (most.max(part), all + part, chunks.iter().any(|c| c.last));
+        }
+        assert_eq!(all, size);
+        assert!(most <= CHUNK, "{most} bytes at once");
+    }
+
+    #[test]
+    fn a_removed_directory_is_no_end_and_a_removed_file_is_let_go_of() {
+        let logs = tempfile::tempdir().unwrap();
+        let (wake, _writer) = never_wakes();
+        let ids = ["a", "b"].map(|id| WorkerId::new(id).unwrap());
+        let mut follower = Follower::new(logs.path(), &ids).unwrap();
+        let mut file = File::create(logs.path().join("b/1.stdout")).unwrap();
+        file.write_all(b"one\n").unwrap();
+        until(&mut follower, &wake, |c| text(c) == "one\n");
+        fs::remove_dir_all(logs.path().join("a")).unwrap();
+        assert_eq!(follower.next(Some(&wake), None).unwrap(), Some(Vec::new()));
+        file.write_all(b"two\n").unwrap();
+        fs::remove_file(logs.path().join("b/1.stdout")).unwrap();
+        let seen = until(&mut follower, &wake, |c| c.iter().any(|c| c.last));
+        assert_eq!(text(&seen), "two\n");
+        assert_eq!(follower.open_files(), 0);
     }
 }
