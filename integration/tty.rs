@@ -1,6 +1,7 @@
 //! `pinfold run` as a job of a real shell on a real terminal: what Ctrl-C, Ctrl-Z and a new window size do. As root on
 //! any host with cgroup2. Nothing waits for a while: each step waits for what it must bring about.
 #![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test's support fails as a test does")]
 #![allow(dead_code, reason = "the fixture is shared with the kernel's tests")]
 #![allow(clippy::disallowed_methods, reason = "tests read clocks and wait for their own children")]
 

@@ -46,6 +46,7 @@ fn a_cpu_limit_shows_in_the_report() {
     assert_eq!(outcome.code, 124);
     let report = outcome.report;
     assert!(report.cpu.throttled_periods.unwrap() > 5, "{:?}", report.cpu);
+    #[expect(clippy::cast_precision_loss, reason = "a share of a few seconds")]
     let share = report.cpu.usage_usec.unwrap() as f64 / 1000.0 / report.wall_ms as f64;
     assert!((0.14..0.26).contains(&share), "{share}");
 }

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     kernel::{
+        cgroup::Controller,
         cgroup::{Dir, DirError},
         place::{Claimant, Claimed, Leaf, PlaceError, Plan, Situation, claim, record, scope},
         probe::{Facts, report},
@@ -85,6 +86,10 @@ pub fn render(checks: &[Check], width: Option<u16>) -> String {
 /// The last line.
 fn summary(checks: &[Check]) -> String {
     let fatal: Vec<&str> = checks.iter().filter(|c| c.is_fatal()).map(|c| c.name.as_str()).collect();
+    if !fatal.is_empty() && fatal.iter().all(|name| Controller::ALL.iter().any(|c| c.name() == *name)) {
+        let names = fatal.join(", ");
+        return format!("Workers without limits run here; limits cannot be enforced before this is mended: {names}.");
+    }
     if !fatal.is_empty() {
         return format!("Nothing can be run here before this is mended: {}.", fatal.join(", "));
     }
@@ -101,7 +106,7 @@ fn json(checks: &[Check]) -> String {
     format!("{document:#}\n")
 }
 
-/// Whether anything can be run.
+/// Whether workers can be run and held to their limits.
 fn usable(checks: &[Check]) -> bool {
     !checks.iter().any(Check::is_fatal)
 }
@@ -143,6 +148,6 @@ mod tests {
         assert_eq!(value["usable"], false);
         let place = value["checks"].as_array().unwrap().iter().find(|c| c["name"] == "place").unwrap();
         assert_eq!((&place["verdict"], &place["required"]), (&"missing".into(), &true.into()));
-        assert!(usable(&report(&samples::hybrid())));
+        assert!(usable(&report(&samples::pure())));
     }
 }

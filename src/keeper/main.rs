@@ -373,11 +373,12 @@ impl Keeper {
         }
         let (large, run, pid) = (launch.plan_is_large(), launch.run, launch.child.pid);
         self.runs.is_alive(run.clone(), pid, now);
+        // First of all: from here on its output no longer depends on us.
+        self.logs.attach(&run, launch.logs, launch.ends);
         if self.supervisor.is_listening() {
-            let news = FromKeeper::Launched { run: run.clone(), pid, at: now };
+            let news = FromKeeper::Launched { run, pid, at: now };
             self.supervisor.tell(&news, vec![launch.child.pidfd], now);
         }
-        self.logs.attach(&run, launch.logs, launch.ends);
         if large {
             drop((launch.plan, launch.cgroup));
             launch::give_back();
