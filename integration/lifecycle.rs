@@ -714,6 +714,19 @@ fn a_supervisor_killed_while_it_stops_everything_is_not_followed_by_one_that_sta
 }
 
 #[test]
+fn signals_that_ask_for_nothing_end_nobody() {
+    let case = Case::new();
+    let mut up = Up::start(&case, &misbehaving("calm", &["sleep"], &[]));
+    let _main = up.started("calm", 1);
+    let supervisor = case.role("supervisor");
+    for signal in [Signal::USR1, Signal::USR2, Signal::HUP] {
+        up.signal(signal);
+    }
+    pause_for_a_mistake(&case, &supervisor);
+    up.stop();
+}
+
+#[test]
 fn what_an_earlier_up_left_behind_is_followed_by_a_new_run_as_soon_as_it_is_gone() {
     let case = Case::new();
     let workers = misbehaving("left", &["sleep"], &[]);

@@ -507,6 +507,10 @@ struct Signals {
 
 impl Signals {
     fn listen() -> io::Result<Self> {
+        // Nothing is asked for by these, and their default action would end us. The handler stays when its end is dropped.
+        for unused in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+            drop(signal(unused)?);
+        }
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
