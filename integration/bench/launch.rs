@@ -34,59 +34,82 @@ struct Contender<'a> {
 
 fn main() -> Outcome {
     let program = PathBuf::from(env::var_os("PINFOLD_BENCH_PROGRAM").ok_or("run me by scripts/bench launch")?);
-    let pinfold = env::var_os("PINFOLD_BENCH_BINARY").map(PathBuf::from);
-    let root = place()?;
-    let tree = root.tree()?;
-    let method = selftest::run(tree.aux.path())?.method;
-    println!("way into the cgroup: {method:?}; controllers missing: {}", tree.withheld.len());
+    let place = place()?;
+    let measured = measure(&place, &program);
+    // Whatever happened before.
+    let left = place.leave();
+    measured.and(left)
+}
 
+fn measure(place: &Place, program: &Path) -> Outcome {
+    let tree = place.tree()?;
+    let method = selftest::run(tree.aux.path())?.method;
+    let missing = tree.withheld.iter().map(|w| w.controller.name()).collect::<Vec<_>>().join(" ");
+    println!(
+        "way into the cgroup: {method:?}; controllers missing: {}",
+        if missing.is_empty() { "none" } else { &missing }
+    );
+
+    let own = |name: &str, limits: Limits, method| {
+        let tree = &tree;
+        Contender { name: name.into(), start: Box::new(move || ours(tree, program, &limits, method)), heavy: false }
+    };
     let mut contenders = vec![
-        Contender { name: "bare posix_spawn".into(), start: Box::new(|| bare(&program)), heavy: false },
-        Contender {
-            name: "our launch, no limit".into(),
-            start: Box::new(|| ours(&tree, &program, &Limits::default(), method)),
-            heavy: false,
-        },
+        Contender { name: "bare posix_spawn".into(), start: Box::new(|| bare(program)), heavy: false },
+        own("our launch, no limit", Limits::default(), method),
     ];
     if tree.withheld.is_empty() {
-        let some = seven_limits();
-        let start = Box::new({
-            let (tree, program) = (&tree, &program);
-            move || ours(tree, program, &some, method)
-        });
-        contenders.push(Contender { name: "our launch, 7 limit files".into(), start, heavy: false });
-        contenders.push(Contender {
-            name: "our launch by cgroup.procs".into(),
-            start: Box::new(|| ours(&tree, &program, &Limits::default(), Method::Move)),
-            heavy: false,
-        });
+        contenders.push(own("our launch, 7 limit files", seven_limits(), method));
     }
-    if let Some(pinfold) = &pinfold {
-        let words = ["run".as_ref(), "--".as_ref(), program.as_os_str()];
-        contenders.push(command_line("pinfold run", pinfold, words.map(Into::into).to_vec()));
+    if method == Method::IntoCgroup {
+        contenders.push(own("our launch by cgroup.procs", Limits::default(), Method::Move));
     }
-    if let Some(bundle) = env::var_os("PINFOLD_BENCH_BUNDLE") {
-        let words = ["run".into(), "--bundle".into(), bundle, format!("bench-{}", std::process::id()).into()];
-        contenders.push(command_line("crun run", Path::new("crun"), words.to_vec()));
-    }
-    if Path::new("/run/systemd/system").is_dir() {
-        let words = ["--wait".into(), "--quiet".into(), "--collect".into(), program.clone().into_os_string()];
-        contenders.push(command_line("systemd-run --wait", Path::new("systemd-run"), words.to_vec()));
+    for contender in whole_commands(program) {
+        contenders.extend(able(contender));
     }
 
     report("back to back", &mut contenders, 1000, Duration::ZERO)?;
     // A write to cgroup.procs hides its RCU grace period where launches follow upon each other.
-    report("30 ms apart", &mut contenders, 60, Duration::from_millis(30))?;
-    drop(contenders);
-    drop(tree);
-    root.leave()
+    report("30 ms apart", &mut contenders, 60, Duration::from_millis(30))
+}
+
+/// What is measured from the outside: a process that starts, launches, waits, cleans up and ends.
+fn whole_commands(program: &Path) -> Vec<Contender<'static>> {
+    let program = program.as_os_str().to_owned();
+    let mut all = Vec::new();
+    if let Some(pinfold) = env::var_os("PINFOLD_BENCH_BINARY") {
+        all.push(command_line("pinfold run", Path::new(&pinfold), vec!["run".into(), "--".into(), program.clone()]));
+    }
+    if let Some(bundle) = env::var_os("PINFOLD_BENCH_BUNDLE") {
+        let words = ["run".into(), "--bundle".into(), bundle, format!("bench-{}", std::process::id()).into()];
+        all.push(command_line("crun run", Path::new("crun"), words.to_vec()));
+    }
+    if Path::new("/run/systemd/system").is_dir() {
+        let words = vec!["--wait".into(), "--quiet".into(), "--collect".into(), program];
+        all.push(command_line("systemd-run --wait", Path::new("systemd-run"), words));
+    }
+    all
+}
+
+/// A peer that cannot work on this host is left out, and said to be.
+fn able(mut contender: Contender<'_>) -> Option<Contender<'_>> {
+    match (contender.start)() {
+        Ok(()) => Some(contender),
+        Err(e) => {
+            println!("left out: {e}");
+            None
+        }
+    }
 }
 
 /// Takes turns, so that a machine that slows down slows all of them, and prints medians and the ratios to the first.
 fn report(title: &str, contenders: &mut [Contender<'_>], rounds: usize, apart: Duration) -> Outcome {
     let mut times: Vec<Vec<Duration>> = contenders.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
-        for (contender, times) in contenders.iter_mut().zip(&mut times) {
+        // Each is first once, for what the one before leaves behind is paid by the next.
+        let count = contenders.len();
+        for i in (0..count).map(|i| (i + round) % count) {
+            let (Some(contender), Some(times)) = (contenders.get_mut(i), times.get_mut(i)) else { continue };
             if contender.heavy && round % (rounds / 20) != 0 {
                 continue;
             }
@@ -136,17 +159,14 @@ fn bare(program: &Path) -> Outcome {
 fn command_line(name: &str, binary: &Path, words: Vec<std::ffi::OsString>) -> Contender<'static> {
     let binary = binary.to_owned();
     let start = Box::new(move || {
-        let done = Command::new(&binary).args(&words).stdin(Stdio::null()).output()?;
-        if done.status.success() {
-            Ok(())
-        } else {
-            Err(format!("{} {words:?}: {}", binary.display(), String::from_utf8_lossy(&done.stderr)).into())
-        }
+        let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", binary.display());
+        let done = Command::new(&binary).args(&words).stdin(Stdio::null()).output().map_err(|e| failed(&e))?;
+        if done.status.success() { Ok(()) } else { Err(failed(&String::from_utf8_lossy(&done.stderr).trim()).into()) }
     });
     Contender { name: name.to_owned(), start, heavy: true }
 }
 
-/// Everything the product does for one run but the talking between its processes.
+/// From an empty place to an empty place. Not in it: the run's record, its watches, and the talking between our processes.
 fn ours(tree: &Tree, program: &Path, wanted: &Limits, method: Method) -> Outcome {
     let null = fs::File::options().read(true).write(true).open("/dev/null")?;
     let stdio: [BorrowedFd<'_>; 3] = [null.as_fd(), null.as_fd(), null.as_fd()];
