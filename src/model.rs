@@ -5,6 +5,7 @@
 //! interface a user scripts against: events, `--report` and `status -o json` all show them.
 
 mod cause;
+mod chain;
 mod check;
 mod counters;
 mod event;
@@ -15,6 +16,7 @@ mod status;
 mod time;
 
 pub use cause::{Confidence, ExitCause, ExitStatus, KilledBy, OomScope, UnknownWhy};
+pub use chain::chain;
 pub use check::{Check, Soundness};
 pub use counters::{Counters, MemoryEvents, Usage};
 pub use event::{KernelEvent, KernelEventKind, Target};

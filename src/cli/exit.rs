@@ -3,7 +3,7 @@
 use nix::libc;
 
 use super::render::inert;
-use crate::model::{ExitCause, ExitStatus, Stage, StartError};
+use crate::model::{self, ExitCause, ExitStatus, Stage, StartError};
 
 /// The exit codes of this version. Scripts depend on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,26 +165,6 @@ impl Failure {
     }
 }
 
-/// An error and its reasons, each said once, without std's `(os error 2)`.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let said = error.to_string();
-        let said = said.split(" (os error").next().unwrap_or(&said);
-        // A transparent wrapper says what its source says.
-        if !text.ends_with(said) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(said);
-        }
-        next = error.source();
-    }
-    inert(&text).into_owned()
-}
-
 fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -194,6 +174,12 @@ fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
         next = error.source();
     }
     false
+}
+
+/// An error and its reasons on one line, with nothing in it that a terminal would act on.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    inert(&model::chain(error)).into_owned()
 }
 
 #[cfg(test)]

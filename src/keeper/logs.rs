@@ -15,7 +15,7 @@ use super::transport::{Inbox, Outbox, TransportError};
 use super::vigil::Backoff;
 use crate::kernel::launch::{Child, Method, Progress};
 use crate::kernel::pidfd::{self, JobChange};
-use crate::model::{Mono, RunId, Stage, StartError};
+use crate::model::{Mono, RunId, Stage, StartError, chain};
 
 /// A pipe that is not drained.
 struct Pipe {
@@ -234,18 +234,6 @@ impl Logs {
             self.method = self.method.other();
         }
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut cause = e.source();
-    while let Some(e) = cause {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
-        cause = e.source();
-    }
-    text
 }
 
 /// `/dev/null`, a worker's standard input.

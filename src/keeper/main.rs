@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::event::epoll;
 
-use super::logs::{self, Logs, chain};
+use super::logs::{self, Logs};
 use super::protocol::{FromKeeper, ToKeeper};
 use super::role::{self, Binary, say};
 use super::runs::{Launch, Life, Outcome, Reaped, Runs};
@@ -24,7 +24,7 @@ use crate::clock::monotonic;
 use crate::kernel::launch::plan::{LaunchPlan, Rlimit, Session};
 use crate::kernel::launch::{self, Method};
 use crate::kernel::pidfd::{self, Whom};
-use crate::model::{ExitStatus, Mono, RunId, Stage, StartError};
+use crate::model::{ExitStatus, Mono, RunId, Stage, StartError, chain};
 
 /// What became readable. Launches in flight have the tokens from here on.
 const SIGNALS: u64 = 0;

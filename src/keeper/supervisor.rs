@@ -7,13 +7,13 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::logs::chain;
 use super::protocol::{FromKeeper, VERSION};
 use super::role::{Started, say};
 use super::transport::{Outbox, TransportError};
 use super::vigil::{Backoff, Due, Vigil};
 use crate::kernel::launch::{Child, Method, Progress};
 use crate::kernel::pidfd::{self, JobChange};
+use crate::model::chain;
 use crate::model::{ExitStatus, Mono, StartError};
 
 /// One supervisor's process.

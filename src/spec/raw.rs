@@ -122,7 +122,7 @@ record! {
         cooldown: TimeOr<Hold>,
         /// How long a young run is spared health and violation restarts. Default 0.
         startup_grace_period: Time,
-        /// Exit codes that are no failure. Default [0].
+        /// Exit codes that are no failure. Default `[0]`.
         success_exit_codes: List<Int<0, 255>>,
         /// Overrides for restarts by health checks.
         health_failures: Budget,

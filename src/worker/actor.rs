@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock::{self, Clock};
 use crate::kernel::news::{NewsReceiver, news};
 use crate::kernel::port::{Kernel, RunNote};
-use crate::model::{self, EventKind, Mono, RunId, WorkerId};
+use crate::model::{self, EventKind, Mono, RunId, WorkerId, chain};
 use crate::spec::types::Spec;
 
 use super::effect::{Effect, Refusal};
@@ -316,18 +316,6 @@ fn uuid(random: &mut fastrand::Rng) -> String {
     let bits = (bits & !(0xf << 76) & !(0b11 << 62)) | (0x4 << 76) | (0b10 << 62);
     let hex = format!("{bits:032x}");
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-/// An error and what caused it, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

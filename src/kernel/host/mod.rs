@@ -36,7 +36,7 @@ use crate::kernel::news::NewsSender;
 use crate::kernel::port::{Kernel, KernelError, RunNote};
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::kernel::{note, pidfd};
-use crate::model::{Counters, KernelEvent, KernelEventKind, RunId, Stage, StartError, Target, WorkerId};
+use crate::model::{Counters, KernelEvent, KernelEventKind, RunId, Stage, StartError, Target, WorkerId, chain};
 use crate::spec::types::Spec;
 
 use janitor::Janitor;
@@ -464,18 +464,4 @@ fn log_files(logs: &Path, run: &RunId) -> LogFiles {
 
 fn refused(action: &'static str, run: &RunId, source: io::Error) -> KernelError {
     KernelError { action, run: run.clone(), source }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        // A transparent error's text is its cause's.
-        if !text.ends_with(&cause.to_string()) {
-            text = format!("{text}: {cause}");
-        }
-        next = cause.source();
-    }
-    text
 }

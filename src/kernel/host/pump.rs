@@ -4,13 +4,13 @@ use std::{fmt, io, sync::Arc};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::{Inner, chain};
+use super::Inner;
 use crate::keeper::client::Events;
 use crate::keeper::protocol::FromKeeper;
 use crate::keeper::transport::TransportError;
 use crate::kernel::cgroup::DirError;
 use crate::kernel::watch::{Hint, Hints, Seen, Source};
-use crate::model::{Counters, KernelEventKind, RunId};
+use crate::model::{Counters, KernelEventKind, RunId, chain};
 
 /// The task that all news comes through. It never waits for a worker.
 #[derive(Debug)]

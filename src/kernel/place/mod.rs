@@ -1,4 +1,4 @@
-//! Where our tree of cgroups lives. This module finds out where we are and decides; [`settle`] makes the tree there,
+//! Where our tree of cgroups lives. This module finds out where we are and decides; [`mod@settle`] makes the tree there,
 //! [`scope`] asks systemd for a place of our own, [`record`] remembers the place and locks it.
 //!
 //! ```text

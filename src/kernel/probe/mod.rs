@@ -1,8 +1,9 @@
 //! What this host and our delegation allow, found out by trying: no version number is compared, because vendors
-//! backport and containers forbid. [`report`] judges the facts; `cli::doctor` prints the judgement.
+//! backport and containers forbid. `report` judges the facts; `cli::doctor` prints the judgement.
 
 #![expect(unsafe_code, reason = "one ioctl(2) that no crate wraps")]
 
+use crate::model::chain;
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -210,18 +211,6 @@ impl Pressure {
             long_window: trigger(2_000_000),
         }
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut cause = e.source();
-    while let Some(e) = cause {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
-        cause = e.source();
-    }
-    text
 }
 
 fn number(path: &str) -> Option<u64> {
