@@ -30,9 +30,9 @@ pub fn never_wait_for_the_foreground() -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn rust_ignores_sigpipe_and_nothing_else() {
+    fn sigpipe_is_ignored_by_rust_and_sigkill_by_nobody() {
         assert!(super::is_ignored(libc::SIGPIPE));
-        assert!(!super::is_ignored(libc::SIGHUP));
+        assert!(!super::is_ignored(libc::SIGKILL));
         assert!(!super::is_ignored(4711), "an unknown signal is not ignored");
     }
 }
