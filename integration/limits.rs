@@ -159,7 +159,8 @@ fn an_oom_in_a_child_is_a_violation_that_the_main_process_survives_where_the_sco
     let violation = up.wait_for("the violation", |e| is(e, "parent") && matches!(e.kind, EventKind::Violation { .. }));
     let EventKind::Violation { resource, severity, counters, .. } = violation.kind else { unreachable!() };
     assert_eq!((resource.as_str(), severity.as_str()), ("memory", "critical"));
-    assert!(counters.local.is_some_and(|l| l.oom_kill >= 1), "{counters:?}");
+    // `memory.events` and `memory.events.local` are two files: the kill can fall between the two reads.
+    assert!(counters.memory.is_some_and(|m| m.oom_kill >= 1), "{counters:?}");
     wait_until("the main process has seen its child die", || case.told("told").first().cloned());
     assert!(case.told("told")[0].contains("signal: 9"), "{:?}", case.told("told"));
     assert!(main.alive());
