@@ -14,14 +14,18 @@ mod record;
 mod start_error;
 mod status;
 mod time;
+mod violation;
 
 pub use cause::{Confidence, ExitCause, ExitStatus, KilledBy, OomScope, UnknownWhy};
 pub use chain::chain;
 pub use check::{Check, Soundness};
-pub use counters::{Counters, MemoryEvents, Usage};
+pub use counters::{
+    AboveReading, Counters, CpuStat, HostOom, Level, MemoryEvents, Pressures, Sample, Stalled, Usage, Wanted,
+};
 pub use event::{KernelEvent, KernelEventKind, Target};
 pub use id::{BadWorkerId, RunId, WorkerId};
 pub use record::{Decision, Event, EventKind, Evidence, Trigger, Verdict};
 pub use start_error::{Stage, StartError};
-pub use status::{Detail, Readiness, State, StoppedDetail, StoppingDetail, WorkerStatus};
+pub use status::{BreakerStatus, Detail, Readiness, RestartCounts, State, StoppedDetail, StoppingDetail, WorkerStatus};
 pub use time::Mono;
+pub use violation::{BreakerState, Class, Limit, PolicyName, Severity, Violation};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::news::NewsSender;
-use crate::model::{Counters, RunId, StartError, Target, WorkerId};
+use crate::model::{Counters, RunId, Sample, StartError, Target, Wanted, WorkerId};
 use crate::spec::types::Spec;
 
 /// The kernel as one worker's actor uses it. No method waits for a process: each is a handful of system calls at most.
@@ -47,6 +47,20 @@ pub trait Kernel: Send + Sync + 'static {
     /// Forgets the run: its exit record is acknowledged, its watches are taken off, its directory is removed.
     /// Answer: `Removed`. Asked only after `Unpopulated` or `CgroupGone`.
     fn remove(&self, run: &RunId);
+
+    /// Reads what a living run uses. What cannot be read is absent.
+    fn sample(&self, run: &RunId, wanted: Wanted) -> Sample;
+
+    /// Lifts `memory.high` of a living run, or sets it again to what `spec` says. Lifting is done when this returns;
+    /// setting may be carried out aside, because the kernel reclaims within that write.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn tripwire(&self, run: &RunId, spec: &Arc<Spec>, armed: bool) -> Result<(), KernelError>;
+
+    /// What keeps a killed run from ending: its processes, with the place in the kernel where each waits (`wchan`,
+    /// proc_pid_wchan(5)). `None` where nothing can be told.
+    fn stuck_on(&self, run: &RunId) -> Option<String>;
 
     /// Rewrites the run's record.
     ///

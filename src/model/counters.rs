@@ -63,6 +63,102 @@ pub struct Usage {
     pub io_pressure_usec: Option<u64>,
 }
 
+/// Which numbers of a living run to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "the resources")]
+pub struct Wanted {
+    pub memory: bool,
+    pub cpu: bool,
+    pub pressure: bool,
+}
+
+impl Wanted {
+    /// Whether anything is.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        self.memory || self.cpu || self.pressure
+    }
+}
+
+/// One reading of what a living run uses, of what was [`Wanted`]. `None`: not asked for, or the kernel does not tell here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Sample {
+    /// `anon` + `shmem` of `memory.stat`, bytes: what a person calls RSS. Page cache is no part of it.
+    pub resident_bytes: Option<u64>,
+    /// `memory.current`, bytes.
+    pub memory_current_bytes: Option<u64>,
+    /// `cpu.stat`.
+    pub cpu: Option<CpuStat>,
+    /// `total` of the pressure files.
+    pub pressure: Pressures,
+}
+
+/// Of `cpu.stat`. Times are microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CpuStat {
+    /// CPU time used, of all processes of the run that ever were.
+    pub usage_usec: u64,
+    /// Enforcement periods of `cpu.max` that passed while the run had something to do.
+    pub nr_periods: u64,
+    /// Of them those in which the quota ran out.
+    pub nr_throttled: u64,
+    /// How long its CPUs were throttled, in all.
+    pub throttled_usec: u64,
+}
+
+/// The totals of the three pressure files (Linux Documentation/accounting/psi.rst).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the resources")]
+pub struct Pressures {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Stalled>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Stalled>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io: Option<Stalled>,
+}
+
+/// `total` of both lines of a pressure file, microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stalled {
+    /// Some task stalled.
+    pub some_usec: u64,
+    /// Every task did.
+    pub full_usec: u64,
+}
+
+/// What the cgroups above a run's, and the host, say about an OOM kill in it: read when a run lost a process to the
+/// OOM killer without having reached a limit of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AboveReading {
+    /// The ancestors, the nearest first.
+    pub levels: Vec<Level>,
+    /// Whether every ancestor up to the host's root was read. In a cgroup namespace, or without permission, some are not.
+    pub complete: bool,
+    /// `oom_kill` of /proc/vmstat, where it could be read twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostOom>,
+}
+
+/// One ancestor's `memory.events.local`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Level {
+    /// The cgroup, below the cgroup2 mount.
+    pub path: String,
+    /// Before the OOM.
+    pub before: MemoryEvents,
+    /// After it.
+    pub after: MemoryEvents,
+}
+
+/// `oom_kill` of /proc/vmstat: processes killed by any OOM killer of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "two readings")]
+pub struct HostOom {
+    pub before: u64,
+    pub after: u64,
+}
+
 impl MemoryEvents {
     /// What happened since `earlier`.
     #[must_use]

@@ -1,4 +1,4 @@
-use super::{Counters, ExitStatus, RunId, StartError, Usage};
+use super::{AboveReading, Counters, ExitStatus, Limit, RunId, StartError, Usage};
 
 /// What the kernel (through the keeper, inotify or a read) says of one run. It carries the run, so that news of
 /// run 3 can never touch run 4.
@@ -23,6 +23,8 @@ pub enum KernelEventKind {
     LaunchFailed(StartError),
     /// Its counters were read anew because a notification hinted at a change.
     Counted(Counters),
+    /// A pressure trigger set for this limit fired: a reason to look, no proof.
+    Pressed(Limit),
     /// Its main process ended and was reaped. The counters were read after the exit and before anything was removed.
     Exited {
         /// waitid(2)'s word; `None` where the process is gone and nobody saw its status.
@@ -31,6 +33,8 @@ pub enum KernelEventKind {
         counters: Counters,
         /// Whether it left processes behind in its cgroup, as was read after its end.
         populated: bool,
+        /// What is above it, where an OOM kill came from there.
+        above: Option<Box<AboveReading>>,
     },
     /// `populated 0`: not one process is left in its cgroup. Comes after `Exited` or `LaunchFailed`, never before.
     Unpopulated {

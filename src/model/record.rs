@@ -1,6 +1,9 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Confidence, Counters, Detail, ExitCause, ExitStatus, KilledBy, StartError, State, Usage, WorkerId};
+use super::{
+    AboveReading, BreakerState, Class, Confidence, Counters, Detail, ExitCause, ExitStatus, KilledBy, Limit,
+    StartError, State, Usage, WorkerId,
+};
 
 /// One line of the event stream (`up -o json`, later `events`, the store and the history sinks).
 ///
@@ -57,16 +60,59 @@ pub enum EventKind {
         /// The totals.
         usage: Usage,
     },
-    /// A limit was hit.
+    /// A limit was hit: once for each episode, from the breach until it has recovered.
     Violation {
         /// `memory`, `cpu`, `pids`, `io`.
         resource: String,
+        /// Which limit of it.
+        limit: Limit,
         /// `warning` or `critical`.
         severity: String,
         /// What was seen, in words with the kernel's names.
         observed: String,
+        /// What is configured, in words.
+        configured: String,
         /// The growth of the counters since the last reading.
         counters: Counters,
+    },
+    /// An episode is over: the limit is kept again.
+    Recovered {
+        /// `memory`, `cpu`, `pids`, `io`.
+        resource: String,
+        /// Which limit of it.
+        limit: Limit,
+        /// How long the episode lasted, in milliseconds.
+        after_ms: u64,
+    },
+    /// A class of the restart breaker changed.
+    Breaker {
+        /// Which class.
+        class: Class,
+        /// Its new state.
+        state: BreakerState,
+        /// The rule, in words.
+        rule: String,
+        /// How long it stays open, in milliseconds; absent where it is not open or waits for a person.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_ms: Option<u64>,
+    },
+    /// A health check's verdict changed.
+    Health {
+        /// `startup`, `liveness` or `readiness`.
+        probe: String,
+        /// Whether it passes now.
+        healthy: bool,
+        /// What the last probe said.
+        observed: String,
+    },
+    /// A limit of a living run was changed by us.
+    LimitChanged {
+        /// The kernel's file.
+        file: String,
+        /// Its new content.
+        value: String,
+        /// Why.
+        why: String,
     },
     /// What was decided about a trigger, by which rule.
     Decision(Decision),
@@ -111,6 +157,9 @@ pub struct Evidence {
     /// On whose behalf we had signalled or killed it, if we had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_by: Option<KilledBy>,
+    /// What the cgroups above it say, where an OOM kill came from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above: Option<Box<AboveReading>>,
     /// Why it could not start, if it could not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_error: Option<StartError>,
@@ -123,6 +172,14 @@ pub struct Evidence {
 pub struct Decision {
     /// What asked.
     pub trigger: Trigger,
+    /// What it was decided from, in words.
+    pub evidence: String,
+    /// The class of restarts whose budget was asked; absent where none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
+    /// The limit that was violated, with a trigger of `violation`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
     /// The configured policy that was consulted, in the config's spelling.
     pub policy: String,
     /// What came of it.
@@ -148,6 +205,8 @@ pub enum Trigger {
     Exit,
     /// A limit was hit.
     Violation,
+    /// A health check failed.
+    Health,
     /// A person or a program asked.
     Operator,
     /// The configuration, at start.
@@ -166,4 +225,10 @@ pub enum Verdict {
     GiveUp,
     /// Recorded, nothing else.
     Record,
+    /// It is stopped, for good.
+    Stop,
+    /// It is killed, for good.
+    Kill,
+    /// The breaker admits no restart.
+    Hold,
 }

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{ExitCause, KilledBy, Mono, WorkerId};
+use super::{BreakerState, Class, ExitCause, KilledBy, Limit, Mono, PolicyName, WorkerId};
 
 /// The four public states. Everything finer is a [`Detail`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,6 +53,14 @@ pub enum StoppedDetail {
 pub enum Readiness {
     /// Nothing speaks against it.
     Ready,
+    /// Its startup or readiness check has not passed.
+    Unready,
+    /// A class of its restart breaker is open: what it would be restarted for is put up with.
+    Degraded,
+    /// It is held at `memory.high`.
+    Throttled,
+    /// It is frozen.
+    Frozen,
 }
 
 /// How far a stop has come.
@@ -88,6 +96,12 @@ pub struct WorkerStatus {
     pub started: Option<Mono>,
     /// Automatic restarts since the supervisor learned of the worker.
     pub restarts: u32,
+    /// The same, by what they were for.
+    pub restarts_by: RestartCounts,
+    /// The classes of the restart breaker that have counted something or are not closed.
+    pub breaker: Vec<BreakerStatus>,
+    /// The limits that are violated now.
+    pub violations: Vec<Limit>,
     /// Why the last run ended.
     pub cause: Option<ExitCause>,
     /// When the next attempt is due.
@@ -96,8 +110,48 @@ pub struct WorkerStatus {
     pub desired_up: bool,
     /// On whose behalf it is down, where it should not be up.
     pub down_by: Option<KilledBy>,
+    /// Whose policy it was, where it is down by one.
+    pub down_policy: Option<PolicyName>,
+    /// What keeps it from ending, while it is `stopping(unkillable)`: its processes and what they wait for in the kernel.
+    pub stuck_on: Option<String>,
     /// Grows with every publication.
     pub generation: u64,
+}
+
+/// Automatic restarts, by what they were for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the classes")]
+pub struct RestartCounts {
+    pub exit: u32,
+    pub health: u32,
+    pub violation: u32,
+}
+
+impl RestartCounts {
+    /// Counts one more.
+    pub const fn add(&mut self, class: Class) {
+        let count = match class {
+            Class::Exit => &mut self.exit,
+            Class::Health => &mut self.health,
+            Class::Violation => &mut self.violation,
+        };
+        *count = count.saturating_add(1);
+    }
+}
+
+/// One class of the restart breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerStatus {
+    /// Which class.
+    pub class: Class,
+    /// Its state.
+    pub state: BreakerState,
+    /// Restarts in a row.
+    pub attempts: u32,
+    /// How many are admitted; `None` where there is no end.
+    pub max_attempts: Option<u32>,
+    /// When an open one admits a trial; `None` where it is not open or waits for a person.
+    pub until: Option<Mono>,
 }
 
 impl State {
@@ -127,6 +181,10 @@ impl Detail {
             Self::Preparing => "preparing",
             Self::Launching => "launching",
             Self::Running(Readiness::Ready) => "ready",
+            Self::Running(Readiness::Unready) => "unready",
+            Self::Running(Readiness::Degraded) => "degraded",
+            Self::Running(Readiness::Throttled) => "throttled",
+            Self::Running(Readiness::Frozen) => "frozen",
             Self::Stopping(StoppingDetail::Term) => "term",
             Self::Stopping(StoppingDetail::Kill) => "kill",
             Self::Stopping(StoppingDetail::Draining) => "draining",
@@ -135,7 +193,7 @@ impl Detail {
     }
 
     /// Every detail there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Stopped(StoppedDetail::Never),
         Self::Stopped(StoppedDetail::Done),
         Self::Stopped(StoppedDetail::Stopped),
@@ -145,6 +203,10 @@ impl Detail {
         Self::Preparing,
         Self::Launching,
         Self::Running(Readiness::Ready),
+        Self::Running(Readiness::Unready),
+        Self::Running(Readiness::Degraded),
+        Self::Running(Readiness::Throttled),
+        Self::Running(Readiness::Frozen),
         Self::Stopping(StoppingDetail::Term),
         Self::Stopping(StoppingDetail::Kill),
         Self::Stopping(StoppingDetail::Draining),

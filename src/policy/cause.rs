@@ -34,7 +34,7 @@
 //! `worker::state::Readings`.
 
 use crate::model::{
-    Confidence, Counters, ExitCause, ExitStatus, KilledBy, MemoryEvents, OomScope, StartError, UnknownWhy,
+    Confidence, Counters, ExitCause, ExitStatus, KilledBy, MemoryEvents, OomScope, PolicyName, StartError, UnknownWhy,
 };
 
 /// SIGKILL, signal(7): the same number on every architecture.
@@ -58,6 +58,8 @@ pub struct Asked {
     pub stop: Option<(KilledBy, i32)>,
     /// On whose behalf `cgroup.kill` was written.
     pub kill: Option<KilledBy>,
+    /// Whose policy it was that asked, if one did.
+    pub policy: Option<PolicyName>,
 }
 
 impl Asked {
@@ -104,7 +106,7 @@ pub struct Facts<'a> {
 pub fn decide(facts: &Facts<'_>) -> (ExitCause, Confidence) {
     use Confidence::{Certain, Likely};
     let asked = facts.asked;
-    let killed = |by| ExitCause::Killed { by, policy: None };
+    let killed = |by| killed(by, asked);
     match facts.end {
         End::NeverRan(error) if error.is_spawn_fault() => match (asked.kill, oom(facts)) {
             (Some(by), _) => (killed(by), Certain),
@@ -138,12 +140,21 @@ fn by_sigkill(facts: &Facts<'_>) -> (ExitCause, Confidence) {
     match (oom(facts), ours) {
         (Some(oom), None) => (ExitCause::Oom { scope: oom.scope }, oom.confidence),
         (Some(oom), Some(_)) if oom.takes_all => (ExitCause::Oom { scope: oom.scope }, Likely),
-        (Some(_), Some(by)) => (ExitCause::Killed { by, policy: None }, Likely),
-        (None, Some(by)) => (ExitCause::Killed { by, policy: None }, Certain),
+        (Some(_), Some(by)) => (killed(by, facts.asked), Likely),
+        (None, Some(by)) => (killed(by, facts.asked), Certain),
         // Without the memory controller an OOM of the host leaves no trace that we could read.
         (None, None) if facts.after.memory.or(facts.after.local).is_none() => (ExitCause::KilledExternal, Likely),
         (None, None) => (ExitCause::KilledExternal, Certain),
     }
+}
+
+/// A stop that a policy asked for stays its stop when the timeout has to finish it.
+fn killed(by: KilledBy, asked: Asked) -> ExitCause {
+    let policy = match by {
+        KilledBy::Policy | KilledBy::StopTimeout => asked.policy.map(|p| p.as_str().to_owned()),
+        KilledBy::Stop | KilledBy::Operator | KilledBy::Shutdown => None,
+    };
+    ExitCause::Killed { by, policy }
 }
 
 fn start_failed(error: &StartError) -> ExitCause {

@@ -49,11 +49,11 @@ fn counters(grown: Grown) -> (Counters, Counters) {
     (before, after)
 }
 
-const NOBODY: Asked = Asked { stop: None, kill: None };
-const STOP: Asked = Asked { stop: Some((KilledBy::Stop, 15)), kill: None };
-const TIMEOUT: Asked = Asked { stop: Some((KilledBy::Stop, 15)), kill: Some(KilledBy::StopTimeout) };
-const KILL: Asked = Asked { stop: None, kill: Some(KilledBy::Operator) };
-const STOP_BY_9: Asked = Asked { stop: Some((KilledBy::Shutdown, 9)), kill: None };
+const NOBODY: Asked = Asked { stop: None, kill: None, policy: None };
+const STOP: Asked = Asked { stop: Some((KilledBy::Stop, 15)), kill: None, policy: None };
+const TIMEOUT: Asked = Asked { stop: Some((KilledBy::Stop, 15)), kill: Some(KilledBy::StopTimeout), policy: None };
+const KILL: Asked = Asked { stop: None, kill: Some(KilledBy::Operator), policy: None };
+const STOP_BY_9: Asked = Asked { stop: Some((KilledBy::Shutdown, 9)), kill: None, policy: None };
 
 fn killed(by: KilledBy) -> ExitCause {
     ExitCause::Killed { by, policy: None }
@@ -183,7 +183,7 @@ proptest! {
                 Some(Some(status)) => End::Reaped(status),
             },
             before: of(before), after: of(after), above, oom_takes_all, success_exit_codes: &[0],
-            asked: Asked { stop, kill },
+            asked: Asked { stop, kill, policy: None },
         };
         let (cause, _) = decide(&facts);
         let status = end.flatten();

@@ -211,6 +211,9 @@ pub fn decide(
         };
         let decision = Decision {
             trigger,
+            evidence: ended.cause.to_string(),
+            class: None,
+            limit: None,
             policy: policy.mode.as_str().to_owned(),
             verdict,
             rule: rule.into_owned(),

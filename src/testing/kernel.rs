@@ -11,8 +11,8 @@ use crate::clock::Clock;
 use crate::kernel::news::NewsSender;
 use crate::kernel::port::{Kernel, KernelError, RunNote};
 use crate::model::{
-    Counters, ExitStatus, KernelEvent, KernelEventKind, MemoryEvents, Mono, RunId, Stage, StartError, Target, Usage,
-    WorkerId,
+    Counters, ExitStatus, KernelEvent, KernelEventKind, MemoryEvents, Mono, RunId, Sample, Stage, StartError, Target,
+    Usage, Wanted, WorkerId,
 };
 use crate::spec::types::Spec;
 
@@ -253,7 +253,7 @@ impl FakeKernel {
         let (counters, children, stolen) = (run.counters, run.script.children, run.script.stolen);
         let populated = run.populated();
         world.pids.remove(&pid);
-        world.tell(id, KernelEventKind::Exited { status, counters, populated });
+        world.tell(id, KernelEventKind::Exited { status, counters, populated, above: None });
         if let Children::Brief(after) = children {
             let id = id.clone();
             self.later(world, after.max(Duration::from_millis(1)), move |this, world| this.children_end(world, &id));
@@ -402,7 +402,7 @@ impl Kernel for FakeKernel {
             })
             .collect();
         for (id, status, counters, populated) in untold {
-            world.tell(&id, KernelEventKind::Exited { status, counters, populated });
+            world.tell(&id, KernelEventKind::Exited { status, counters, populated, above: None });
         }
     }
 
@@ -513,6 +513,18 @@ impl Kernel for FakeKernel {
             world.runs.remove(&id);
             world.tell(&id, KernelEventKind::Removed);
         });
+    }
+
+    fn sample(&self, _run: &RunId, _wanted: Wanted) -> Sample {
+        Sample::default()
+    }
+
+    fn tripwire(&self, _run: &RunId, _spec: &Arc<Spec>, _armed: bool) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn stuck_on(&self, _run: &RunId) -> Option<String> {
+        None
     }
 
     fn note(&self, run: &RunId, note: &RunNote) -> Result<(), KernelError> {

@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::model::{
-    Counters, Detail, ExitCause, KilledBy, MemoryEvents, Mono, Readiness, RunId, StartError, State as PublicState,
-    StoppedDetail, StoppingDetail, WorkerId, WorkerStatus,
+    Counters, Detail, ExitCause, KilledBy, MemoryEvents, Mono, Readiness, RestartCounts, RunId, StartError,
+    State as PublicState, StoppedDetail, StoppingDetail, WorkerId, WorkerStatus,
 };
 use crate::policy::{cause::Asked, restart::Attempts};
 use crate::spec::types::{OomGroup, Spec};
@@ -290,6 +290,9 @@ impl State {
             since: self.since,
             started: main.map(|m| m.started),
             restarts: self.restarts,
+            restarts_by: RestartCounts::default(),
+            breaker: Vec::new(),
+            violations: Vec::new(),
             cause: self.cause.clone(),
             next_attempt: match self.phase {
                 Phase::Waiting { due } => Some(due),
@@ -300,6 +303,8 @@ impl State {
                 Wish::Up => None,
                 Wish::Down(by) => by,
             },
+            down_policy: None,
+            stuck_on: None,
             generation: 0,
         }
     }

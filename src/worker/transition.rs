@@ -211,7 +211,8 @@ impl Transition<'_> {
             (Some(KilledBy::StopTimeout), Some((by, _))) => Some(by),
             _ => life.asked.by(),
         };
-        let evidence = Box::new(Evidence { status, before, after, usage: None, asked_by, start_error, wall_ms });
+        let evidence =
+            Box::new(Evidence { status, before, after, usage: None, asked_by, above: None, start_error, wall_ms });
         self.emit(EventKind::Exited { cause, confidence, evidence });
     }
 

@@ -67,7 +67,7 @@ fn any_drawn() -> impl Strategy<Value = Drawn> {
         2 => any_error().prop_map(KernelEventKind::LaunchFailed),
         2 => any_counters().prop_map(KernelEventKind::Counted),
         4 => (status, any_counters(), any::<bool>())
-            .prop_map(|(status, counters, populated)| KernelEventKind::Exited { status, counters, populated }),
+            .prop_map(|(status, counters, populated)| KernelEventKind::Exited { status, counters, populated, above: None }),
         5 => any_counters().prop_map(|counters| KernelEventKind::Unpopulated { usage: Usage::default(), counters }),
         3 => Just(KernelEventKind::Removed),
         1 => Just(KernelEventKind::CgroupGone),
@@ -273,7 +273,7 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
     // And a kernel that tells how it ends clears it.
     for kind in [
         KernelEventKind::LaunchFailed(StartError::os(Stage::Exec, "it", 2)),
-        KernelEventKind::Exited { status: None, counters: Counters::default(), populated: false },
+        KernelEventKind::Exited { status: None, counters: Counters::default(), populated: false, above: None },
         KernelEventKind::Unpopulated { usage: Usage::default(), counters: Counters::default() },
     ] {
         let run = state.run();

@@ -7,7 +7,8 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use super::words::{cause_sentence, duration, inert};
 use crate::model::{
-    Decision, Detail, Event, EventKind, ExitCause, KilledBy, State, StoppingDetail, Trigger, Verdict, WorkerId,
+    BreakerState, Decision, Detail, Event, EventKind, ExitCause, KilledBy, State, StoppingDetail, Trigger, Verdict,
+    WorkerId,
 };
 use crate::spec::types::{Spec, Worker};
 
@@ -85,9 +86,24 @@ impl EventLines {
             }
             // Numbers for the table and for programs.
             EventKind::Usage { .. } => return None,
-            EventKind::Violation { resource, severity, observed, .. } => {
+            EventKind::Violation { limit, severity, observed, .. } => {
                 let tone = if severity == "warning" { Tone::Warn } else { Tone::Bad };
-                (tone, format!("limit hit: {} ({}): {}", inert(resource), inert(severity), inert(observed)))
+                (tone, format!("limit hit: {limit} ({}): {}", inert(severity), inert(observed)))
+            }
+            EventKind::Recovered { limit, after_ms, .. } => {
+                let lasted = duration(std::time::Duration::from_millis(*after_ms));
+                (Tone::Good, format!("limit kept again: {limit}, after {lasted}"))
+            }
+            EventKind::Breaker { class, state, rule, .. } => {
+                let tone = if *state == BreakerState::Closed { Tone::Good } else { Tone::Bad };
+                (tone, format!("breaker {} for {} restarts: {}", words_of(*state), class.as_str(), inert(rule)))
+            }
+            EventKind::Health { probe, healthy, observed } => {
+                let (tone, word) = if *healthy { (Tone::Good, "passes") } else { (Tone::Bad, "fails") };
+                (tone, format!("{} check {word}: {}", inert(probe), inert(observed)))
+            }
+            EventKind::LimitChanged { file, value, why } => {
+                (Tone::Plain, format!("{} is now {}: {}", inert(file), inert(value), inert(why)))
             }
             EventKind::Decision(decision) => return decided(decision),
             EventKind::Operator { who, what } => (Tone::Plain, format!("{} by {}", inert(what), inert(who))),
@@ -155,7 +171,18 @@ fn decided(decision: &Decision) -> Option<(Tone, String)> {
         Verdict::GiveUp => (Tone::Bad, format!("given up: {rule}")),
         // What happened has its own line; that nothing follows from it needs none.
         Verdict::Record => return None,
+        Verdict::Stop => (Tone::Bad, format!("stopping for good ({policy}): {rule}")),
+        Verdict::Kill => (Tone::Bad, format!("killing for good ({policy}): {rule}")),
+        Verdict::Hold => (Tone::Bad, format!("no restart: {rule}")),
     })
+}
+
+const fn words_of(state: BreakerState) -> &'static str {
+    match state {
+        BreakerState::Closed => "closed",
+        BreakerState::Open => "open",
+        BreakerState::HalfOpen => "half-open",
+    }
 }
 
 fn tone_of(cause: &ExitCause) -> Tone {
@@ -177,7 +204,8 @@ mod tests {
     use super::*;
     use crate::cli::render::words::tests::evidence;
     use crate::model::{
-        Confidence, Counters, ExitStatus, MemoryEvents, OomScope, Readiness, Stage, StartError, StoppedDetail, Usage,
+        Class, Confidence, Counters, ExitStatus, Limit, MemoryEvents, OomScope, Readiness, Stage, StartError,
+        StoppedDetail, Usage,
     };
     use crate::spec::types::Profile;
 
@@ -217,6 +245,9 @@ mod tests {
         EventKind::Decision(Decision {
             trigger: Trigger::Exit,
             policy: "on-failure".into(),
+            evidence: "exited 3".into(),
+            class: None,
+            limit: None,
             verdict,
             rule: "the rule in words".into(),
             attempt: delay_ms.map(|_| 2),
@@ -236,10 +267,21 @@ mod tests {
             of(EventKind::State { state: State::Running, detail: Detail::Running(Readiness::Ready) }),
             of(EventKind::Violation {
                 resource: "memory".into(),
+                limit: Limit::MemoryMax,
                 severity: "critical".into(),
                 observed: "oom_kill +1".into(),
+                configured: "16 MiB".into(),
                 counters: Counters::default(),
             }),
+            of(EventKind::Recovered { resource: "cpu".into(), limit: Limit::CpuMax, after_ms: 12_000 }),
+            of(EventKind::Breaker {
+                class: Class::Exit,
+                state: BreakerState::Open,
+                rule: "3 restarts are used".into(),
+                for_ms: Some(300_000),
+            }),
+            of(EventKind::Health { probe: "liveness".into(), healthy: false, observed: "HTTP 503".into() }),
+            of(EventKind::LimitChanged { file: "memory.high".into(), value: "max".into(), why: "tripwire".into() }),
             of(exited(ExitCause::Oom { scope: OomScope::Worker })),
             of(EventKind::Usage { usage: Usage::default() }),
             of(exited(ExitCause::Exited { code: 3 })),
@@ -250,6 +292,9 @@ mod tests {
             of(decision(Verdict::Stay, None)),
             of(decision(Verdict::GiveUp, None)),
             of(decision(Verdict::Record, None)),
+            of(decision(Verdict::Stop, None)),
+            of(decision(Verdict::Kill, None)),
+            of(decision(Verdict::Hold, None)),
             of(stopping(StoppingDetail::Term)),
             of(stopping(StoppingDetail::Kill)),
             of(stopping(StoppingDetail::Draining)),

@@ -132,7 +132,8 @@ mod tests {
     use super::*;
     use crate::cli::render::words::tests::evidence;
     use crate::model::{
-        Confidence, ExitCause, KilledBy, MemoryEvents, Mono, OomScope, Readiness, State, StoppingDetail, Usage,
+        Confidence, ExitCause, KilledBy, Limit, MemoryEvents, Mono, OomScope, Readiness, RestartCounts, State,
+        StoppingDetail, Usage,
     };
     use crate::spec::types::{Profile, Spec};
 
@@ -146,10 +147,15 @@ mod tests {
             since: Mono::default(),
             started: None,
             restarts: 3,
+            restarts_by: RestartCounts { exit: 3, ..Default::default() },
+            breaker: Vec::new(),
+            violations: Vec::new(),
             cause,
             next_attempt: None,
             desired_up: false,
             down_by: Some(KilledBy::Shutdown),
+            down_policy: None,
+            stuck_on: None,
             generation: 9,
         }
     }
@@ -185,8 +191,10 @@ mod tests {
                 "leaky",
                 EventKind::Violation {
                     resource: "memory".into(),
+                    limit: Limit::MemoryMax,
                     severity: "critical".into(),
                     observed: String::new(),
+                    configured: String::new(),
                     counters: Counters { memory: oom(1), ..Default::default() },
                 },
             ));
@@ -200,8 +208,10 @@ mod tests {
             "bomb",
             EventKind::Violation {
                 resource: "pids".into(),
+                limit: Limit::PidsMax,
                 severity: "critical".into(),
                 observed: String::new(),
+                configured: String::new(),
                 counters: Counters { pids_max: Some(941), ..Default::default() },
             },
         ));

@@ -159,6 +159,7 @@ pub(super) mod tests {
             after: Counters::default(),
             usage: None,
             asked_by: None,
+            above: None,
             start_error: None,
             wall_ms: 1234,
         }

@@ -179,7 +179,10 @@ mod tests {
         assert_eq!(ladder.deadline(), Some(at(35)));
         assert_eq!(ladder.on_deadline(at(34)), None);
         assert_eq!(ladder.on_deadline(at(35)), Some(Act::Kill));
-        assert_eq!(ladder.asked(), Asked { stop: Some((KilledBy::Stop, SIGQUIT)), kill: Some(KilledBy::StopTimeout) });
+        assert_eq!(
+            ladder.asked(),
+            Asked { stop: Some((KilledBy::Stop, SIGQUIT)), kill: Some(KilledBy::StopTimeout), policy: None }
+        );
         assert!(!ladder.timed_out());
     }
 
@@ -207,7 +210,10 @@ mod tests {
         assert_eq!(ladder.on_deadline(at(3)), Some(Act::Ask(SIGQUIT)));
         assert!(ladder.timed_out());
         assert_eq!(ladder.on_deadline(at(33)), Some(Act::Kill));
-        assert_eq!(ladder.asked(), Asked { stop: Some((KilledBy::Policy, SIGQUIT)), kill: Some(KilledBy::Policy) });
+        assert_eq!(
+            ladder.asked(),
+            Asked { stop: Some((KilledBy::Policy, SIGQUIT)), kill: Some(KilledBy::Policy), policy: None }
+        );
     }
 
     #[test]

@@ -80,6 +80,7 @@ impl Facets {
             after: self.after,
             usage: self.usage,
             asked_by: self.asked.by(),
+            above: None,
             start_error: start_error.clone(),
             wall_ms: self.wall_ms,
         };
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_timeout_is_told_however_the_command_took_it() {
-        let asked = Asked { stop: Some((KilledBy::Policy, 15)), kill: None };
+        let asked = Asked { stop: Some((KilledBy::Policy, 15)), kill: None, policy: None };
         let timed_out = |status| Facets { asked, timed_out: true, ..ended(status) }.verdict(&request());
         let said: Vec<_> = [ExitStatus::Exited { code: 7 }, ExitStatus::Signaled { signal: 15, core: false }]
             .map(|status| timed_out(status).sentence.unwrap())

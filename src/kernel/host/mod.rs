@@ -36,7 +36,9 @@ use crate::kernel::news::NewsSender;
 use crate::kernel::port::{Kernel, KernelError, RunNote};
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::kernel::{note, pidfd};
-use crate::model::{Counters, KernelEvent, KernelEventKind, RunId, Stage, StartError, Target, WorkerId, chain};
+use crate::model::{
+    Counters, KernelEvent, KernelEventKind, RunId, Sample, Stage, StartError, Target, Wanted, WorkerId, chain,
+};
 use crate::spec::types::Spec;
 
 use janitor::Janitor;
@@ -271,6 +273,18 @@ impl Kernel for HostKernel {
         heard(self.inner.keeper.ack(run));
         self.inner.table().runs.remove(run);
         self.inner.janitor.remove(run.clone());
+    }
+
+    fn sample(&self, _run: &RunId, _wanted: Wanted) -> Sample {
+        Sample::default()
+    }
+
+    fn tripwire(&self, _run: &RunId, _spec: &Arc<Spec>, _armed: bool) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn stuck_on(&self, _run: &RunId) -> Option<String> {
+        None
     }
 
     fn note(&self, run: &RunId, note: &RunNote) -> Result<(), KernelError> {

@@ -99,7 +99,8 @@ impl Pump {
                 let counters = self.inner.count(&run).map(|(_, now)| now).unwrap_or_default();
                 // Unreadable is not empty.
                 let populated = self.inner.dir(&run).is_none_or(|dir| dir.populated().unwrap_or(true));
-                self.inner.tell(&run, KernelEventKind::Exited { status: Some(status), counters, populated });
+                self.inner
+                    .tell(&run, KernelEventKind::Exited { status: Some(status), counters, populated, above: None });
             }
             FromKeeper::Hello { .. } | FromKeeper::Launching { .. } | FromKeeper::Listed | FromKeeper::Ping { .. } => {
                 tracing::debug!(?message, "nothing to do");

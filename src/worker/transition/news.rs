@@ -1,8 +1,8 @@
 //! What the kernel says of a run.
 
 use crate::model::{
-    Counters, EventKind, ExitStatus, KernelEvent, KernelEventKind, KilledBy, MemoryEvents, Mono, RunId, StartError,
-    Target, UnknownWhy, Usage,
+    Counters, EventKind, ExitStatus, KernelEvent, KernelEventKind, KilledBy, Limit, MemoryEvents, Mono, RunId,
+    StartError, Target, UnknownWhy, Usage,
 };
 use crate::policy::cause::End;
 use crate::spec::types::KillMode;
@@ -17,10 +17,12 @@ impl Transition<'_> {
             KernelEventKind::Launched { pid } => self.launched(pid),
             KernelEventKind::LaunchFailed(error) => self.launch_failed(error),
             KernelEventKind::Counted(counters) => self.counted(counters),
-            KernelEventKind::Exited { status, counters, populated } => self.exited(status, counters, populated),
+            KernelEventKind::Exited { status, counters, populated, above: _ } => {
+                self.exited(status, counters, populated)
+            }
             KernelEventKind::Unpopulated { usage, counters } => self.unpopulated(usage, counters),
             KernelEventKind::CgroupGone => self.cgroup_gone(),
-            KernelEventKind::Removed => {}
+            KernelEventKind::Removed | KernelEventKind::Pressed(_) => {}
         }
     }
 
@@ -119,18 +121,19 @@ impl Transition<'_> {
     fn violations(&mut self, grown: Counters) {
         let oom_kills = grown.memory.or(grown.local).map_or(0, |e: MemoryEvents| e.oom_kill);
         if oom_kills > 0 {
-            self.violation("memory", format!("oom_kill grew by {oom_kills}"), grown);
+            self.violation(Limit::MemoryMax, format!("oom_kill grew by {oom_kills}"), grown);
         }
         let forks = grown.pids_max.unwrap_or(0);
         let Some(life) = self.s.phase.life_mut() else { return };
         if forks > 0 && !std::mem::replace(&mut life.pids_reported, true) {
-            self.violation("pids", format!("max grew by {forks}: forks were refused"), grown);
+            self.violation(Limit::PidsMax, format!("max grew by {forks}: forks were refused"), grown);
         }
     }
 
-    fn violation(&mut self, resource: &str, observed: String, counters: Counters) {
-        let (resource, severity) = (resource.to_owned(), "critical".to_owned());
-        self.emit(EventKind::Violation { resource, severity, observed, counters });
+    fn violation(&mut self, limit: Limit, observed: String, counters: Counters) {
+        let (resource, severity) = (limit.resource().to_owned(), "critical".to_owned());
+        let configured = String::new();
+        self.emit(EventKind::Violation { resource, limit, severity, observed, configured, counters });
     }
 
     fn exited(&mut self, status: Option<ExitStatus>, counters: Counters, populated: bool) {
