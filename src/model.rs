@@ -24,7 +24,7 @@ pub use counters::{
 };
 pub use event::{KernelEvent, KernelEventKind, Target};
 pub use id::{BadWorkerId, RunId, WorkerId};
-pub use record::{Decision, Event, EventKind, Evidence, Trigger, Verdict};
+pub use record::{Decision, Event, EventKind, Evidence, Story, Trigger, Verdict};
 pub use start_error::{Stage, StartError};
 pub use status::{BreakerStatus, Detail, Readiness, RestartCounts, State, StoppedDetail, StoppingDetail, WorkerStatus};
 pub use time::Mono;

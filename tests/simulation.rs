@@ -126,7 +126,7 @@ async fn live(seed: u64) -> Result<usize, String> {
         let worker = &workers[random.usize(0..workers.len())].handle;
         answers.push(match random.u32(0..12) {
             0..5 => worker.start(Trigger::Operator),
-            5..7 => worker.restart(),
+            5..7 => worker.restart(false),
             7..9 => worker.stop(KilledBy::Stop),
             9 => worker.kill(KilledBy::Operator),
             _ if mortal => {

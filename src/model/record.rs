@@ -140,6 +140,73 @@ pub enum EventKind {
     },
 }
 
+/// What is remembered of a worker's last end and of what led to it: what `why` tells.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Story {
+    /// Violations of the run that ended, in their order; the last few of many.
+    pub violations: Vec<Event>,
+    /// The last health verdict about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Event>,
+    /// Its `exited` event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exited: Option<Event>,
+    /// What it had used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Event>,
+    /// What was decided, the last decision last.
+    pub decisions: Vec<Event>,
+    /// The last change of the restart breaker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Event>,
+}
+
+impl Story {
+    /// Of each kind no more is kept.
+    const KEPT: usize = 6;
+
+    /// Whether an event of this kind adds to it.
+    #[must_use]
+    pub const fn concerns(kind: &EventKind) -> bool {
+        matches!(
+            kind,
+            EventKind::Violation { .. }
+                | EventKind::Decision(_)
+                | EventKind::Health { .. }
+                | EventKind::Breaker { .. }
+                | EventKind::Usage { .. }
+                | EventKind::Exited { .. }
+        )
+    }
+
+    /// Adds what `event` tells.
+    ///
+    /// What happens to the next run does not displace the last end: its violations wait for its own.
+    pub fn tell(&mut self, event: &Event) {
+        let kept = |list: &mut Vec<Event>| {
+            if list.len() == Self::KEPT {
+                list.remove(0);
+            }
+            list.push(event.clone());
+        };
+        match &event.kind {
+            EventKind::Violation { .. } => kept(&mut self.violations),
+            EventKind::Decision(_) => kept(&mut self.decisions),
+            EventKind::Health { .. } => self.health = Some(event.clone()),
+            EventKind::Breaker { .. } => self.breaker = Some(event.clone()),
+            EventKind::Usage { .. } => self.usage = Some(event.clone()),
+            EventKind::Exited { .. } => {
+                self.violations.retain(|e| e.run == event.run);
+                self.decisions.retain(|e| e.run == event.run);
+                self.health = self.health.take().filter(|e| e.run == event.run);
+                self.usage = None;
+                self.exited = Some(event.clone());
+            }
+            _ => {}
+        }
+    }
+}
+
 /// What an exit's cause was decided from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {

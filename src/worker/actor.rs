@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock::{self, Clock};
 use crate::kernel::news::{NewsReceiver, news};
 use crate::kernel::port::{Kernel, RunNote};
-use crate::model::{self, EventKind, Mono, RunId, WorkerId, chain};
+use crate::model::{self, EventKind, Mono, RunId, Story, WorkerId, chain};
 use crate::spec::types::Spec;
 
 use super::effect::{Effect, Refusal};
@@ -113,7 +113,8 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     };
     let (commands, command_queue) = mpsc::unbounded_channel();
     let (news, kernel_queue) = news();
-    let (showcase, published) = watch::channel(Published { status: state.status(), at_rest: state.is_at_rest() });
+    let (showcase, published) =
+        watch::channel(Published { status: state.status(), at_rest: state.is_at_rest(), story: Arc::default() });
     shared.kernel.attach(&id, news);
     let mut hasher = DefaultHasher::new();
     (shared.seed, &id).hash(&mut hasher);
@@ -127,10 +128,12 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
         tickets: 0,
         waiting: Vec::new(),
         publisher: showcase,
+        story: Arc::default(),
+        story_is_new: false,
         random: fastrand::Rng::with_seed(hasher.finish()),
         next: None,
     };
-    (WorkerHandle { id, commands, published }, actor.run(kernel_queue, command_queue))
+    (WorkerHandle { id, who: None, commands, published }, actor.run(kernel_queue, command_queue))
 }
 
 struct Actor {
@@ -144,6 +147,8 @@ struct Actor {
     tickets: u64,
     waiting: Vec<(Ticket, oneshot::Sender<Result<(), Refusal>>)>,
     publisher: watch::Sender<Published>,
+    story: Arc<Story>,
+    story_is_new: bool,
     random: fastrand::Rng,
     /// What an effect answered at once: taken before anything else, but for a start that failed.
     next: Option<Event>,
@@ -187,11 +192,11 @@ impl Actor {
         }
     }
 
-    fn admit(&mut self, Command { ask, answer }: Command) -> Event {
+    fn admit(&mut self, Command { ask, who, answer }: Command) -> Event {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.waiting.push((ticket, answer));
-        Event::Operator { ask, ticket: Some(ticket) }
+        Event::Operator { ask, who, ticket: Some(ticket) }
     }
 
     fn turn(&mut self, event: Event) {
@@ -285,6 +290,10 @@ impl Actor {
             run,
             kind,
         };
+        if Story::concerns(&event.kind) {
+            Arc::make_mut(&mut self.story).tell(&event);
+            self.story_is_new = true;
+        }
         // Nobody keeps records any more: the supervisor is going down, and supervision goes on till the end.
         drop(self.shared.records.send(event));
     }
@@ -300,7 +309,14 @@ impl Actor {
         self.generation += 1;
         let mut status = self.state.status();
         status.generation = self.generation;
-        self.publisher.send_replace(Published { status, at_rest: self.state.is_at_rest() });
+        let at_rest = self.state.is_at_rest();
+        self.publisher.send_modify(|shown| {
+            shown.status = status;
+            shown.at_rest = at_rest;
+            if std::mem::take(&mut self.story_is_new) {
+                shown.story = Arc::clone(&self.story);
+            }
+        });
     }
 }
 

@@ -247,7 +247,7 @@ async fn two_restarts_at_once_are_one_new_run_and_no_strike() {
     let bench = Bench::new(1);
     let worker = bench.worker("web", spec(RestartMode::OnFailure)).unwrap();
     worker.start(Trigger::Operator).await.unwrap();
-    let (a, b) = tokio::join!(worker.restart(), worker.restart());
+    let (a, b) = tokio::join!(worker.restart(false), worker.restart(false));
     assert_eq!((a, b), (Ok(()), Ok(())));
     let status = worker.status();
     assert_eq!((status.state, status.run, status.restarts), (Public::Running, 2, 0));
@@ -277,7 +277,7 @@ async fn a_program_that_ran_ends_a_row_of_spawn_faults() {
     drop(worker.start(Trigger::Operator));
     wait_for(&worker, SOON, |s| s.run == 3 && s.state == Public::Running).await.unwrap();
     bench.kernel.script(worker.id(), Script::fails(Stage::Spawn, 0));
-    drop(worker.restart());
+    drop(worker.restart(false));
     let waiting = wait_for(&worker, SOON, |s| s.run == 4 && s.next_attempt.is_some()).await.unwrap();
     let delay = waiting.next_attempt.unwrap().since(waiting.since);
     assert!(delay < Duration::from_millis(60), "{delay:?}: the first of a new row");
@@ -382,7 +382,7 @@ async fn a_fork_bomb_is_reported_once_in_a_run() {
     tokio::time::sleep(SEC).await;
     let forks = |e: &model::Event| matches!(&e.kind, EventKind::Violation { resource, .. } if resource == "pids");
     assert_eq!(bench.recorded().iter().filter(|e| forks(e)).count(), 1);
-    worker.restart().await.unwrap();
+    worker.restart(false).await.unwrap();
     tokio::time::sleep(SEC).await;
     assert_eq!(bench.recorded().iter().filter(|e| forks(e)).count(), 1, "a new run, a new report");
 }

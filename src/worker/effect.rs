@@ -53,6 +53,18 @@ pub enum Refusal {
     /// The run could not be started. A retry may be due by the restart policy.
     #[error("it could not be started")]
     StartFailed(#[source] StartError),
+    /// The restart breaker is open.
+    #[error("its restart breaker is open: {restarts} restarts are used up")]
+    BreakerOpen {
+        /// What they are for: `exit`, `health`, `violation`.
+        restarts: &'static str,
+    },
+    /// There is no main process that a signal could be sent to.
+    #[error("it is not running")]
+    NotRunning,
+    /// The kernel refused.
+    #[error("{0}")]
+    Kernel(String),
     /// Something asked for later contradicts it.
     #[error("it was asked for the opposite meanwhile")]
     Superseded,

@@ -1,5 +1,7 @@
 //! What can happen to a worker, as its `step` takes it.
 
+use std::sync::Arc;
+
 use crate::model::{Counters, KernelEvent, KilledBy, Mono, StartError, Trigger};
 
 /// One thing that happened.
@@ -11,6 +13,8 @@ pub enum Event {
     Operator {
         /// For what.
         ask: Ask,
+        /// Who, for the record; `None` for the supervisor itself.
+        who: Option<Arc<str>>,
         /// What to answer under, once it is done; `None` where nobody waits.
         ticket: Option<Ticket>,
     },
@@ -33,7 +37,7 @@ pub enum Event {
 }
 
 /// What can be asked of a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
     /// That it is up; the count of attempts begins anew. Done when its program runs; nothing to do where it does already.
     Start {
@@ -51,7 +55,16 @@ pub enum Ask {
     Restart {
         /// The latest run that whoever asks knew of.
         seen: u32,
+        /// Also while a class of the restart breaker is open.
+        force: bool,
     },
+    /// Only a signal to the main process: nothing is wished, nothing waited for.
+    Signal {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// That the restart breaker closes and forgets. A worker that it held down is started.
+    Reset,
     /// That it is down, without being asked first. Done when its cgroup is empty.
     Kill {
         /// On whose behalf.

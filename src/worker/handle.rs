@@ -6,27 +6,30 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::model::{KilledBy, Trigger, WorkerId, WorkerStatus};
+use crate::model::{KilledBy, Story, Trigger, WorkerId, WorkerStatus};
 
 use super::effect::Refusal;
 use super::event::Ask;
 
 /// What is published of a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Published {
     pub(super) status: WorkerStatus,
     /// Nothing runs, nothing is due, and every directory is gone.
     pub(super) at_rest: bool,
+    pub(super) story: Arc<Story>,
 }
 
 /// Something asked of the actor.
 pub(super) struct Command {
     pub(super) ask: Ask,
+    pub(super) who: Option<Arc<str>>,
     pub(super) answer: oneshot::Sender<Result<(), Refusal>>,
 }
 
@@ -34,6 +37,7 @@ pub(super) struct Command {
 #[derive(Debug, Clone)]
 pub struct WorkerHandle {
     pub(super) id: WorkerId,
+    pub(super) who: Option<Arc<str>>,
     pub(super) commands: mpsc::UnboundedSender<Command>,
     pub(super) published: watch::Receiver<Published>,
 }
@@ -79,6 +83,18 @@ impl WorkerHandle {
         self.published.borrow().status.clone()
     }
 
+    /// What is remembered of its last end, as it was published last.
+    #[must_use]
+    pub fn story(&self) -> Arc<Story> {
+        Arc::clone(&self.published.borrow().story)
+    }
+
+    /// The same worker, and what is asked of it is recorded as asked by `who`.
+    #[must_use]
+    pub fn on_behalf_of(&self, who: &str) -> Self {
+        Self { who: Some(who.into()), ..self.clone() }
+    }
+
     /// Asks for it to be up. Answered when its program runs.
     pub fn start(&self, trigger: Trigger) -> Answer {
         self.ask(Ask::Start { trigger })
@@ -90,9 +106,20 @@ impl WorkerHandle {
     }
 
     /// Asks for a new run: newer than the one in the status as it is published now. Answered when its program runs.
-    pub fn restart(&self) -> Answer {
+    /// Refused while a class of its restart breaker is open, unless by `force`.
+    pub fn restart(&self, force: bool) -> Answer {
         let seen = self.published.borrow().status.run;
-        self.ask(Ask::Restart { seen })
+        self.ask(Ask::Restart { seen, force })
+    }
+
+    /// Asks for a signal to its main process. Answered when it is sent.
+    pub fn signal(&self, signal: i32) -> Answer {
+        self.ask(Ask::Signal { signal })
+    }
+
+    /// Asks for its restart breaker to close. Answered at once; a worker that was held down by it begins to start.
+    pub fn reset(&self) -> Answer {
+        self.ask(Ask::Reset)
     }
 
     /// Asks for it to be down at once. Answered when its cgroup is empty.
@@ -103,7 +130,7 @@ impl WorkerHandle {
     fn ask(&self, ask: Ask) -> Answer {
         let (answer, receiver) = oneshot::channel();
         // A closed channel drops the sender with the command: the answer says so.
-        drop(self.commands.send(Command { ask, answer }));
+        drop(self.commands.send(Command { ask, who: self.who.clone(), answer }));
         Answer { worker: self.id.clone(), receiver }
     }
 

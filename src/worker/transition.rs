@@ -46,7 +46,7 @@ impl State {
         let mut t = Transition { s: self, out: Vec::new(), replies: Vec::new(), now: turn.now, jitter: turn.jitter };
         match event {
             Event::Begin => t.begin(),
-            Event::Operator { ask, ticket } => t.asked(ask, ticket),
+            Event::Operator { ask, who, ticket } => t.asked(ask, who.as_deref(), ticket),
             Event::Kernel(news) if news.kind == KernelEventKind::Removed => t.removed(&news.run),
             Event::Kernel(news) if t.is_current(&news.run) => t.kernel(*news),
             Event::Prepared { run, result } if run == t.s.last_run => t.prepared(*result),

@@ -51,7 +51,7 @@ fn any_ask() -> impl Strategy<Value = Ask> {
         Just(Ask::Start { trigger: Trigger::Operator }),
         Just(Ask::Stop { by: KilledBy::Stop }),
         Just(Ask::Stop { by: KilledBy::Shutdown }),
-        (0..4u32).prop_map(|seen| Ask::Restart { seen: if seen == 0 { 0 } else { u32::MAX } }),
+        (0..4u32).prop_map(|seen| Ask::Restart { seen: if seen == 0 { 0 } else { u32::MAX }, force: seen == 3 }),
         Just(Ask::Kill { by: KilledBy::Operator }),
     ]
 }
@@ -239,7 +239,7 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
             Drawn::Ask(ask) => {
                 w.tickets += 1;
                 w.open.push(w.tickets);
-                Event::Operator { ask, ticket: Some(Ticket(w.tickets)) }
+                Event::Operator { ask, who: None, ticket: Some(Ticket(w.tickets)) }
             }
             Drawn::News { kind, back } => Event::Kernel(Box::new(KernelEvent { run: run(back), kind: *kind })),
             Drawn::Prepared { result, back } => Event::Prepared { run: run(back).number, result: Box::new(result) },
@@ -256,7 +256,7 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
         feed(&mut state, &mut w, event, now)?;
     }
     // Every stop ends in `stopped`, or in `unkillable` where nothing is proved.
-    let stop = Event::Operator { ask: Ask::Stop { by: KilledBy::Stop }, ticket: None };
+    let stop = Event::Operator { ask: Ask::Stop { by: KilledBy::Stop }, who: None, ticket: None };
     feed(&mut state, &mut w, stop, now)?;
     if matches!(state.phase, Phase::Preparing { .. }) {
         let event = Event::Prepared { run: state.last_run, result: Box::new(Ok(Counters::default())) };
@@ -313,7 +313,7 @@ fn strangers_in_the_cgroup_are_left_alone_and_nothing_is_started_over_them() {
     let spec = Arc::new(Spec::new(vec!["x".to_owned()]));
     let mut state = State::occupied(WorkerId::new("w").unwrap(), spec, 7, turn.now);
     let run = state.run();
-    let ask = |ask| Event::Operator { ask, ticket: Some(Ticket(1)) };
+    let ask = |ask| Event::Operator { ask, who: None, ticket: Some(Ticket(1)) };
     let touches = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Signal { .. } | Effect::Kill(_)));
     let refused = |effects: &[Effect]| {
         effects.iter().any(|e| matches!(e, Effect::Reply { result: Err(Refusal::Unkillable), .. }))
@@ -324,7 +324,7 @@ fn strangers_in_the_cgroup_are_left_alone_and_nothing_is_started_over_them() {
         "it wants to know when they are gone"
     );
     for by_us in [Ask::Stop { by: KilledBy::Shutdown }, Ask::Kill { by: KilledBy::Shutdown }] {
-        let effects = state.advance(ask(by_us), turn);
+        let effects = state.advance(ask(by_us.clone()), turn);
         assert!(refused(&effects) && !touches(&effects), "{by_us:?}: {effects:?}");
     }
     let start = state.advance(ask(Ask::Start { trigger: Trigger::Config }), turn);

@@ -9,15 +9,18 @@ use crate::worker::event::{Ask, Ticket};
 use crate::worker::state::{After, Body, Goal, Phase, Remains, Rest, Wish};
 
 impl Transition<'_> {
-    pub(super) fn asked(&mut self, ask: Ask, ticket: Option<Ticket>) {
-        if let Some((who, what)) = match ask {
+    pub(super) fn asked(&mut self, ask: Ask, who: Option<&str>, ticket: Option<Ticket>) {
+        if let Some((role, what)) = match ask {
             Ask::Start { trigger: Trigger::Operator } => Some(("operator", "start")),
             Ask::Start { .. } => None,
-            Ask::Restart { .. } => Some(("operator", "restart")),
-            Ask::Stop { by } => Some((who(by), "stop")),
-            Ask::Kill { by } => Some((who(by), "kill")),
+            Ask::Restart { force: false, .. } => Some(("operator", "restart")),
+            Ask::Restart { force: true, .. } => Some(("operator", "restart by force")),
+            Ask::Signal { .. } => Some(("operator", "signal")),
+            Ask::Reset => Some(("operator", "reset")),
+            Ask::Stop { by } => Some((role(by), "stop")),
+            Ask::Kill { by } => Some((role(by), "kill")),
         } {
-            self.emit(EventKind::Operator { who: who.to_owned(), what: what.to_owned() });
+            self.emit(EventKind::Operator { who: who.unwrap_or(role).to_owned(), what: what.to_owned() });
         }
         match ask {
             Ask::Start { .. } => {
@@ -25,9 +28,20 @@ impl Transition<'_> {
                 self.wish_up();
                 self.start(ticket, false);
             }
-            Ask::Restart { seen } => {
+            Ask::Restart { seen, force: _ } => {
                 self.wish_up();
                 self.start(ticket, seen >= self.s.last_run);
+            }
+            Ask::Signal { signal } => match self.s.main_process() {
+                Some(_) => {
+                    self.signal(signal, Target::Main);
+                    self.reply(ticket, Ok(()));
+                }
+                None => self.reply(ticket, Err(Refusal::NotRunning)),
+            },
+            Ask::Reset => {
+                self.s.attempts = Attempts::default();
+                self.reply(ticket, Ok(()));
             }
             Ask::Stop { by } => {
                 self.wish_down(by);
@@ -178,7 +192,7 @@ impl Phase {
     }
 }
 
-const fn who(by: KilledBy) -> &'static str {
+const fn role(by: KilledBy) -> &'static str {
     match by {
         KilledBy::Stop | KilledBy::StopTimeout | KilledBy::Operator => "operator",
         KilledBy::Shutdown => "supervisor",
