@@ -28,6 +28,8 @@ pub struct Bench {
     pub shared: Arc<Shared>,
     /// What they record.
     pub records: mpsc::UnboundedReceiver<Event>,
+    /// Workers whose breaker has opened and is to end the supervisor.
+    pub given_up: mpsc::UnboundedReceiver<WorkerId>,
 }
 
 impl Bench {
@@ -38,8 +40,9 @@ impl Bench {
         let kernel = FakeKernel::new(clock, seed);
         let (sender, records) = mpsc::unbounded_channel();
         let boot_id = "7f0a1bd2-5c1e-4a7c-9a55-2f1c7e9f0a11".to_owned();
-        let shared = Shared { kernel: Arc::new(kernel.clone()), clock, records: sender, boot_id, seed };
-        Self { kernel, shared: Arc::new(shared), records }
+        let (give_up, given_up) = mpsc::unbounded_channel();
+        let shared = Shared { kernel: Arc::new(kernel.clone()), clock, records: sender, give_up, boot_id, seed };
+        Self { kernel, shared: Arc::new(shared), records, given_up }
     }
 
     /// Supervises `spec` as `name`, never run before and not started yet.

@@ -5,27 +5,40 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::Future,
     sync::Arc,
     time::Duration,
 };
 
-use pinfold::model::{Event, EventKind, KilledBy, State, Trigger, WorkerId};
-use pinfold::policy::restart::{RestartMode, RestartPolicy};
-use pinfold::spec::types::{KillMode, Limits, Memory, OomGroup, Spec, Stop};
+use pinfold::model::{BreakerState, Class, Detail, Event, EventKind, KilledBy, State, Trigger, Verdict, WorkerId};
+use pinfold::policy::restart::{BudgetOverride, OnOpen, RestartMode, RestartPolicy};
+use pinfold::spec::types::{
+    Cpu, KillMode, Limits, Memory, Monitoring, OomGroup, Pids, Spec, Stop, ViolationHandling, ViolationPolicy,
+};
 use pinfold::testing::{Bench, Call, Recovered};
 use pinfold::worker::actor::{Charge, Found, supervise};
-use pinfold::worker::handle::{AskError, WorkerHandle};
+use pinfold::worker::event::HealthReport;
+use pinfold::worker::handle::{Answer, AskError, WorkerHandle};
 
 /// Longer than any run's end takes: a launch without an answer, a kill, a slow death.
 const LONG: Duration = Duration::from_secs(3600);
 
 fn any_spec(random: &mut fastrand::Rng) -> Spec {
     let modes = [RestartMode::Never, RestartMode::OnFailure, RestartMode::Always, RestartMode::UnlessStopped];
+    let any_policy = |random: &mut fastrand::Rng| ViolationPolicy::ALL[random.usize(0..ViolationPolicy::ALL.len())];
     let restart = RestartPolicy {
         mode: modes[random.usize(0..4)],
+        max_retries: random.u32(0..6),
         retry_delay: Duration::from_millis(random.u64(0..5000)),
         max_delay: Duration::from_secs(20),
         reset_after: Duration::from_secs(random.u64(1..30)),
+        cooldown: if random.bool() { Some(Duration::from_secs(random.u64(1..30))) } else { None },
+        startup_grace_period: Duration::from_millis(if random.bool() { 0 } else { random.u64(0..5000) }),
+        resource_violations: BudgetOverride {
+            retry_delay: random.bool().then(|| Duration::from_millis(random.u64(0..3000))),
+            ..Default::default()
+        },
+        on_open: if random.u8(0..8) == 0 { OnOpen::Exit } else { OnOpen::Hold },
         ..Default::default()
     };
     let stop = Stop {
@@ -35,10 +48,26 @@ fn any_spec(random: &mut fastrand::Rng) -> Spec {
     };
     let memory = Memory {
         max: random.bool().then_some(64 << 20),
+        high: random.bool().then_some(32 << 20),
         oom_scope: if random.bool() { OomGroup::Worker } else { OomGroup::Process },
+        policy: any_policy(random),
+        high_policy: any_policy(random),
+        throttle_deadline: Duration::from_secs(random.u64(1..40)),
         ..Default::default()
     };
-    let limits = Limits { memory, ..Default::default() };
+    let handling = ViolationHandling::ALL[if random.bool() { 0 } else { random.usize(0..3) }];
+    let limits = Limits {
+        memory,
+        cpu: Cpu {
+            max_percent: random.bool().then_some(50.0),
+            sustained: Duration::from_secs(random.u64(1..12)),
+            policy: any_policy(random),
+            ..Default::default()
+        },
+        pids: Pids { max: random.bool().then_some(64), policy: any_policy(random) },
+        monitoring: Monitoring { violation_handling: handling, ..Default::default() },
+        ..Default::default()
+    };
     Spec { restart, stop, limits, ..Spec::new(vec!["/bin/true".to_owned()]) }
 }
 
@@ -109,6 +138,129 @@ fn every_run_ends_once(events: &[Event], begun: &BTreeSet<(WorkerId, u32)>, cras
     ended.keys().find(|run| !begun.contains(run)).map_or(Ok(()), |run| Err(format!("{run:?} ended, but never began")))
 }
 
+/// The public state and its detail belong together, and an open breaker shows.
+fn the_state_is_legal(worker: &WorkerHandle) -> Result<(), String> {
+    let status = worker.status();
+    let fits = match status.detail {
+        Detail::Stopped(_) => State::Stopped,
+        Detail::Preparing | Detail::Launching => State::Starting,
+        Detail::Running(_) => State::Running,
+        Detail::Stopping(_) => State::Stopping,
+    };
+    let alone = status.pid.is_none() || matches!(status.state, State::Running | State::Stopping);
+    if fits == status.state && alone { Ok(()) } else { Err(format!("no legal state: {status:?}")) }
+}
+
+/// While a class of a worker's breaker is open, no automatic restart of that class is decided.
+fn an_open_breaker_admits_nothing(events: &[Event]) -> Result<(), String> {
+    let mut open: BTreeSet<(WorkerId, Class)> = BTreeSet::new();
+    for event in events {
+        let Some(worker) = &event.worker else { continue };
+        if event.seq == 1 {
+            open.retain(|(of, _)| of != worker);
+        }
+        match &event.kind {
+            EventKind::Breaker { class, state: BreakerState::Open, .. } => {
+                open.insert((worker.clone(), *class));
+            }
+            EventKind::Breaker { class, .. } => {
+                open.remove(&(worker.clone(), *class));
+            }
+            // A restart that was admitted before goes on; one that is admitted has a number.
+            EventKind::Decision(decision) if decision.verdict == Verdict::Restart && decision.attempt.is_some() => {
+                let class = decision.class.ok_or("an attempt has a class")?;
+                if open.contains(&(worker.clone(), class)) && !a_trial(events, event, class) {
+                    return Err(format!("{worker} is restarted while its breaker is open: {decision:?}"));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether the step that decided `decision` also let the breaker half open: its event stands behind the decision.
+fn a_trial(events: &[Event], decision: &Event, class: Class) -> bool {
+    events.iter().any(|e| {
+        e.worker == decision.worker
+            && e.mono_ns == decision.mono_ns
+            && matches!(&e.kind, EventKind::Breaker { class: of, state, .. } if *of == class && *state != BreakerState::Open)
+    })
+}
+
+/// A stop by request is never followed by an automatic restart: between it and the next word of a person no run is begun
+/// by itself. What the world below counts as begun is a `Prepare`; here the decisions are looked at.
+fn no_restart_follows_a_stop(events: &[Event]) -> Result<(), String> {
+    let mut down: BTreeSet<WorkerId> = BTreeSet::new();
+    for event in events {
+        let Some(worker) = &event.worker else { continue };
+        match &event.kind {
+            EventKind::Operator { what, .. } => match what.as_str() {
+                "stop" | "kill" => drop(down.insert(worker.clone())),
+                "start" | "restart" | "restart by force" => drop(down.remove(worker)),
+                _ => {}
+            },
+            EventKind::Decision(d)
+                if d.trigger == Trigger::Violation && matches!(d.verdict, Verdict::Stop | Verdict::Kill) =>
+            {
+                down.insert(worker.clone());
+            }
+            EventKind::Decision(d) if d.verdict == Verdict::Restart && down.contains(worker) => {
+                return Err(format!("{worker} is restarted after it was taken down: {d:?}"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn any_report(random: &mut fastrand::Rng) -> HealthReport {
+    let observed = "seen".to_owned();
+    match random.u32(0..6) {
+        0 => HealthReport::Alive { observed },
+        1 => HealthReport::Ready { observed },
+        2 => HealthReport::Unready { observed },
+        _ => HealthReport::Failed { probe: "liveness", observed },
+    }
+}
+
+/// One of the things that arrive.
+fn ask_anything(worker: &WorkerHandle, random: &mut fastrand::Rng) -> Answer {
+    match random.u32(0..16) {
+        0..5 => worker.start(Trigger::Operator),
+        5..7 => worker.restart(random.bool()),
+        7..9 => worker.stop(KilledBy::Stop),
+        9 => worker.kill(KilledBy::Operator),
+        10 => worker.reset(),
+        11 => worker.signal(15),
+        12..15 => worker.health(worker.status().run, any_report(random)),
+        _ => worker.start(Trigger::Config),
+    }
+}
+
+/// A storm: fifty workers, a minute, everything arrives together.
+async fn storm(seed: u64) -> Result<usize, String> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut bench = Bench::new(seed);
+    bench.kernel.chaos(true);
+    let mut workers = Vec::new();
+    for n in 0..50 {
+        let id = WorkerId::new(&format!("w-{n}")).map_err(|e| e.to_string())?;
+        workers.push(supervised(&bench, id, Arc::new(any_spec(&mut random)), Found::Nothing { last_run: 0 }));
+    }
+    let mut answers = Vec::new();
+    let began = bench.shared.clock.now();
+    while bench.shared.clock.now().since(began) < Duration::from_secs(60) {
+        for worker in &workers {
+            for _ in 0..random.u32(0..4) {
+                answers.push(ask_anything(&worker.handle, &mut random));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(random.u64(0..5000))).await;
+    }
+    end(&mut bench, workers, answers, false).await
+}
+
 async fn live(seed: u64) -> Result<usize, String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut bench = Bench::new(seed);
@@ -123,22 +275,29 @@ async fn live(seed: u64) -> Result<usize, String> {
     let mut crashed = false;
     let mut answers = Vec::new();
     for _ in 0..random.u32(5..40) {
+        if mortal && random.u32(0..8) == 0 {
+            crashed = true;
+            die_and_recover(&bench, &mut workers).await;
+            continue;
+        }
         let worker = &workers[random.usize(0..workers.len())].handle;
-        answers.push(match random.u32(0..12) {
-            0..5 => worker.start(Trigger::Operator),
-            5..7 => worker.restart(false),
-            7..9 => worker.stop(KilledBy::Stop),
-            9 => worker.kill(KilledBy::Operator),
-            _ if mortal => {
-                crashed = true;
-                die_and_recover(&bench, &mut workers).await;
-                continue;
-            }
-            _ => worker.start(Trigger::Config),
-        });
+        answers.push(ask_anything(worker, &mut random));
         let pause = if random.bool() { 0 } else { random.u64(0..20_000) };
         tokio::time::sleep(Duration::from_millis(pause)).await;
+        for worker in &workers {
+            the_state_is_legal(&worker.handle)?;
+        }
     }
+    end(&mut bench, workers, answers, crashed).await
+}
+
+/// Ends everything and looks at what is left.
+async fn end(
+    bench: &mut Bench,
+    workers: Vec<Supervised>,
+    mut answers: Vec<Answer>,
+    crashed: bool,
+) -> Result<usize, String> {
     answers.extend(workers.iter().map(|w| w.handle.stop(KilledBy::Shutdown)));
     for answer in answers {
         match tokio::time::timeout(LONG, answer).await {
@@ -160,9 +319,9 @@ async fn live(seed: u64) -> Result<usize, String> {
         };
         bench.kernel.calls().into_iter().filter_map(prepare).collect::<BTreeSet<_>>()
     };
-    let begun = runs(&bench);
+    let begun = runs(bench);
     tokio::time::sleep(LONG).await;
-    if runs(&bench) != begun {
+    if runs(bench) != begun {
         return Err("a run was begun after the stop".to_owned());
     }
     if let Some(left) = bench.kernel.directories().first() {
@@ -176,35 +335,47 @@ async fn live(seed: u64) -> Result<usize, String> {
     }
     let events = bench.recorded();
     seq_is_gapless(&events)?;
+    an_open_breaker_admits_nothing(&events)?;
+    no_restart_follows_a_stop(&events)?;
     every_run_ends_once(&events, &begun, crashed)?;
     Ok(begun.len())
 }
 
-fn simulate(seed: u64) -> Result<usize, String> {
+fn simulate(world: impl Future<Output = Result<usize, String>>) -> Result<usize, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.map_err(|e| e.to_string())?.block_on(live(seed))
+    runtime.map_err(|e| e.to_string())?.block_on(world)
 }
 
 fn number(name: &str) -> Result<Option<u64>, std::num::ParseIntError> {
     std::env::var(name).ok().map(|text| text.parse()).transpose()
 }
 
-#[test]
-fn no_world_breaks_the_promises() {
+/// Runs `world` for each seed: `plain` of them, unless the environment says otherwise.
+fn every_seed<F: Future<Output = Result<usize, String>>>(test: &str, plain: u64, world: impl Fn(u64) -> F) {
     let seeds = match number("PINFOLD_SEED").expect("PINFOLD_SEED is a number") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("PINFOLD_SEEDS").expect("PINFOLD_SEEDS is a number").unwrap_or(1000),
+        None => 0..number("PINFOLD_SEEDS").expect("PINFOLD_SEEDS is a number").unwrap_or(plain),
     };
     let mut runs = 0;
     for seed in seeds.clone() {
-        match simulate(seed) {
+        match simulate(world(seed)) {
             Ok(begun) => runs += begun,
             Err(why) => {
-                panic!("{why}\nagain with: PINFOLD_SEED={seed} cargo test --features testing --test simulation")
+                panic!("{why}\nagain with: PINFOLD_SEED={seed} cargo test --features testing --test simulation {test}")
             }
         }
     }
     println!("{runs} runs in {} worlds", seeds.end - seeds.start);
+}
+
+#[test]
+fn no_world_breaks_the_promises() {
+    every_seed("no_world_breaks_the_promises", 2000, live);
+}
+
+#[test]
+fn no_storm_breaks_the_promises() {
+    every_seed("no_storm_breaks_the_promises", 60, storm);
 }
 
 #[test]

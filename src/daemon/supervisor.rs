@@ -98,12 +98,14 @@ pub fn main(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure> {
 }
 
 /// How the supervisor is to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     /// Every worker is stopped first.
     Stop,
     /// They are left running.
     Detach,
+    /// As `Stop`, because the breaker of this worker has opened.
+    GiveUp(WorkerId),
 }
 
 async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure> {
@@ -141,10 +143,12 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     .map_err(failed("cannot watch the kernel"))?;
 
     let boot_id = record::boot_id().map_err(failed("cannot tell this boot from another"))?;
+    let (give_up, mut given_up) = tokio::sync::mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         kernel: Arc::new(kernel.clone()),
         clock,
         records,
+        give_up,
         boot_id: boot_id.clone(),
         seed: fastrand::u64(..),
     });
@@ -170,6 +174,8 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let end = tokio::select! {
         lost = &mut pump => return Err(lost_sight(lost)),
         end = signals.end(settings.on_term) => end,
+        // Its sender is in `shared`, which the actors hold.
+        Some(worker) = given_up.recv() => End::GiveUp(worker),
     };
     // What has been announced is true no longer.
     announcement.abort();
@@ -194,7 +200,13 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         return Err(Failure::failed(format!("cannot end {names}"), why));
     }
     go_home(settings);
-    Ok(Exit::Ok)
+    match end {
+        End::GiveUp(worker) => {
+            let why = "its restart breaker has opened, and its on_open is exit";
+            Err(Failure::failed(format!("{worker} was given up, and every worker with it"), why))
+        }
+        End::Stop | End::Detach => Ok(Exit::Ok),
+    }
 }
 
 /// What the keeper knew when we began.

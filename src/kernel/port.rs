@@ -9,7 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::news::NewsSender;
-use crate::model::{Counters, RunId, Sample, StartError, Target, Wanted, WorkerId};
+use crate::model::{Counters, RestartCounts, RunId, Sample, StartError, Target, Wanted, WorkerId};
+use crate::policy::breaker::Saved;
 use crate::spec::types::Spec;
 
 /// The kernel as one worker's actor uses it. No method waits for a process: each is a handful of system calls at most.
@@ -80,10 +81,10 @@ pub struct RunNote {
     pub run: RunId,
     /// Hash of the spec it runs, to tell a changed configuration.
     pub spec_hash: u64,
-    /// Automatic restarts in a row before this run.
-    pub attempts: u32,
+    /// What the restart breaker had counted.
+    pub breaker: Saved,
     /// Automatic restarts before this run, in all.
-    pub restarts: u32,
+    pub restarts: RestartCounts,
     /// Whether the worker should be up.
     pub desired_up: bool,
     /// The main process, from the time it is known.

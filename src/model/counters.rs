@@ -73,6 +73,9 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// All of it.
+    pub const ALL: Self = Self { memory: true, cpu: true, pressure: true };
+
     /// Whether anything is.
     #[must_use]
     pub const fn any(self) -> bool {

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AboveReading, BreakerState, Class, Confidence, Counters, Detail, ExitCause, ExitStatus, KilledBy, Limit,
+    AboveReading, BreakerState, Class, Confidence, Counters, Detail, ExitCause, ExitStatus, KilledBy, Limit, Sample,
     StartError, State, Usage, WorkerId,
 };
 
@@ -59,6 +59,11 @@ pub enum EventKind {
     Usage {
         /// The totals.
         usage: Usage,
+    },
+    /// A usage sample of a living run, where `monitoring.interval` asks for them.
+    Sample {
+        /// What it uses.
+        sample: Sample,
     },
     /// A limit was hit: once for each episode, from the breach until it has recovered.
     Violation {

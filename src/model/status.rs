@@ -128,6 +128,12 @@ pub struct RestartCounts {
 }
 
 impl RestartCounts {
+    /// All of them.
+    #[must_use]
+    pub const fn total(self) -> u32 {
+        self.exit.saturating_add(self.health).saturating_add(self.violation)
+    }
+
     /// Counts one more.
     pub const fn add(&mut self, class: Class) {
         let count = match class {

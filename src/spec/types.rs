@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use crate::model::WorkerId;
 use crate::policy::restart::RestartPolicy;
 
+pub use crate::policy::dispatch::{ViolationHandling, ViolationPolicy};
+
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -257,32 +259,6 @@ pub struct Monitoring {
     pub violation_handling: ViolationHandling,
 }
 
-/// `monitoring.violation_handling`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ViolationHandling {
-    /// The worker's own decision, through the breaker.
-    #[default]
-    External,
-    /// The limit manager alone.
-    Internal,
-    /// Recorded only.
-    Disabled,
-}
-
-/// A limit's `policy`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-#[expect(missing_docs, reason = "the names are the config's own")]
-pub enum ViolationPolicy {
-    None,
-    #[default]
-    Log,
-    Alert,
-    Throttle,
-    Restart,
-    GracefulShutdown,
-    ImmediateKill,
-}
-
 impl Default for Memory {
     fn default() -> Self {
         Self {
@@ -338,6 +314,12 @@ impl Spec {
         format!("{self:?}")
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    }
+
+    /// Whether a run is not ready before a health check has said so.
+    #[must_use]
+    pub const fn waits_for_readiness(&self) -> bool {
+        false
     }
 
     /// A spec of `argv` with every default of the interface.

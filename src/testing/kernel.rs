@@ -11,8 +11,8 @@ use crate::clock::Clock;
 use crate::kernel::news::NewsSender;
 use crate::kernel::port::{Kernel, KernelError, RunNote};
 use crate::model::{
-    Counters, ExitStatus, KernelEvent, KernelEventKind, MemoryEvents, Mono, RunId, Sample, Stage, StartError, Target,
-    Usage, Wanted, WorkerId,
+    AboveReading, Counters, CpuStat, ExitStatus, KernelEvent, KernelEventKind, Level, Limit, MemoryEvents, Mono,
+    Pressures, RunId, Sample, Stage, StartError, Target, Usage, Wanted, WorkerId,
 };
 use crate::spec::types::Spec;
 
@@ -43,6 +43,8 @@ pub enum Call {
     Drain(RunId),
     Remove(RunId),
     Note(RunId),
+    Sample(RunId),
+    Tripwire(RunId, bool),
 }
 
 /// What a new supervisor finds of a worker.
@@ -80,6 +82,12 @@ struct Run {
     main: Main,
     children: bool,
     counters: Counters,
+    launched: Mono,
+    above_high: bool,
+    /// When its quota began to run out, and for how long it has in all.
+    throttled: (Option<Mono>, Duration),
+    /// The cgroups above it, where an OOM came from there.
+    above: Option<Box<AboveReading>>,
     draining: bool,
     told_empty: bool,
     gone: bool,
@@ -217,6 +225,7 @@ impl FakeKernel {
             return;
         }
         run.main = Main::Alive(free);
+        run.launched = self.clock.now();
         run.children = run.script.children != Children::None;
         let script = run.script.clone();
         world.pids.insert(free);
@@ -230,6 +239,14 @@ impl FakeKernel {
                     world.tell(&id, KernelEventKind::Counted(counters));
                 }
             });
+        }
+        if let Some((after, stays)) = script.above_high {
+            let id = id.clone();
+            self.later(world, after, move |this, world| this.grows_above_high(world, &id, stays));
+        }
+        if let Some((after, lasts)) = script.throttled {
+            let id = id.clone();
+            self.later(world, after, move |this, world| this.is_throttled(world, &id, lasts));
         }
         if let Some(after) = script.moved_out {
             let id = id.clone();
@@ -245,15 +262,47 @@ impl FakeKernel {
         }
     }
 
+    fn grows_above_high(&self, world: &mut World, id: &RunId, stays: Duration) {
+        let Some(run) = world.runs.get_mut(id).filter(|run| run.populated()) else { return };
+        run.above_high = true;
+        for events in [&mut run.counters.local, &mut run.counters.memory].into_iter().flatten() {
+            events.high += 7;
+        }
+        let counters = run.counters;
+        world.tell(id, KernelEventKind::Counted(counters));
+        let id = id.clone();
+        self.later(world, stays, move |_, world| {
+            if let Some(run) = world.runs.get_mut(&id) {
+                run.above_high = false;
+            }
+        });
+    }
+
+    fn is_throttled(&self, world: &mut World, id: &RunId, lasts: Duration) {
+        let now = self.clock.now();
+        let Some(run) = world.runs.get_mut(id).filter(|run| run.populated()) else { return };
+        run.throttled.0 = Some(now);
+        world.tell(id, KernelEventKind::Pressed(Limit::CpuMax));
+        let id = id.clone();
+        self.later(world, lasts, move |this, world| {
+            let now = this.clock.now();
+            if let Some(run) = world.runs.get_mut(&id)
+                && let Some(since) = run.throttled.0.take()
+            {
+                run.throttled.1 += now.since(since);
+            }
+        });
+    }
+
     fn main_ends(&self, world: &mut World, id: &RunId, status: ExitStatus) {
         let Some(run) = world.runs.get_mut(id) else { return };
         let Main::Alive(pid) = run.main else { return };
         let status = (!run.script.status_lost).then_some(status);
         run.main = Main::Reaped(pid, status);
         let (counters, children, stolen) = (run.counters, run.script.children, run.script.stolen);
-        let populated = run.populated();
+        let (populated, above) = (run.populated(), run.above.clone());
         world.pids.remove(&pid);
-        world.tell(id, KernelEventKind::Exited { status, counters, populated, above: None });
+        world.tell(id, KernelEventKind::Exited { status, counters, populated, above });
         if let Children::Brief(after) = children {
             let id = id.clone();
             self.later(world, after.max(Duration::from_millis(1)), move |this, world| this.children_end(world, &id));
@@ -282,9 +331,15 @@ impl FakeKernel {
         }
         let old = run.counters.local.unwrap_or_default();
         let all = what != Oom::Child;
+        let own = u64::from(!matches!(what, Oom::Foreign { .. }));
+        if let Oom::Foreign { ancestor } = what {
+            let after = MemoryEvents { oom: u64::from(ancestor), ..MemoryEvents::default() };
+            let level = Level { path: "/pinfold/workers".to_owned(), before: MemoryEvents::default(), after };
+            run.above = Some(Box::new(AboveReading { levels: vec![level], complete: true, host: None }));
+        }
         let new = MemoryEvents {
-            max: old.max + 20,
-            oom: old.oom + 1,
+            max: old.max + 20 * own,
+            oom: old.oom + own,
             oom_kill: old.oom_kill + 1,
             oom_group_kill: old.oom_group_kill + u64::from(all),
             ..old
@@ -396,13 +451,13 @@ impl Kernel for FakeKernel {
             .iter()
             .filter_map(|(id, run)| match run.main {
                 Main::Reaped(_, status) if id.worker == *worker && !run.removing => {
-                    Some((id.clone(), status, run.counters, run.populated()))
+                    Some((id.clone(), status, run.counters, run.populated(), run.above.clone()))
                 }
                 _ => None,
             })
             .collect();
-        for (id, status, counters, populated) in untold {
-            world.tell(&id, KernelEventKind::Exited { status, counters, populated, above: None });
+        for (id, status, counters, populated, above) in untold {
+            world.tell(&id, KernelEventKind::Exited { status, counters, populated, above });
         }
     }
 
@@ -431,6 +486,10 @@ impl Kernel for FakeKernel {
             main: Main::Unborn,
             children: false,
             counters,
+            launched: now,
+            above_high: false,
+            throttled: (None, Duration::ZERO),
+            above: None,
             draining: false,
             told_empty: false,
             gone: false,
@@ -515,16 +574,34 @@ impl Kernel for FakeKernel {
         });
     }
 
-    fn sample(&self, _run: &RunId, _wanted: Wanted) -> Sample {
-        Sample::default()
+    fn sample(&self, run: &RunId, _wanted: Wanted) -> Sample {
+        let now = self.clock.now();
+        let mut world = self.world();
+        let Some(found) = world.called(now, Call::Sample(run.clone()), run) else { return Sample::default() };
+        let periods = |time: Duration| u64::try_from(time.as_millis() / 100).unwrap_or(u64::MAX);
+        let (since, before) = found.throttled;
+        let throttled = before + since.map_or(Duration::ZERO, |since| now.since(since));
+        Sample {
+            resident_bytes: Some(if found.above_high { 1 << 40 } else { 1 << 12 }),
+            memory_current_bytes: Some(1 << 13),
+            cpu: Some(CpuStat {
+                usage_usec: 1000 * periods(now.since(found.launched)),
+                nr_periods: periods(now.since(found.launched)),
+                nr_throttled: periods(throttled),
+                throttled_usec: u64::try_from(throttled.as_micros() / 2).unwrap_or(u64::MAX),
+            }),
+            pressure: Pressures::default(),
+        }
     }
 
-    fn tripwire(&self, _run: &RunId, _spec: &Arc<Spec>, _armed: bool) -> Result<(), KernelError> {
+    fn tripwire(&self, run: &RunId, _spec: &Arc<Spec>, armed: bool) -> Result<(), KernelError> {
+        let mut world = self.world();
+        world.called(self.clock.now(), Call::Tripwire(run.clone(), armed), run);
         Ok(())
     }
 
-    fn stuck_on(&self, _run: &RunId) -> Option<String> {
-        None
+    fn stuck_on(&self, run: &RunId) -> Option<String> {
+        self.world().runs.get(run).map(|_| "pid 300 (fake) D in folio_wait_bit".to_owned())
     }
 
     fn note(&self, run: &RunId, note: &RunNote) -> Result<(), KernelError> {

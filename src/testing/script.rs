@@ -17,6 +17,10 @@ pub struct Script {
     pub oom: Option<(Duration, Oom)>,
     /// When forks begin to be refused, counted from its launch, and how often they are.
     pub refused_forks: Option<(Duration, u64)>,
+    /// When it grows above `memory.high`, counted from its launch, and how long it stays there.
+    pub above_high: Option<(Duration, Duration)>,
+    /// When its quota begins to run out in each period, counted from its launch, and for how long.
+    pub throttled: Option<(Duration, Duration)>,
     /// What the main process does about a signal that can be caught.
     pub on_signal: OnSignal,
     /// What other processes there are once the main process has ended.
@@ -78,6 +82,11 @@ pub enum Oom {
         /// Whether it does.
         notified: bool,
     },
+    /// Every process, for a limit further up, or for the host.
+    Foreign {
+        /// Whether it was an ancestor's limit.
+        ancestor: bool,
+    },
     /// A child.
     Child,
 }
@@ -90,6 +99,8 @@ impl Default for Script {
             exits: None,
             oom: None,
             refused_forks: None,
+            above_high: None,
+            throttled: None,
             on_signal: OnSignal::Dies(Duration::ZERO),
             children: Children::None,
             kill_refusals: 0,
@@ -141,13 +152,16 @@ impl Script {
             },
             exits: exit.map(|status| (ms(random, soon), status)),
             oom: one_in(random, 5).then(|| {
-                let what = match random.u32(0..3) {
+                let what = match random.u32(0..5) {
                     0 => Oom::Child,
-                    n => Oom::All { notified: n == 1 },
+                    1 => Oom::Foreign { ancestor: random.bool() },
+                    n => Oom::All { notified: n == 2 },
                 };
                 (ms(random, 10_000), what)
             }),
             refused_forks: one_in(random, 6).then(|| (ms(random, 5000), random.u64(1..100_000))),
+            above_high: one_in(random, 6).then(|| (ms(random, 5000), ms(random, 40_000))),
+            throttled: one_in(random, 6).then(|| (ms(random, 5000), ms(random, 60_000))),
             on_signal: match random.u32(0..4) {
                 0 => OnSignal::Ignores,
                 1 => OnSignal::Exits(ms(random, 4000), random.i32(0..3)),

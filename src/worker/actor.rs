@@ -8,6 +8,7 @@
 //! counts what it drops.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
@@ -41,6 +42,8 @@ pub struct Shared {
     pub clock: Clock,
     /// Where records of what happened go.
     pub records: mpsc::UnboundedSender<model::Event>,
+    /// Where a worker is named whose breaker has opened and whose `on_open` is `exit`.
+    pub give_up: mpsc::UnboundedSender<WorkerId>,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
     /// What jitter and runs' identities are drawn from, together with the worker's name: random, or fixed in a test.
@@ -103,7 +106,7 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
                 pid,
                 started: found.started_mono_ns.map_or(now, |ns| Mono(Duration::from_nanos(ns))),
                 baseline: found.baseline,
-                attempts: found.attempts,
+                breaker: found.breaker.clone(),
                 restarts: found.restarts,
                 desired_up: found.desired_up,
             };
@@ -131,7 +134,7 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
         story: Arc::default(),
         story_is_new: false,
         random: fastrand::Rng::with_seed(hasher.finish()),
-        next: None,
+        next: VecDeque::new(),
     };
     (WorkerHandle { id, who: None, commands, published }, actor.run(kernel_queue, command_queue))
 }
@@ -150,8 +153,8 @@ struct Actor {
     story: Arc<Story>,
     story_is_new: bool,
     random: fastrand::Rng,
-    /// What an effect answered at once: taken before anything else, but for a start that failed.
-    next: Option<Event>,
+    /// What effects answered at once: taken before anything else, but for a start that failed.
+    next: VecDeque<Event>,
 }
 
 impl Actor {
@@ -182,7 +185,7 @@ impl Actor {
                         self.admit(command)
                     }
                     // Cancel-safe: the event stays until it is taken.
-                    () = tokio::task::yield_now(), if self.next.is_some() => match self.next.take() {
+                    () = tokio::task::yield_now(), if !self.next.is_empty() => match self.next.pop_front() {
                         Some(next) => next,
                         None => continue,
                     },
@@ -206,7 +209,7 @@ impl Actor {
             for effect in self.state.advance(now_this, turn) {
                 self.perform(effect);
             }
-            event = self.next.take_if(|next| !failed_at_once(next));
+            event = self.next.pop_front_if(|next| !failed_at_once(next));
         }
     }
 
@@ -218,7 +221,7 @@ impl Actor {
                 if let Ok(baseline) = &mut result {
                     self.note = Some(Box::new(RunNote { baseline: *baseline, ..note }));
                 }
-                self.next = Some(Event::Prepared { run: run.number, result: Box::new(result) });
+                self.next.push_back(Event::Prepared { run: run.number, result: Box::new(result) });
             }
             Effect::Launch(run) => self.shared.kernel.launch(&run, self.state.spec()),
             Effect::Signal { run, signal, to } => {
@@ -228,7 +231,7 @@ impl Actor {
             Effect::Kill(run) => {
                 let killed = self.shared.kernel.kill(&run);
                 if killed.is_err() {
-                    self.next = Some(Event::KillRefused { run: run.number });
+                    self.next.push_back(Event::KillRefused { run: run.number });
                 }
                 self.record_failure(&run, killed);
             }
@@ -236,6 +239,23 @@ impl Actor {
             Effect::Remove(run) => {
                 self.note = None;
                 self.shared.kernel.remove(&run);
+            }
+            Effect::Sample { run, wanted, periodic } => {
+                let sample = Box::new(self.shared.kernel.sample(&run, wanted));
+                self.next.push_back(Event::Sampled { run: run.number, sample, periodic });
+            }
+            Effect::Tripwire { run, armed } => {
+                let set = self.shared.kernel.tripwire(&run, self.state.spec(), armed);
+                self.record_failure(&run, set);
+            }
+            Effect::Inquire(run) => {
+                if let Some(what) = self.shared.kernel.stuck_on(&run) {
+                    self.next.push_back(Event::StuckOn { run: run.number, what: what.into() });
+                }
+            }
+            Effect::GiveUp => {
+                // Refused only where the supervisor is ending already.
+                drop(self.shared.give_up.send(self.state.run().worker));
             }
             Effect::Note(run) => self.rewrite_note(&run),
             Effect::Emit { run, kind } => self.emit(run, *kind),
@@ -251,8 +271,8 @@ impl Actor {
             uuid: uuid(&mut self.random),
             run: run.clone(),
             spec_hash: self.spec_hash,
-            attempts: self.state.strikes(),
-            restarts: status.restarts,
+            breaker: self.state.breaker(self.shared.clock.now()),
+            restarts: status.restarts_by,
             desired_up: status.desired_up,
             pid: None,
             pid_start_ticks: None,
@@ -265,6 +285,7 @@ impl Actor {
     fn rewrite_note(&mut self, run: &RunId) {
         let Some(note) = &mut self.note else { return };
         note.desired_up = self.state.status().desired_up;
+        note.breaker = self.state.breaker(self.shared.clock.now());
         if let Some((pid, started)) = self.state.main_process() {
             note.pid = Some(pid);
             note.started_mono_ns = Some(started.as_nanos());

@@ -1,6 +1,6 @@
 //! What a step wants done. Performed in order, by the actor alone.
 
-use crate::model::{EventKind, RunId, StartError, Target};
+use crate::model::{EventKind, RunId, StartError, Target, Wanted};
 
 use super::event::Ticket;
 
@@ -27,6 +27,27 @@ pub enum Effect {
     Drain(RunId),
     /// Forget the run and remove its directory.
     Remove(RunId),
+    /// Read what it uses. The answer is [`Event::Sampled`](super::event::Event::Sampled), in the same turn.
+    Sample {
+        /// Which run.
+        run: RunId,
+        /// What of it.
+        wanted: Wanted,
+        /// Whether it is one of the configured usage samples, to be put on record.
+        periodic: bool,
+    },
+    /// Lift `memory.high`, or set it again.
+    Tripwire {
+        /// Of which run.
+        run: RunId,
+        /// Whether it is to be in force.
+        armed: bool,
+    },
+    /// Find out what keeps a killed run from ending. The answer is
+    /// [`Event::StuckOn`](super::event::Event::StuckOn), in the same turn.
+    Inquire(RunId),
+    /// Tell the supervisor that this worker is why it ends: its breaker has opened, and `on_open` is `exit`.
+    GiveUp,
     /// Rewrite the run's record on its cgroup.
     Note(RunId),
     /// Add to the record of what happened.
@@ -59,6 +80,12 @@ pub enum Refusal {
         /// What they are for: `exit`, `health`, `violation`.
         restarts: &'static str,
     },
+    /// It is not the time for it.
+    #[error("{0}")]
+    NotNow(String),
+    /// Its run was over as soon as it had begun, and no other follows.
+    #[error("it has ended, and no run follows by its restart policy")]
+    Ended,
     /// There is no main process that a signal could be sent to.
     #[error("it is not running")]
     NotRunning,

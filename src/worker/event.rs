@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Counters, KernelEvent, KilledBy, Mono, StartError, Trigger};
+use crate::model::{Counters, KernelEvent, KilledBy, Mono, Sample, StartError, Trigger};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +26,22 @@ pub enum Event {
         run: u32,
         /// The baseline, or why there is no cgroup.
         result: Box<Result<Counters, StartError>>,
+    },
+    /// The answer to [`Effect::Sample`](super::effect::Effect::Sample).
+    Sampled {
+        /// Of which run.
+        run: u32,
+        /// What was read.
+        sample: Box<Sample>,
+        /// As it was asked.
+        periodic: bool,
+    },
+    /// The answer to [`Effect::Inquire`](super::effect::Effect::Inquire).
+    StuckOn {
+        /// Of which run.
+        run: u32,
+        /// Its processes and what they wait for.
+        what: Box<str>,
     },
     /// `cgroup.kill` of this run was refused.
     KillRefused {
@@ -63,12 +79,51 @@ pub enum Ask {
         /// The signal's number.
         signal: i32,
     },
+    /// A health check of run `run` says something. Done when it is acted on; a failure when its new run runs.
+    Health {
+        /// Which run was probed: a verdict about another one counts for nothing.
+        run: u32,
+        /// What.
+        report: HealthReport,
+    },
     /// That the restart breaker closes and forgets. A worker that it held down is started.
     Reset,
     /// That it is down, without being asked first. Done when its cgroup is empty.
     Kill {
         /// On whose behalf.
         by: KilledBy,
+    },
+}
+
+/// What a health check says of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HealthReport {
+    /// Its startup check has passed.
+    Started {
+        /// What the probe saw.
+        observed: String,
+    },
+    /// Its liveness check passes again after it had failed.
+    Alive {
+        /// What the probe saw.
+        observed: String,
+    },
+    /// A check has failed as often as it may.
+    Failed {
+        /// `startup` or `liveness`.
+        probe: &'static str,
+        /// What the last probe saw.
+        observed: String,
+    },
+    /// Its readiness check passes.
+    Ready {
+        /// What the probe saw.
+        observed: String,
+    },
+    /// Its readiness check fails.
+    Unready {
+        /// What the probe saw.
+        observed: String,
     },
 }
 

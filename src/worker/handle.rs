@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::model::{KilledBy, Story, Trigger, WorkerId, WorkerStatus};
 
 use super::effect::Refusal;
-use super::event::Ask;
+use super::event::{Ask, HealthReport};
 
 /// What is published of a worker.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,6 +115,12 @@ impl WorkerHandle {
     /// Asks for a signal to its main process. Answered when it is sent.
     pub fn signal(&self, signal: i32) -> Answer {
         self.ask(Ask::Signal { signal })
+    }
+
+    /// Tells what a health check says of run `run`. Answered when it is acted on: a failure when its new run runs, or with
+    /// why none follows.
+    pub fn health(&self, run: u32, report: HealthReport) -> Answer {
+        self.ask(Ask::Health { run, report })
     }
 
     /// Asks for its restart breaker to close. Answered at once; a worker that was held down by it begins to start.

@@ -35,3 +35,4 @@ pub mod event;
 pub mod handle;
 pub mod state;
 pub mod transition;
+mod watched;

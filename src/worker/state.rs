@@ -6,11 +6,16 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::model::{
-    Counters, Detail, ExitCause, KilledBy, MemoryEvents, Mono, Readiness, RestartCounts, RunId, StartError,
-    State as PublicState, StoppedDetail, StoppingDetail, WorkerId, WorkerStatus,
+    Class, Counters, Detail, ExitCause, KilledBy, Limit, MemoryEvents, Mono, PolicyName, Readiness, RestartCounts,
+    RunId, StartError, State as PublicState, StoppedDetail, StoppingDetail, WorkerId, WorkerStatus,
 };
-use crate::policy::{cause::Asked, restart::Attempts};
-use crate::spec::types::{OomGroup, Spec};
+use crate::policy::{
+    breaker::{Breaker, Saved},
+    cause::Asked,
+    decide::{Breach, Pending},
+    violation::{Rules, Watchman},
+};
+use crate::spec::types::{OomGroup, Spec, ViolationPolicy};
 
 use super::event::Ticket;
 use super::transition::LAUNCH_PATIENCE;
@@ -24,8 +29,8 @@ pub struct State {
     pub(super) phase: Phase,
     /// The number of the current or last run: the next one's is higher by one.
     pub(super) last_run: u32,
-    pub(super) attempts: Attempts,
-    pub(super) restarts: u32,
+    pub(super) breaker: Breaker,
+    pub(super) restarts: RestartCounts,
     pub(super) cause: Option<ExitCause>,
     pub(super) since: Mono,
     /// Answers that are owed.
@@ -40,7 +45,29 @@ pub struct State {
 pub(super) enum Wish {
     Up,
     /// `None`: nobody has asked for it to be up yet.
-    Down(Option<KilledBy>),
+    Down(Option<Behalf>),
+}
+
+/// On whose behalf a run is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Behalf {
+    pub(super) by: KilledBy,
+    /// Whose policy it is, with [`KilledBy::Policy`].
+    pub(super) policy: Option<PolicyName>,
+}
+
+impl Behalf {
+    pub(super) const STOP: Self = Self { by: KilledBy::Stop, policy: None };
+
+    pub(super) const fn policy(policy: PolicyName) -> Self {
+        Self { by: KilledBy::Policy, policy: Some(policy) }
+    }
+}
+
+impl From<KilledBy> for Behalf {
+    fn from(by: KilledBy) -> Self {
+        Self { by, policy: None }
+    }
 }
 
 /// What an owed answer waits for.
@@ -56,7 +83,7 @@ pub(super) enum Phase {
     /// No process, none due.
     Resting(Rest),
     /// No process, one due.
-    Waiting { due: Mono },
+    Waiting { due: Mono, class: Option<Class> },
     /// The run's cgroup is being made: within one turn of the actor.
     Preparing { began: Mono },
     /// The keeper was asked.
@@ -80,6 +107,8 @@ pub(super) enum Rest {
     Done,
     Stopped,
     Failed,
+    /// This class of the breaker admits no run.
+    Held(Class),
 }
 
 /// A run that has a cgroup.
@@ -88,8 +117,19 @@ pub(super) struct Life {
     pub(super) began: Mono,
     pub(super) readings: Readings,
     pub(super) asked: Asked,
-    /// A refused fork was reported: a fork bomb has thousands.
-    pub(super) pids_reported: bool,
+    pub(super) watch: Watchman,
+    /// A restart that was decided, and has not begun.
+    pub(super) pending: Option<Pending>,
+    /// A restart that an open breaker refused, while the violation lasts.
+    pub(super) unserved: Option<Breach>,
+    /// `memory.high` was lifted.
+    pub(super) lifted: bool,
+    /// When the next usage sample is due, where they are configured.
+    pub(super) sample_at: Option<Mono>,
+    /// Its startup or readiness check has not passed.
+    pub(super) unready: bool,
+    /// What keeps it from ending, once it is stuck.
+    pub(super) stuck_on: Option<Box<str>>,
     /// Somebody removed its directory: there is nothing left to kill or to drain there.
     pub(super) cgroup_gone: bool,
     /// Its launch was not answered in time, and it was killed for that.
@@ -113,7 +153,7 @@ pub(super) enum Remains {
     /// It could not be started. The exit is reported when the counters are final.
     Stillborn(StartError),
     /// It was called off before it was launched.
-    CalledOff(KilledBy),
+    CalledOff(Behalf),
     /// Processes of an earlier supervisor's run, of which no record exists.
     Strangers,
 }
@@ -195,7 +235,7 @@ fn oom_grew(grown: Counters) -> bool {
 }
 
 /// A run that was found alive.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Adopted {
     /// Its number.
     pub run: u32,
@@ -205,10 +245,10 @@ pub struct Adopted {
     pub started: Mono,
     /// The counters when it began.
     pub baseline: Counters,
-    /// Automatic restarts in a row before it.
-    pub attempts: u32,
+    /// What the restart breaker had counted.
+    pub breaker: Saved,
     /// Automatic restarts before it, in all.
-    pub restarts: u32,
+    pub restarts: RestartCounts,
     /// Whether it should be up; where not, its stop is taken up again.
     pub desired_up: bool,
 }
@@ -223,8 +263,8 @@ impl State {
             wish: Wish::Down(None),
             phase: Phase::Resting(Rest::Never),
             last_run,
-            attempts: Attempts::default(),
-            restarts: 0,
+            breaker: Breaker::default(),
+            restarts: RestartCounts::default(),
             cause: None,
             since: now,
             owed: Vec::new(),
@@ -236,13 +276,12 @@ impl State {
     #[must_use]
     pub fn adopted(id: WorkerId, spec: Arc<Spec>, found: &Adopted, now: Mono) -> Self {
         let mut state = Self::new(id, spec, found.run, now);
-        state.wish = if found.desired_up { Wish::Up } else { Wish::Down(Some(KilledBy::Stop)) };
-        // When the run before it ended is not on record: its own start is the latest that can have been.
-        let previous = (found.attempts > 0).then_some(found.started);
-        state.attempts = Attempts { strikes: found.attempts, previous, spawn_faults: 0 };
+        state.wish = if found.desired_up { Wish::Up } else { Wish::Down(Some(Behalf::STOP)) };
+        state.breaker = Breaker::restore(&found.breaker, now);
         state.restarts = found.restarts;
         state.since = found.started;
-        let life = Box::new(Life::new(found.started, found.baseline));
+        let mut life = Box::new(Life::new(found.started, found.baseline));
+        life.sample_at = state.spec.limits.monitoring.interval.map(|interval| now + interval);
         state.phase = match found.pid {
             Some(pid) => Phase::Running { life, main: Main { pid, started: found.started } },
             None => Phase::Launching { life, patience: now + LAUNCH_PATIENCE },
@@ -266,13 +305,26 @@ impl State {
     /// When [`Event::Deadline`](super::event::Event::Deadline) is due, if at all.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        match &self.phase {
+        let phase = match &self.phase {
             // Preparing is answered within the turn; nothing is awaited of the others but what only an event can bring.
-            Phase::Resting(_) | Phase::Preparing { .. } | Phase::Running { .. } | Phase::Stuck { .. } => None,
-            Phase::Waiting { due } => Some(*due),
+            Phase::Resting(_) | Phase::Preparing { .. } | Phase::Stuck { .. } => None,
+            Phase::Running { life, .. } => {
+                let due = life.pending.map(|pending| pending.due);
+                earlier(due, earlier(life.sample_at, life.watch.deadline(&self.rules())))
+            }
+            Phase::Waiting { due, .. } => Some(*due),
             Phase::Launching { patience, .. } => Some(*patience),
             Phase::Terminating { kill_at, .. } | Phase::Draining { kill_at, .. } => Some(*kill_at),
             Phase::Killing { give_up, retry, .. } => Some(retry.map_or(*give_up, |retry| retry.min(*give_up))),
+        };
+        earlier(phase, self.breaker.deadline(&self.spec.restart, self.alive_since()))
+    }
+
+    /// Since when its program has run, while it does and nobody ends it.
+    pub(super) const fn alive_since(&self) -> Option<Mono> {
+        match &self.phase {
+            Phase::Running { main, .. } => Some(main.started),
+            _ => None,
         }
     }
 
@@ -289,22 +341,26 @@ impl State {
             run: self.last_run,
             since: self.since,
             started: main.map(|m| m.started),
-            restarts: self.restarts,
-            restarts_by: RestartCounts::default(),
-            breaker: Vec::new(),
-            violations: Vec::new(),
+            restarts: self.restarts.total(),
+            restarts_by: self.restarts,
+            breaker: self.breaker.status(&self.spec.restart),
+            violations: self.phase.life().map(|life| life.watch.open().collect()).unwrap_or_default(),
             cause: self.cause.clone(),
-            next_attempt: match self.phase {
-                Phase::Waiting { due } => Some(due),
+            next_attempt: match &self.phase {
+                Phase::Waiting { due, .. } => Some(*due),
+                Phase::Running { life, .. } => life.pending.map(|pending| pending.due),
                 _ => None,
             },
             desired_up: self.wish == Wish::Up,
             down_by: match self.wish {
                 Wish::Up => None,
-                Wish::Down(by) => by,
+                Wish::Down(behalf) => behalf.map(|behalf| behalf.by),
             },
-            down_policy: None,
-            stuck_on: None,
+            down_policy: match self.wish {
+                Wish::Down(Some(behalf)) => behalf.policy,
+                Wish::Up | Wish::Down(None) => None,
+            },
+            stuck_on: self.phase.life().and_then(|life| life.stuck_on.as_deref()).map(str::to_owned),
             generation: 0,
         }
     }
@@ -315,10 +371,10 @@ impl State {
         &self.leftovers
     }
 
-    /// Automatic restarts in a row.
+    /// What the restart breaker has counted, for the run's record.
     #[must_use]
-    pub fn strikes(&self) -> u32 {
-        self.attempts.strikes
+    pub fn breaker(&self, now: Mono) -> Saved {
+        self.breaker.save(now)
     }
 
     /// The current or last run.
@@ -372,17 +428,37 @@ impl State {
                     Rest::Done => StoppedDetail::Done,
                     Rest::Stopped => StoppedDetail::Stopped,
                     Rest::Failed => StoppedDetail::Failed,
+                    Rest::Held(_) => StoppedDetail::BreakerOpen,
                 }),
             ),
             Phase::Waiting { .. } => (Stopped, Detail::Stopped(StoppedDetail::Waiting)),
             Phase::Preparing { .. } => (Starting, Detail::Preparing),
             Phase::Launching { .. } => (Starting, Detail::Launching),
-            Phase::Running { .. } => (Running, Detail::Running(Readiness::Ready)),
+            Phase::Running { life, .. } => (Running, Detail::Running(self.readiness(life))),
             Phase::Terminating { .. } => stopping(StoppingDetail::Term),
             Phase::Draining { .. } => stopping(StoppingDetail::Draining),
             Phase::Killing { .. } => stopping(StoppingDetail::Kill),
             Phase::Stuck { .. } => stopping(StoppingDetail::Unkillable),
         }
+    }
+
+    /// The worst of what can be said of a living run.
+    fn readiness(&self, life: &Life) -> Readiness {
+        let throttles = self.spec.limits.memory.high_policy == ViolationPolicy::Throttle && !life.lifted;
+        if self.breaker.any_open() {
+            Readiness::Degraded
+        } else if throttles && life.watch.open().any(|limit| limit == Limit::MemoryHigh) {
+            Readiness::Throttled
+        } else if life.unready {
+            Readiness::Unready
+        } else {
+            Readiness::Ready
+        }
+    }
+
+    /// What is watched for.
+    pub(super) fn rules(&self) -> Rules {
+        super::watched::rules(&self.spec.limits)
     }
 
     pub(super) fn oom_takes_all(&self) -> bool {
@@ -398,7 +474,13 @@ impl Life {
             began,
             readings: Readings::new(baseline),
             asked: Asked::default(),
-            pids_reported: false,
+            watch: Watchman::new(began),
+            pending: None,
+            unserved: None,
+            lifted: false,
+            sample_at: None,
+            unready: false,
+            stuck_on: None,
             cgroup_gone: false,
             left_behind: false,
             overdue: false,
@@ -429,5 +511,12 @@ impl Phase {
             | Self::Killing { life, .. }
             | Self::Stuck { life, .. } => Some(life),
         }
+    }
+}
+
+fn earlier(a: Option<Mono>, b: Option<Mono>) -> Option<Mono> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, None) | (None, one) => one,
     }
 }

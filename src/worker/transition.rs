@@ -8,14 +8,16 @@
 
 use std::time::Duration;
 
-use crate::model::{Counters, EventKind, Evidence, KernelEventKind, KilledBy, Mono, RunId, Stage, StartError, Target};
+use crate::model::{
+    Class, Counters, EventKind, Evidence, KernelEventKind, KilledBy, Mono, RunId, Stage, StartError, Target,
+};
 use crate::policy::cause::{self, Above, End, Facts};
-use crate::policy::restart::{self, Ended, Next};
+use crate::policy::decide::{self, Act, Exit, Pending, Trigger};
 use crate::spec::types::KillMode;
 
 use super::effect::{Effect, Refusal};
 use super::event::{Event, Ticket, Turn};
-use super::state::{After, Body, Goal, Life, Main, Phase, Remains, Rest, State, Wish};
+use super::state::{After, Behalf, Body, Goal, Life, Main, Phase, Remains, Rest, State, Wish};
 
 /// SIGTERM and SIGKILL, signal(7): the same numbers on every architecture.
 const SIGTERM: i32 = 15;
@@ -43,6 +45,7 @@ impl State {
     pub fn advance(&mut self, event: Event, turn: Turn) -> Vec<Effect> {
         let begin = event == Event::Begin;
         let before = (self.status(), self.leftovers.len());
+        let breaker = Class::ALL.map(|class| self.breaker.state(class));
         let mut t = Transition { s: self, out: Vec::new(), replies: Vec::new(), now: turn.now, jitter: turn.jitter };
         match event {
             Event::Begin => t.begin(),
@@ -51,10 +54,17 @@ impl State {
             Event::Kernel(news) if t.is_current(&news.run) => t.kernel(*news),
             Event::Prepared { run, result } if run == t.s.last_run => t.prepared(*result),
             Event::KillRefused { run } if run == t.s.last_run => t.kill_refused(),
+            Event::Sampled { run, sample, periodic } if run == t.s.last_run => t.sampled(&sample, periodic),
+            Event::StuckOn { run, what } if run == t.s.last_run => t.stuck_on(what),
             // A run that is over cannot touch the one there is.
-            Event::Kernel(_) | Event::Prepared { .. } | Event::KillRefused { .. } => {}
+            Event::Kernel(_)
+            | Event::Prepared { .. }
+            | Event::KillRefused { .. }
+            | Event::Sampled { .. }
+            | Event::StuckOn { .. } => {}
             Event::Deadline => t.deadline(),
         }
+        t.tell_of_the_breaker(breaker);
         let (state, detail) = t.s.public();
         if state != before.0.state {
             t.s.since = t.now;
@@ -75,6 +85,7 @@ impl State {
 
 mod asked;
 mod news;
+mod verdict;
 
 struct Transition<'a> {
     s: &'a mut State,
@@ -92,7 +103,7 @@ impl Transition<'_> {
                     what: format!("found running as pid {}: adopted untouched", main.pid),
                 });
                 match self.s.wish {
-                    Wish::Down(by) => self.terminate(life, main, by.unwrap_or(KilledBy::Stop), After::Policy),
+                    Wish::Down(by) => self.terminate(life, main, by.unwrap_or(Behalf::STOP), After::Policy, None),
                     Wish::Up => self.s.phase = Phase::Running { life, main },
                 }
             }
@@ -117,10 +128,24 @@ impl Transition<'_> {
         if self.s.deadline().is_none_or(|at| at > self.now) {
             return;
         }
+        self.breaker_in_time();
+        self.look();
+        let now = self.now;
+        let due = |at: Mono| at <= now;
         match self.take() {
-            Phase::Waiting { .. } => {
-                self.s.restarts = self.s.restarts.saturating_add(1);
+            Phase::Waiting { due: at, class } if due(at) => {
+                self.count_restart(class);
                 self.begin_run();
+            }
+            Phase::Running { life, main } => self.perform_pending(life, main),
+            Phase::Launching { life, patience } if !due(patience) => {
+                self.s.phase = Phase::Launching { life, patience };
+            }
+            Phase::Terminating { life, main, kill_at, after } if !due(kill_at) => {
+                self.s.phase = Phase::Terminating { life, main, kill_at, after };
+            }
+            Phase::Draining { life, remains, kill_at, after } if !due(kill_at) => {
+                self.s.phase = Phase::Draining { life, remains, kill_at, after };
             }
             Phase::Launching { mut life, .. } => {
                 let error = overdue();
@@ -131,16 +156,18 @@ impl Transition<'_> {
             }
             Phase::Terminating { life, main, after, .. } => {
                 // Whoever asked for the stop, this is what it died of; who asked stands in the evidence.
-                self.kill_now(life, Body::Alive(main), KilledBy::StopTimeout, after);
+                let behalf = Behalf { by: KilledBy::StopTimeout, policy: life.asked.policy };
+                self.kill_now(life, Body::Alive(main), behalf, after);
             }
             Phase::Draining { life, remains, after, .. } => self.kill_again(life, Body::Gone(remains), after),
             Phase::Killing { life, body, give_up, after, .. } if give_up <= self.now => {
                 self.fault("still populated after cgroup.kill");
                 self.settle(Goal::Down, &Err(Refusal::Unkillable));
                 self.settle(Goal::Up, &Err(Refusal::Unkillable));
+                self.out.push(Effect::Inquire(self.s.run()));
                 self.s.phase = Phase::Stuck { life, body, after };
             }
-            Phase::Killing { life, body, give_up, after, .. } => {
+            Phase::Killing { life, body, give_up, retry: Some(retry), after } if due(retry) => {
                 if !life.cgroup_gone {
                     self.out.push(Effect::Kill(self.s.run()));
                 }
@@ -158,21 +185,29 @@ impl Transition<'_> {
         self.out.push(Effect::Prepare(self.s.run()));
     }
 
-    fn terminate(&mut self, mut life: Box<Life>, main: Main, by: KilledBy, after: After) {
+    /// Asks it to end. `within` is the time it has for that, where it is not the worker's own.
+    fn terminate(&mut self, mut life: Box<Life>, main: Main, behalf: Behalf, after: After, within: Option<Duration>) {
         let signal = self.s.spec.stop.signal;
-        life.asked.stop = Some((by, signal));
+        life.asked.stop = Some((behalf.by, signal));
+        life.asked.policy = behalf.policy;
+        if self.s.spec.limits.memory.high.is_some() && !life.lifted {
+            // Throttled at it, a program cannot end in time.
+            life.lifted = true;
+            self.out.push(Effect::Tripwire { run: self.s.run(), armed: false });
+        }
         let to = match self.s.spec.stop.kill_mode {
             KillMode::Mixed => Target::Main,
             KillMode::Group => Target::All,
         };
         self.signal(signal, to);
-        let kill_at = self.now + self.s.spec.stop.timeout;
+        let kill_at = self.now + within.unwrap_or(self.s.spec.stop.timeout);
         self.s.phase = Phase::Terminating { life, main, kill_at, after };
     }
 
     /// A kill that counts as the reason, should the main process die of it.
-    fn kill_now(&mut self, mut life: Box<Life>, body: Body, by: KilledBy, after: After) {
-        life.asked.kill = Some(by);
+    fn kill_now(&mut self, mut life: Box<Life>, body: Body, behalf: Behalf, after: After) {
+        life.asked.kill = Some(behalf.by);
+        life.asked.policy = behalf.policy;
         self.kill_again(life, body, after);
     }
 
@@ -204,6 +239,9 @@ impl Transition<'_> {
             oom_takes_all: self.s.oom_takes_all(),
             success_exit_codes: &self.s.spec.restart.success_exit_codes,
         });
+        let clean = decide::is_clean(&self.s.spec.restart, &cause);
+        let program_ran = !matches!(end, End::NeverRan(_));
+        self.s.breaker.ended(&self.s.spec.restart, program_ran.then_some(ran), clean, self.now);
         self.s.cause = Some(cause.clone());
         let wall_ms = u64::try_from(ran.as_millis()).unwrap_or(u64::MAX);
         // The timeout asked nobody: whose stop it was is what the evidence tells.
@@ -226,7 +264,8 @@ impl Transition<'_> {
             }
             Remains::CalledOff(by) => {
                 let mut life = life.clone();
-                life.asked.kill = Some(*by);
+                life.asked.kill = Some(by.by);
+                life.asked.policy = by.policy;
                 let error = StartError::refused(Stage::Spawn, "called off before it was launched");
                 self.report_exit(&life, End::NeverRan(&error), before, counters, Duration::ZERO);
             }
@@ -249,36 +288,58 @@ impl Transition<'_> {
                     Wish::Down(Some(_)) => self.s.phase = Phase::Resting(Rest::Stopped),
                 }
             }
-            Remains::Dead { ran } => self.what_next(life.began, Some(*ran), after),
-            Remains::Stillborn(_) | Remains::CalledOff(_) => self.what_next(life.began, None, after),
+            Remains::Dead { .. } | Remains::Stillborn(_) | Remains::CalledOff(_) => {
+                self.what_next(life.began, life.pending, after);
+            }
         }
     }
 
-    fn what_next(&mut self, began: Mono, ran: Option<Duration>, after: After) {
-        let Some(cause) = &self.s.cause else { return };
-        let wish = match (self.s.wish, after) {
-            (Wish::Down(_), _) => restart::Wish::Down,
-            (Wish::Up, After::Rerun) => restart::Wish::Again,
-            (Wish::Up, After::Policy) => restart::Wish::Up,
-        };
-        let ended = Ended { cause, began, ran };
-        let outcome = restart::decide(&self.s.spec.restart, self.s.attempts, &ended, wish, self.now, self.jitter);
-        self.s.attempts = outcome.attempts;
-        self.emit(EventKind::Decision(outcome.decision));
-        match outcome.next {
-            Next::Restart { due } if due <= self.now => {
-                if wish == restart::Wish::Up {
-                    self.s.restarts = self.s.restarts.saturating_add(1);
-                }
+    /// The run is over: what follows.
+    fn what_next(&mut self, began: Mono, pending: Option<Pending>, after: After) {
+        let Some(cause) = self.s.cause.clone() else { return };
+        let memory = self.s.spec.limits.memory.policy;
+        let exit = Exit { cause: &cause, memory: (memory, self.s.spec.limits.monitoring.violation_handling) };
+        let again = after == After::Rerun;
+        let act = self.decide(&Trigger::Exit(exit), decide::Life::Over, began, pending, again);
+        self.follow(act);
+    }
+
+    /// Does what was decided about a worker without a run.
+    fn follow(&mut self, act: Act) {
+        match act {
+            Act::Run { due, class } if due <= self.now => {
+                self.count_restart(class);
                 self.begin_run();
             }
-            Next::Restart { due } => self.s.phase = Phase::Waiting { due },
-            Next::Done => self.s.phase = Phase::Resting(Rest::Done),
-            Next::Failed => self.s.phase = Phase::Resting(Rest::Failed),
-            Next::Stopped => {
-                self.settle(Goal::Down, &Ok(()));
-                self.s.phase = Phase::Resting(Rest::Stopped);
+            Act::Run { due, class } => self.s.phase = Phase::Waiting { due, class },
+            Act::Rest(rest) => self.rest(rest),
+            // Of a run that is over nothing else is decided.
+            _ => {}
+        }
+    }
+
+    fn rest(&mut self, rest: decide::Rest) {
+        self.s.phase = Phase::Resting(match rest {
+            decide::Rest::Done => Rest::Done,
+            decide::Rest::Failed => Rest::Failed,
+            decide::Rest::Stopped => Rest::Stopped,
+            decide::Rest::Open { class, opened } => {
+                if opened {
+                    self.opened();
+                }
+                Rest::Held(class)
             }
+        });
+        match rest {
+            decide::Rest::Done | decide::Rest::Failed => self.settle(Goal::Up, &Err(Refusal::Ended)),
+            decide::Rest::Open { class, .. } => self.settle(Goal::Up, &Err(breaker_open(class))),
+            decide::Rest::Stopped => self.settle(Goal::Down, &Ok(())),
+        }
+    }
+
+    fn count_restart(&mut self, class: Option<Class>) {
+        if let Some(class) = class {
+            self.s.restarts.add(class);
         }
     }
 
@@ -329,6 +390,10 @@ impl Transition<'_> {
             self.replies.push(Effect::Reply { ticket, result: result.clone() });
         }
     }
+}
+
+fn breaker_open(class: Class) -> Refusal {
+    Refusal::BreakerOpen { restarts: class.as_str() }
 }
 
 fn overdue() -> StartError {

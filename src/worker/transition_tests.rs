@@ -6,11 +6,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    Detail, ExitStatus, KernelEvent, MemoryEvents, State as Public, StoppedDetail, Trigger, Usage, WorkerId,
+    CpuStat, Detail, ExitStatus, KernelEvent, Limit, MemoryEvents, RestartCounts, Sample, State as Public,
+    StoppedDetail, Trigger as Cause, Usage, Verdict, WorkerId,
 };
+use crate::policy::breaker::Saved;
 use crate::policy::restart::{RestartMode, RestartPolicy};
-use crate::spec::types::{Limits, Memory, Spec, Stop};
-use crate::worker::event::Ask;
+use crate::spec::types::{Cpu, Limits, Memory, Monitoring, Pids, Spec, Stop, ViolationHandling, ViolationPolicy};
+use crate::worker::event::{Ask, HealthReport};
 use crate::worker::state::Adopted;
 
 /// An event as a test draws it: `back` says how many runs before the current one it is about.
@@ -29,6 +31,10 @@ enum Drawn {
     KillRefused {
         back: u32,
     },
+    Sampled {
+        sample: Box<Sample>,
+        back: u32,
+    },
     /// Time goes on, and the deadline is told, whether due or not.
     Wait(Duration),
     /// Time goes on until the deadline.
@@ -40,20 +46,48 @@ fn any_error() -> impl Strategy<Value = StartError> {
 }
 
 fn any_counters() -> impl Strategy<Value = Counters> {
-    (0..5u64, 0..5u64, 0..3u64).prop_map(|(oom, oom_kill, forks)| {
-        let events = MemoryEvents { oom, oom_kill, oom_group_kill: oom_kill / 2, ..Default::default() };
+    (0..5u64, 0..5u64, 0..3u64, 0..3u64).prop_map(|(oom, oom_kill, forks, high)| {
+        let events = MemoryEvents { high, oom, oom_kill, oom_group_kill: oom_kill / 2, ..Default::default() };
         Counters { local: Some(events), memory: Some(events), pids_max: Some(forks) }
     })
 }
 
 fn any_ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
-        Just(Ask::Start { trigger: Trigger::Operator }),
+        Just(Ask::Start { trigger: Cause::Operator }),
         Just(Ask::Stop { by: KilledBy::Stop }),
         Just(Ask::Stop { by: KilledBy::Shutdown }),
         (0..4u32).prop_map(|seen| Ask::Restart { seen: if seen == 0 { 0 } else { u32::MAX }, force: seen == 3 }),
         Just(Ask::Kill { by: KilledBy::Operator }),
+        Just(Ask::Signal { signal: 10 }),
+        Just(Ask::Reset),
+        (any_report(), 0..6u32).prop_map(|(report, run)| Ask::Health { run, report }),
     ]
+}
+
+fn any_report() -> impl Strategy<Value = HealthReport> {
+    let observed = || "seen".to_owned();
+    prop_oneof![
+        1 => Just(HealthReport::Started { observed: observed() }),
+        1 => Just(HealthReport::Alive { observed: observed() }),
+        3 => Just(HealthReport::Failed { probe: "liveness", observed: observed() }),
+        1 => Just(HealthReport::Ready { observed: observed() }),
+        1 => Just(HealthReport::Unready { observed: observed() }),
+    ]
+}
+
+fn any_sample() -> impl Strategy<Value = Sample> {
+    (0..3u64, 0..100u64, 0..100u64).prop_map(|(resident, periods, throttled)| Sample {
+        resident_bytes: Some(resident << 26),
+        memory_current_bytes: Some(resident << 26),
+        cpu: Some(CpuStat {
+            usage_usec: periods * 1_000_000,
+            nr_periods: periods,
+            nr_throttled: throttled,
+            throttled_usec: throttled,
+        }),
+        ..Default::default()
+    })
 }
 
 fn any_drawn() -> impl Strategy<Value = Drawn> {
@@ -71,6 +105,7 @@ fn any_drawn() -> impl Strategy<Value = Drawn> {
         5 => any_counters().prop_map(|counters| KernelEventKind::Unpopulated { usage: Usage::default(), counters }),
         3 => Just(KernelEventKind::Removed),
         1 => Just(KernelEventKind::CgroupGone),
+        2 => (0..Limit::ALL.len()).prop_map(|limit| KernelEventKind::Pressed(Limit::ALL[limit])),
     ];
     let back = prop_oneof![9 => Just(0u32), 1 => 1..3u32];
     prop_oneof![
@@ -78,7 +113,8 @@ fn any_drawn() -> impl Strategy<Value = Drawn> {
         12 => (kind, back.clone()).prop_map(|(kind, back)| Drawn::News { kind: Box::new(kind), back }),
         5 => (prop_oneof![4 => any_counters().prop_map(Ok), 1 => any_error().prop_map(Err)], back.clone())
             .prop_map(|(result, back)| Drawn::Prepared { result, back }),
-        1 => back.prop_map(|back| Drawn::KillRefused { back }),
+        1 => back.clone().prop_map(|back| Drawn::KillRefused { back }),
+        3 => (any_sample(), back).prop_map(|(sample, back)| Drawn::Sampled { sample: Box::new(sample), back }),
         3 => (0..20_000u64).prop_map(|ms| Drawn::Wait(Duration::from_millis(ms))),
         3 => Just(Drawn::Due),
     ]
@@ -87,17 +123,41 @@ fn any_drawn() -> impl Strategy<Value = Drawn> {
 fn any_spec() -> impl Strategy<Value = Spec> {
     use RestartMode::{Always, Never, OnFailure, UnlessStopped};
     let mode = prop_oneof![Just(Never), Just(OnFailure), Just(Always), Just(UnlessStopped)];
-    (mode, 0..3u64, 0..3u64, any::<bool>(), any::<bool>()).prop_map(|(mode, delay, timeout, group, limited)| Spec {
-        restart: RestartPolicy { mode, retry_delay: Duration::from_secs(delay), ..Default::default() },
+    let policy = || (0..ViolationPolicy::ALL.len()).prop_map(|p| ViolationPolicy::ALL[p]);
+    let handling = (0..ViolationHandling::ALL.len()).prop_map(|h| ViolationHandling::ALL[h]);
+    let restart = (mode, 0..3u64, 0..4u32, proptest::option::of(0..3u64), 0..2u64).prop_map(
+        |(mode, delay, max_retries, cooldown, grace)| RestartPolicy {
+            mode,
+            retry_delay: Duration::from_secs(delay),
+            max_retries,
+            cooldown: cooldown.map(Duration::from_secs),
+            startup_grace_period: Duration::from_secs(grace),
+            ..Default::default()
+        },
+    );
+    let limits = (any::<bool>(), any::<bool>(), policy(), policy(), policy(), policy(), handling).prop_map(
+        |(limited, high, policy, high_policy, cpu, pids, violation_handling)| Limits {
+            memory: Memory {
+                max: limited.then_some(1 << 26),
+                high: high.then_some(1 << 25),
+                policy,
+                high_policy,
+                ..Default::default()
+            },
+            cpu: Cpu { max_percent: Some(50.0), policy: cpu, ..Default::default() },
+            pids: Pids { max: Some(9), policy: pids },
+            monitoring: Monitoring { violation_handling, ..Default::default() },
+            ..Default::default()
+        },
+    );
+    (restart, limits, 0..3u64, any::<bool>()).prop_map(|(restart, limits, timeout, group)| Spec {
+        restart,
         stop: Stop {
             timeout: Duration::from_secs(timeout),
             kill_mode: if group { KillMode::Group } else { KillMode::Mixed },
             ..Default::default()
         },
-        limits: Limits {
-            memory: Memory { max: limited.then_some(1 << 26), ..Default::default() },
-            ..Default::default()
-        },
+        limits,
         ..Spec::new(vec!["x".to_owned()])
     })
 }
@@ -152,7 +212,13 @@ impl Witness {
                 prop_assert!(!self.down, "{run} is launched although a stop was asked for");
                 self.live = Some(run.number);
             }
-            Effect::Signal { run, .. } | Effect::Kill(run) | Effect::Drain(run) | Effect::Note(run) => {
+            Effect::Signal { run, .. }
+            | Effect::Kill(run)
+            | Effect::Drain(run)
+            | Effect::Note(run)
+            | Effect::Sample { run, .. }
+            | Effect::Tripwire { run, .. }
+            | Effect::Inquire(run) => {
                 prop_assert!(self.a_finished_run_is_left_alone(run.number), "{effect:?} of a run that is over");
             }
             Effect::Remove(run) => {
@@ -165,13 +231,18 @@ impl Witness {
                     prop_assert!(self.an_exit_is_told_once(*run), "run {run} ends twice");
                     self.exited.push(*run);
                 }
+                if let EventKind::Decision(decision) = kind.as_ref() {
+                    // A limit's final policy is as good as a person's word, until a person says otherwise.
+                    let ends = matches!(decision.verdict, Verdict::Stop | Verdict::Kill);
+                    self.down |= ends && decision.trigger == Cause::Violation;
+                }
             }
             Effect::Reply { ticket, .. } => {
                 let open = self.open.iter().position(|open| *open == ticket.0);
                 prop_assert!(open.is_some(), "{ticket:?} is answered twice, or was never given");
                 self.open.swap_remove(open.unwrap());
             }
-            Effect::Publish => {}
+            Effect::Publish | Effect::GiveUp => {}
         }
         Ok(())
     }
@@ -188,13 +259,20 @@ fn what_can_never_come_has_a_deadline(state: &State) -> bool {
 }
 
 fn nobody_waits_for_a_worker_that_does_nothing(state: &State) -> bool {
-    !matches!(state.phase, Phase::Resting(_) | Phase::Running { .. } | Phase::Stuck { .. }) || state.owed() == 0
+    let idle = match &state.phase {
+        Phase::Running { life, .. } => life.pending.is_none(),
+        phase => matches!(phase, Phase::Resting(_) | Phase::Stuck { .. }),
+    };
+    !idle || state.owed() == 0
 }
 
 fn news_of_another_run(state: &State, event: &Event) -> bool {
     match event {
         Event::Kernel(news) => news.run.number != state.last_run && news.kind != KernelEventKind::Removed,
-        Event::Prepared { run, .. } | Event::KillRefused { run } => *run != state.last_run,
+        Event::Prepared { run, .. }
+        | Event::KillRefused { run }
+        | Event::Sampled { run, .. }
+        | Event::StuckOn { run, .. } => *run != state.last_run,
         Event::Begin | Event::Operator { .. } | Event::Deadline => false,
     }
 }
@@ -213,7 +291,11 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
             w.prepared_ok = Some(*run);
         }
         if let Event::Operator { ask, .. } = &event {
-            w.down = matches!(ask, Ask::Stop { .. } | Ask::Kill { .. });
+            w.down = match ask {
+                Ask::Stop { .. } | Ask::Kill { .. } => true,
+                Ask::Start { .. } | Ask::Restart { .. } => false,
+                Ask::Signal { .. } | Ask::Reset | Ask::Health { .. } => w.down,
+            };
         }
         let again = step(before.clone(), event.clone(), Turn { now, jitter: 0.3 });
         let of_another_run = news_of_another_run(&before, &event);
@@ -244,6 +326,7 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
             Drawn::News { kind, back } => Event::Kernel(Box::new(KernelEvent { run: run(back), kind: *kind })),
             Drawn::Prepared { result, back } => Event::Prepared { run: run(back).number, result: Box::new(result) },
             Drawn::KillRefused { back } => Event::KillRefused { run: run(back).number },
+            Drawn::Sampled { sample, back } => Event::Sampled { run: run(back).number, sample, periodic: back == 0 },
             Drawn::Wait(time) => {
                 now = now + time;
                 Event::Deadline
@@ -297,7 +380,13 @@ proptest! {
             0 => State::occupied(id, spec, 3, now),
             1 | 2 => {
                 let found = Adopted {
-                    run: 3, pid: (from == 1).then_some(77), started: now, baseline: Counters::default(), attempts: 2, restarts: 2, desired_up: true,
+                    run: 3,
+                    pid: (from == 1).then_some(77),
+                    started: now,
+                    baseline: Counters::default(),
+                    breaker: Saved::default(),
+                    restarts: RestartCounts::default(),
+                    desired_up: true,
                 };
                 State::adopted(id, spec, &found, now)
             }
@@ -327,7 +416,7 @@ fn strangers_in_the_cgroup_are_left_alone_and_nothing_is_started_over_them() {
         let effects = state.advance(ask(by_us.clone()), turn);
         assert!(refused(&effects) && !touches(&effects), "{by_us:?}: {effects:?}");
     }
-    let start = state.advance(ask(Ask::Start { trigger: Trigger::Config }), turn);
+    let start = state.advance(ask(Ask::Start { trigger: Cause::Config }), turn);
     assert!(refused(&start) && !start.iter().any(|e| matches!(e, Effect::Prepare(_))), "{start:?}");
 
     let mut asked = state.clone();

@@ -85,7 +85,7 @@ impl EventLines {
                 (tone_of(cause), sentence)
             }
             // Numbers for the table and for programs.
-            EventKind::Usage { .. } => return None,
+            EventKind::Usage { .. } | EventKind::Sample { .. } => return None,
             EventKind::Violation { limit, severity, observed, .. } => {
                 let tone = if severity == "warning" { Tone::Warn } else { Tone::Bad };
                 (tone, format!("limit hit: {limit} ({}): {}", inert(severity), inert(observed)))

@@ -1,12 +1,12 @@
 //! What somebody asks of a worker.
 
 use crate::model::{EventKind, KilledBy, Target, Trigger};
-use crate::policy::restart::Attempts;
+use crate::policy::decide::{self, Act, Order};
 
-use super::Transition;
+use super::{Transition, breaker_open};
 use crate::worker::effect::Refusal;
 use crate::worker::event::{Ask, Ticket};
-use crate::worker::state::{After, Body, Goal, Phase, Remains, Rest, Wish};
+use crate::worker::state::{After, Behalf, Body, Goal, Phase, Remains, Rest, Wish};
 
 impl Transition<'_> {
     pub(super) fn asked(&mut self, ask: Ask, who: Option<&str>, ticket: Option<Ticket>) {
@@ -17,21 +17,33 @@ impl Transition<'_> {
             Ask::Restart { force: true, .. } => Some(("operator", "restart by force")),
             Ask::Signal { .. } => Some(("operator", "signal")),
             Ask::Reset => Some(("operator", "reset")),
+            Ask::Health { .. } => None,
             Ask::Stop { by } => Some((role(by), "stop")),
             Ask::Kill { by } => Some((role(by), "kill")),
         } {
             self.emit(EventKind::Operator { who: who.unwrap_or(role).to_owned(), what: what.to_owned() });
         }
         match ask {
-            Ask::Start { .. } => {
-                self.s.attempts = Attempts::default();
+            Ask::Start { trigger: Trigger::Operator } => {
+                self.ordered(Order::Start);
                 self.wish_up();
                 self.start(ticket, false);
             }
-            Ask::Restart { seen, force: _ } => {
-                self.wish_up();
-                self.start(ticket, seen >= self.s.last_run);
-            }
+            // The configuration has nothing to say about what the breaker counted.
+            Ask::Start { .. } => match self.s.phase {
+                Phase::Resting(Rest::Held(class)) => self.reply(ticket, Err(breaker_open(class))),
+                _ => {
+                    self.wish_up();
+                    self.start(ticket, false);
+                }
+            },
+            Ask::Restart { seen, force } => match self.ordered(Order::Restart { force }) {
+                Act::Refuse(class) => self.reply(ticket, Err(breaker_open(class))),
+                _ => {
+                    self.wish_up();
+                    self.start(ticket, seen >= self.s.last_run);
+                }
+            },
             Ask::Signal { signal } => match self.s.main_process() {
                 Some(_) => {
                     self.signal(signal, Target::Main);
@@ -40,18 +52,37 @@ impl Transition<'_> {
                 None => self.reply(ticket, Err(Refusal::NotRunning)),
             },
             Ask::Reset => {
-                self.s.attempts = Attempts::default();
+                self.s.breaker.reset();
+                if matches!(self.s.phase, Phase::Resting(Rest::Held(_))) {
+                    self.begin_run();
+                }
                 self.reply(ticket, Ok(()));
             }
+            Ask::Health { run, report } => self.health(run, report, ticket),
             Ask::Stop { by } => {
-                self.wish_down(by);
-                self.stop(by, ticket);
+                self.ordered(Order::Stop);
+                self.wish_down(by.into());
+                self.stop(by.into(), ticket);
             }
             Ask::Kill { by } => {
-                self.wish_down(by);
-                self.kill(by, ticket);
+                self.ordered(Order::Kill);
+                self.wish_down(by.into());
+                self.kill(by.into(), ticket);
             }
         }
+    }
+
+    /// What the one place says to a person's order. On record only where it is refused: what was asked for is an event of
+    /// its own, and what follows has decisions of its own.
+    fn ordered(&mut self, order: Order) -> Act {
+        let mut breaker = std::mem::take(&mut self.s.breaker);
+        let facts = self.facts(self.life(), self.now, None, false);
+        let outcome = decide::decide(&decide::Trigger::Operator(order), &facts, &mut breaker);
+        self.s.breaker = breaker;
+        if let Act::Refuse(_) = outcome.act {
+            self.emit(EventKind::Decision(outcome.decision));
+        }
+        outcome.act
     }
 
     fn start(&mut self, ticket: Option<Ticket>, anew: bool) {
@@ -60,9 +91,10 @@ impl Transition<'_> {
                 self.owe(ticket, Goal::Up);
                 self.begin_run();
             }
-            Phase::Running { life, main } if anew => {
+            Phase::Running { mut life, main } if anew => {
                 self.owe(ticket, Goal::Up);
-                self.terminate(life, main, KilledBy::Stop, After::Rerun);
+                self.withdraw(&mut life);
+                self.terminate(life, main, Behalf::STOP, After::Rerun, None);
             }
             running @ Phase::Running { .. } => {
                 self.s.phase = running;
@@ -86,9 +118,9 @@ impl Transition<'_> {
         }
     }
 
-    fn stop(&mut self, by: KilledBy, ticket: Option<Ticket>) {
+    pub(super) fn stop(&mut self, by: Behalf, ticket: Option<Ticket>) {
         match self.take() {
-            Phase::Waiting { .. } => {
+            Phase::Waiting { .. } | Phase::Resting(Rest::Held(_)) => {
                 self.s.phase = Phase::Resting(Rest::Stopped);
                 self.reply(ticket, Ok(()));
             }
@@ -98,10 +130,10 @@ impl Transition<'_> {
             }
             Phase::Running { life, main } => {
                 self.owe(ticket, Goal::Down);
-                self.terminate(life, main, by, After::Policy);
+                self.terminate(life, main, by, After::Policy, None);
             }
             // Somebody else's processes: the end of this supervisor is no reason to touch them, a person's word is.
-            Phase::Stuck { life, body: Body::Gone(Remains::Strangers), after } if by != KilledBy::Shutdown => {
+            Phase::Stuck { life, body: Body::Gone(Remains::Strangers), after } if by.by != KilledBy::Shutdown => {
                 self.owe(ticket, Goal::Down);
                 self.signal(self.s.spec.stop.signal, Target::All);
                 let kill_at = self.now + self.s.spec.stop.timeout;
@@ -119,9 +151,9 @@ impl Transition<'_> {
         }
     }
 
-    fn kill(&mut self, by: KilledBy, ticket: Option<Ticket>) {
+    pub(super) fn kill(&mut self, by: Behalf, ticket: Option<Ticket>) {
         match self.take() {
-            Phase::Waiting { .. } => {
+            Phase::Waiting { .. } | Phase::Resting(Rest::Held(_)) => {
                 self.s.phase = Phase::Resting(Rest::Stopped);
                 self.reply(ticket, Ok(()));
             }
@@ -129,7 +161,7 @@ impl Transition<'_> {
                 self.s.phase = resting;
                 self.reply(ticket, Ok(()));
             }
-            Phase::Stuck { life, body: Body::Gone(Remains::Strangers), after } if by == KilledBy::Shutdown => {
+            Phase::Stuck { life, body: Body::Gone(Remains::Strangers), after } if by.by == KilledBy::Shutdown => {
                 self.s.phase = Phase::Stuck { life, body: Body::Gone(Remains::Strangers), after };
                 self.reply(ticket, Err(Refusal::Unkillable));
             }
@@ -167,8 +199,13 @@ impl Transition<'_> {
         }
     }
 
-    fn wish_down(&mut self, by: KilledBy) {
-        let was = std::mem::replace(&mut self.s.wish, Wish::Down(Some(by)));
+    pub(super) fn wish_down(&mut self, by: Behalf) {
+        let was = self.s.wish;
+        // Who took it down first is who took it down.
+        if !matches!(was, Wish::Down(Some(_))) {
+            self.s.wish = Wish::Down(Some(by));
+        }
+        self.call_off();
         self.settle(Goal::Up, &Err(Refusal::Superseded));
         if was == Wish::Up {
             self.note();

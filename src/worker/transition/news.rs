@@ -8,8 +8,9 @@ use crate::policy::cause::End;
 use crate::spec::types::KillMode;
 
 use super::{KILL_PATIENCE, KILL_RETRY, LAUNCH_PATIENCE, SIGKILL, SIGTERM, Transition, overdue};
+use crate::policy::decide::Breach;
 use crate::worker::effect::{Effect, Refusal};
-use crate::worker::state::{After, Body, Goal, Life, Main, Phase, Remains, Wish};
+use crate::worker::state::{After, Behalf, Body, Goal, Life, Main, Phase, Remains, Wish};
 
 impl Transition<'_> {
     pub(super) fn kernel(&mut self, news: KernelEvent) {
@@ -22,7 +23,8 @@ impl Transition<'_> {
             }
             KernelEventKind::Unpopulated { usage, counters } => self.unpopulated(usage, counters),
             KernelEventKind::CgroupGone => self.cgroup_gone(),
-            KernelEventKind::Removed | KernelEventKind::Pressed(_) => {}
+            KernelEventKind::Pressed(limit) => self.pressed(limit),
+            KernelEventKind::Removed => {}
         }
     }
 
@@ -31,7 +33,7 @@ impl Transition<'_> {
             (Phase::Preparing { began }, Ok(baseline)) => {
                 let life = Box::new(Life::new(began, baseline));
                 if let Wish::Down(by) = self.s.wish {
-                    let remains = Remains::CalledOff(by.unwrap_or(KilledBy::Stop));
+                    let remains = Remains::CalledOff(by.unwrap_or(Behalf::STOP));
                     self.out.push(Effect::Drain(self.s.run()));
                     self.s.phase =
                         Phase::Draining { life, remains, kill_at: self.now + KILL_PATIENCE, after: After::Policy };
@@ -52,15 +54,19 @@ impl Transition<'_> {
     fn launched(&mut self, pid: i32) {
         let main = Main { pid, started: self.now };
         match self.take() {
-            Phase::Launching { life, .. } => {
+            Phase::Launching { mut life, .. } => {
                 self.began(main);
+                life.unready = self.s.spec.waits_for_readiness();
+                life.sample_at = self.s.spec.limits.monitoring.interval.map(|interval| self.now + interval);
                 if life.cgroup_gone {
                     self.unfenced(life, main, After::Policy);
                 } else if let Wish::Down(by) = self.s.wish {
-                    self.terminate(life, main, by.unwrap_or(KilledBy::Stop), After::Policy);
+                    self.terminate(life, main, by.unwrap_or(Behalf::STOP), After::Policy, None);
                 } else {
                     self.s.phase = Phase::Running { life, main };
                     self.settle(Goal::Up, &Ok(()));
+                    // What was decided while it was being launched.
+                    self.perform_if_due();
                 }
             }
             // The kill may have come before the child was there.
@@ -80,7 +86,7 @@ impl Transition<'_> {
     }
 
     fn began(&mut self, main: Main) {
-        self.s.attempts.spawn_faults = 0;
+        self.s.breaker.began(&self.s.spec.restart, self.now);
         self.emit(EventKind::Started { pid: main.pid });
         self.out.push(Effect::Note(self.s.run()));
     }
@@ -110,30 +116,18 @@ impl Transition<'_> {
     }
 
     fn counted(&mut self, counters: Counters) {
-        let takes_all = self.s.oom_takes_all();
-        let Some(life) = self.s.phase.life_mut() else { return };
-        let grown = life.readings.read(counters, takes_all, self.now);
-        self.violations(grown);
+        let breaches = self.read(counters);
+        self.judge(breaches);
+        self.look();
     }
 
-    /// Reports what the growth of the counters says. One report for each growth of `oom_kill`, and one in a run for
-    /// refused forks; episodes, severities and policies are the violation engine's.
-    fn violations(&mut self, grown: Counters) {
-        let oom_kills = grown.memory.or(grown.local).map_or(0, |e: MemoryEvents| e.oom_kill);
-        if oom_kills > 0 {
-            self.violation(Limit::MemoryMax, format!("oom_kill grew by {oom_kills}"), grown);
-        }
-        let forks = grown.pids_max.unwrap_or(0);
-        let Some(life) = self.s.phase.life_mut() else { return };
-        if forks > 0 && !std::mem::replace(&mut life.pids_reported, true) {
-            self.violation(Limit::PidsMax, format!("max grew by {forks}: forks were refused"), grown);
-        }
-    }
-
-    fn violation(&mut self, limit: Limit, observed: String, counters: Counters) {
-        let (resource, severity) = (limit.resource().to_owned(), "critical".to_owned());
-        let configured = String::new();
-        self.emit(EventKind::Violation { resource, limit, severity, observed, configured, counters });
+    /// Takes a reading, and puts what it says on record.
+    fn read(&mut self, counters: Counters) -> Vec<Breach> {
+        let (takes_all, rules, now) = (self.s.oom_takes_all(), self.s.rules(), self.now);
+        let Some(life) = self.s.phase.life_mut() else { return Vec::new() };
+        let grown = life.readings.read(counters, takes_all, now);
+        let findings = life.watch.counted(&rules, grown, now);
+        self.tell(findings, grown)
     }
 
     fn exited(&mut self, status: Option<ExitStatus>, counters: Counters, populated: bool) {
@@ -154,8 +148,8 @@ impl Transition<'_> {
         let Some(life) = self.s.phase.life_mut() else { return };
         life.left_behind = populated;
         let before = life.readings.before_exit(takes_all, now);
-        let grown = life.readings.read(counters, takes_all, now);
-        self.violations(grown);
+        // On record before the exit that may have come of it, and decided after it.
+        let breaches = self.read(counters);
         // A launch whose answer was lost has taken place all the same.
         let unseen = Main { pid: 0, started: self.now };
         let (life, main, after, timing) = match self.take() {
@@ -192,6 +186,11 @@ impl Transition<'_> {
             return self.over(&life, &remains, after);
         }
         self.out.push(Effect::Drain(self.s.run()));
+        self.after_exit(life, remains, after, timing, populated);
+        self.judge(breaches);
+    }
+
+    fn after_exit(&mut self, life: Box<Life>, remains: Remains, after: After, timing: Timing, populated: bool) {
         let asked_all = life.asked.stop.is_some() && self.s.spec.stop.kill_mode == KillMode::Group;
         self.s.phase = match timing {
             Timing::Killed { give_up, retry } => {
@@ -212,7 +211,6 @@ impl Transition<'_> {
     }
 
     fn unpopulated(&mut self, usage: Usage, counters: Counters) {
-        let takes_all = self.s.oom_takes_all();
         let empty = matches!(
             self.s.phase,
             Phase::Draining { .. }
@@ -223,10 +221,8 @@ impl Transition<'_> {
         if !empty {
             return;
         }
-        if let Some(life) = self.s.phase.life_mut() {
-            let grown = life.readings.read(counters, takes_all, self.now);
-            self.violations(grown);
-        }
+        let breaches = self.read(counters);
+        self.judge(breaches);
         match self.take() {
             Phase::Draining { life, remains, after, .. }
             | Phase::Killing { life, body: Body::Gone(remains), after, .. }
