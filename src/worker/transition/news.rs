@@ -18,7 +18,7 @@ impl Transition<'_> {
             KernelEventKind::LaunchFailed(error) => self.launch_failed(error),
             KernelEventKind::Counted(counters) => self.counted(counters),
             KernelEventKind::Exited { status, counters, populated, above: _ } => {
-                self.exited(status, counters, populated)
+                self.exited(status, counters, populated);
             }
             KernelEventKind::Unpopulated { usage, counters } => self.unpopulated(usage, counters),
             KernelEventKind::CgroupGone => self.cgroup_gone(),
