@@ -10,6 +10,7 @@ mod check;
 mod counters;
 mod event;
 mod id;
+mod quantity;
 mod record;
 mod start_error;
 mod status;
@@ -24,6 +25,7 @@ pub use counters::{
 };
 pub use event::{KernelEvent, KernelEventKind, Target};
 pub use id::{BadWorkerId, RunId, WorkerId};
+pub use quantity::{duration, size};
 pub use record::{Decision, Event, EventKind, Evidence, Story, Trigger, Verdict};
 pub use start_error::{Stage, StartError};
 pub use status::{BreakerStatus, Detail, Readiness, RestartCounts, State, StoppedDetail, StoppingDetail, WorkerStatus};

@@ -41,7 +41,8 @@ impl Bench {
         let (sender, records) = mpsc::unbounded_channel();
         let boot_id = "7f0a1bd2-5c1e-4a7c-9a55-2f1c7e9f0a11".to_owned();
         let (give_up, given_up) = mpsc::unbounded_channel();
-        let shared = Shared { kernel: Arc::new(kernel.clone()), clock, records: sender, give_up, boot_id, seed };
+        let shared =
+            Shared { kernel: Arc::new(kernel.clone()), clock, records: sender, give_up, cpus: 2, boot_id, seed };
         Self { kernel, shared: Arc::new(shared), records, given_up }
     }
 

@@ -149,6 +149,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         clock,
         records,
         give_up,
+        cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
         boot_id: boot_id.clone(),
         seed: fastrand::u64(..),
     });

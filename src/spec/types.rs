@@ -259,6 +259,15 @@ pub struct Monitoring {
     pub violation_handling: ViolationHandling,
 }
 
+impl Cpu {
+    /// The enforcement period of a `cpu.max` of `percent`: 100 ms, the kernel's default; for shares below 1 %, whose quota would
+    /// then be less than the 1 ms that it takes at the least, 1 s, its longest.
+    #[must_use]
+    pub fn period(percent: f64) -> Duration {
+        if percent < 1.0 { Duration::from_secs(1) } else { Duration::from_millis(100) }
+    }
+}
+
 impl Default for Memory {
     fn default() -> Self {
         Self {

@@ -7,16 +7,18 @@ use std::{
     time::Duration,
 };
 
+mod happenings;
+
 use crate::clock::Clock;
 use crate::kernel::news::NewsSender;
 use crate::kernel::port::{Kernel, KernelError, RunNote};
 use crate::model::{
-    AboveReading, Counters, CpuStat, ExitStatus, KernelEvent, KernelEventKind, Level, Limit, MemoryEvents, Mono,
-    Pressures, RunId, Sample, Stage, StartError, Target, Usage, Wanted, WorkerId,
+    AboveReading, Counters, CpuStat, ExitStatus, KernelEvent, KernelEventKind, MemoryEvents, Mono, Pressures, RunId,
+    Sample, Stage, StartError, Target, Wanted, WorkerId,
 };
 use crate::spec::types::Spec;
 
-use super::script::{Children, Launch, OnSignal, Oom, Script};
+use super::script::{Children, Launch, Oom, Script};
 
 const SIGKILL: i32 = 9;
 const EAGAIN: i32 = 11;
@@ -203,193 +205,6 @@ impl FakeKernel {
 
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Does `what` after a while; at once, and before this returns, where there is none.
-    fn later(&self, world: &mut World, after: Duration, what: impl FnOnce(&Self, &mut World) + Send + 'static) {
-        if after.is_zero() {
-            return what(self, world);
-        }
-        let this = self.clone();
-        let due = self.clock.instant(self.clock.now() + after);
-        tokio::spawn(async move {
-            tokio::time::sleep_until(due).await;
-            what(&this, &mut this.world());
-        });
-    }
-
-    fn main_lives(&self, world: &mut World, id: &RunId) {
-        let free = PIDS.into_iter().find(|pid| !world.pids.contains(pid)).unwrap_or(*PIDS.end());
-        let Some(run) = world.runs.get_mut(id) else { return };
-        if run.main != Main::Asked {
-            return;
-        }
-        run.main = Main::Alive(free);
-        run.launched = self.clock.now();
-        run.children = run.script.children != Children::None;
-        let script = run.script.clone();
-        world.pids.insert(free);
-        world.tell(id, KernelEventKind::Launched { pid: free });
-        if let Some((after, forks)) = script.refused_forks {
-            let id = id.clone();
-            self.later(world, after, move |_, world| {
-                if let Some(run) = world.runs.get_mut(&id).filter(|run| run.populated()) {
-                    run.counters.pids_max = Some(run.counters.pids_max.unwrap_or(0) + forks);
-                    let counters = run.counters;
-                    world.tell(&id, KernelEventKind::Counted(counters));
-                }
-            });
-        }
-        if let Some((after, stays)) = script.above_high {
-            let id = id.clone();
-            self.later(world, after, move |this, world| this.grows_above_high(world, &id, stays));
-        }
-        if let Some((after, lasts)) = script.throttled {
-            let id = id.clone();
-            self.later(world, after, move |this, world| this.is_throttled(world, &id, lasts));
-        }
-        if let Some(after) = script.moved_out {
-            let id = id.clone();
-            self.later(world, after, move |_, world| world.lose(&id));
-        }
-        if let Some((after, what)) = script.oom {
-            let id = id.clone();
-            self.later(world, after, move |this, world| this.oom_kill(world, &id, what));
-        }
-        if let Some((after, status)) = script.exits {
-            let id = id.clone();
-            self.later(world, after, move |this, world| this.main_ends(world, &id, status));
-        }
-    }
-
-    fn grows_above_high(&self, world: &mut World, id: &RunId, stays: Duration) {
-        let Some(run) = world.runs.get_mut(id).filter(|run| run.populated()) else { return };
-        run.above_high = true;
-        for events in [&mut run.counters.local, &mut run.counters.memory].into_iter().flatten() {
-            events.high += 7;
-        }
-        let counters = run.counters;
-        world.tell(id, KernelEventKind::Counted(counters));
-        let id = id.clone();
-        self.later(world, stays, move |_, world| {
-            if let Some(run) = world.runs.get_mut(&id) {
-                run.above_high = false;
-            }
-        });
-    }
-
-    fn is_throttled(&self, world: &mut World, id: &RunId, lasts: Duration) {
-        let now = self.clock.now();
-        let Some(run) = world.runs.get_mut(id).filter(|run| run.populated()) else { return };
-        run.throttled.0 = Some(now);
-        world.tell(id, KernelEventKind::Pressed(Limit::CpuMax));
-        let id = id.clone();
-        self.later(world, lasts, move |this, world| {
-            let now = this.clock.now();
-            if let Some(run) = world.runs.get_mut(&id)
-                && let Some(since) = run.throttled.0.take()
-            {
-                run.throttled.1 += now.since(since);
-            }
-        });
-    }
-
-    fn main_ends(&self, world: &mut World, id: &RunId, status: ExitStatus) {
-        let Some(run) = world.runs.get_mut(id) else { return };
-        let Main::Alive(pid) = run.main else { return };
-        let status = (!run.script.status_lost).then_some(status);
-        run.main = Main::Reaped(pid, status);
-        let (counters, children, stolen) = (run.counters, run.script.children, run.script.stolen);
-        let (populated, above) = (run.populated(), run.above.clone());
-        world.pids.remove(&pid);
-        world.tell(id, KernelEventKind::Exited { status, counters, populated, above });
-        if let Children::Brief(after) = children {
-            let id = id.clone();
-            self.later(world, after.max(Duration::from_millis(1)), move |this, world| this.children_end(world, &id));
-        }
-        if let Some(after) = stolen {
-            let id = id.clone();
-            self.later(world, after, move |_, world| {
-                if world.runs.get(&id).is_some_and(|run| !run.populated()) {
-                    world.lose(&id);
-                }
-            });
-        }
-    }
-
-    fn children_end(&self, world: &mut World, id: &RunId) {
-        if let Some(run) = world.runs.get_mut(id) {
-            run.children = false;
-            self.tell_if_empty(world, id);
-        }
-    }
-
-    fn oom_kill(&self, world: &mut World, id: &RunId, what: Oom) {
-        let Some(run) = world.runs.get_mut(id) else { return };
-        if !matches!(run.main, Main::Alive(_)) {
-            return;
-        }
-        let old = run.counters.local.unwrap_or_default();
-        let all = what != Oom::Child;
-        let own = u64::from(!matches!(what, Oom::Foreign { .. }));
-        if let Oom::Foreign { ancestor } = what {
-            let after = MemoryEvents { oom: u64::from(ancestor), ..MemoryEvents::default() };
-            let level = Level { path: "/pinfold/workers".to_owned(), before: MemoryEvents::default(), after };
-            run.above = Some(Box::new(AboveReading { levels: vec![level], complete: true, host: None }));
-        }
-        let new = MemoryEvents {
-            max: old.max + 20 * own,
-            oom: old.oom + own,
-            oom_kill: old.oom_kill + 1,
-            oom_group_kill: old.oom_group_kill + u64::from(all),
-            ..old
-        };
-        run.counters.local = Some(new);
-        run.counters.memory = Some(new);
-        let counters = run.counters;
-        if !matches!(what, Oom::All { notified: false }) {
-            world.tell(id, KernelEventKind::Counted(counters));
-        }
-        if all {
-            // The main process takes a moment to die; the notification is faster.
-            let id = id.clone();
-            self.later(world, Duration::from_millis(3), move |this, world| {
-                this.main_ends(world, &id, ExitStatus::Signaled { signal: SIGKILL, core: false });
-                this.children_end(world, &id);
-            });
-        }
-    }
-
-    fn tell_if_empty(&self, world: &mut World, id: &RunId) {
-        let Some(run) = world.runs.get_mut(id) else { return };
-        if run.gone && run.draining {
-            return world.tell(id, KernelEventKind::CgroupGone);
-        }
-        if run.populated() || !run.draining || run.gone {
-            return;
-        }
-        run.draining = false;
-        let late = run.script.unpopulated_late;
-        let id = id.clone();
-        self.later(world, late, move |_, world| {
-            let Some(run) = world.runs.get_mut(&id) else { return };
-            run.told_empty = true;
-            let usage = Usage { cpu_usec: Some(12_345), ..Default::default() };
-            let counters = run.counters;
-            world.tell(&id, KernelEventKind::Unpopulated { usage, counters });
-        });
-    }
-
-    fn react(&self, world: &mut World, id: &RunId, signal: i32) {
-        let Some(run) = world.runs.get(id) else { return };
-        let (after, status) = match run.script.on_signal {
-            _ if signal == SIGKILL => (run.script.dies_slowly, ExitStatus::Signaled { signal, core: false }),
-            OnSignal::Dies(after) => (after, ExitStatus::Signaled { signal, core: false }),
-            OnSignal::Exits(after, code) => (after, ExitStatus::Exited { code }),
-            OnSignal::Ignores => return,
-        };
-        let id = id.clone();
-        self.later(world, after, move |this, world| this.main_ends(world, &id, status));
     }
 }
 

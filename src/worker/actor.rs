@@ -44,6 +44,8 @@ pub struct Shared {
     pub records: mpsc::UnboundedSender<model::Event>,
     /// Where a worker is named whose breaker has opened and whose `on_open` is `exit`.
     pub give_up: mpsc::UnboundedSender<WorkerId>,
+    /// How many CPUs a run can use at the most.
+    pub cpus: u32,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
     /// What jitter and runs' identities are drawn from, together with the worker's name: random, or fixed in a test.
@@ -114,6 +116,7 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
             State::adopted(id.clone(), spec, &adopted, now)
         }
     };
+    let state = state.on_cpus(shared.cpus);
     let (commands, command_queue) = mpsc::unbounded_channel();
     let (news, kernel_queue) = news();
     let (showcase, published) =

@@ -27,12 +27,13 @@
 //! and nothing is started over it.
 //!
 //! * [`state`], [`event`], [`effect`]: the nouns. [`transition::step`]: the rules, pure.
+//! * [`rules`]: the configured limits as the violation engine takes them.
 //! * [`actor`]: the task that gathers, steps, acts and publishes. [`handle`]: what everybody else holds of it.
 
 pub mod actor;
 pub mod effect;
 pub mod event;
 pub mod handle;
+pub mod rules;
 pub mod state;
 pub mod transition;
-mod watched;

@@ -35,6 +35,8 @@ pub struct State {
     pub(super) since: Mono,
     /// Answers that are owed.
     pub(super) owed: Vec<(Ticket, Goal)>,
+    /// How many CPUs a run can use at the most.
+    pub(super) cpus: u32,
     /// Runs that ended and whose directory is not known to be gone.
     pub(super) leftovers: Vec<u32>,
 }
@@ -268,8 +270,16 @@ impl State {
             cause: None,
             since: now,
             owed: Vec::new(),
+            cpus: 1,
             leftovers: Vec::new(),
         }
+    }
+
+    /// The same on a host of `cpus` CPUs.
+    #[must_use]
+    pub const fn on_cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
     }
 
     /// A worker whose run was found alive with its keeper: nothing is started or stopped, the watch goes on.
@@ -458,7 +468,7 @@ impl State {
 
     /// What is watched for.
     pub(super) fn rules(&self) -> Rules {
-        super::watched::rules(&self.spec.limits)
+        super::rules::rules(&self.spec.limits, self.cpus)
     }
 
     pub(super) fn oom_takes_all(&self) -> bool {

@@ -18,10 +18,6 @@ use crate::{
     spec::types::{Cpu, Limits, Memory, OomGroup, SwapMax},
 };
 
-/// The period of `cpu.max`, microseconds: the kernel's default.
-const PERIOD_USEC: u64 = 100_000;
-/// The longest period the kernel takes; used where the quota of the usual one would be too short.
-const LONG_PERIOD_USEC: u64 = 1_000_000;
 /// The shortest quota the kernel takes.
 const MIN_QUOTA_USEC: u64 = 1_000;
 
@@ -143,14 +139,13 @@ fn cpu(cpu: &Cpu, settings: &mut Vec<Setting>) -> Result<(), StartError> {
 
 /// Quota and period for `percent` of one CPU, rounded down to microseconds.
 fn quota(percent: f64) -> Result<(u64, u64), StartError> {
-    for period in [PERIOD_USEC, LONG_PERIOD_USEC] {
-        #[expect(clippy::cast_precision_loss, reason = "the period is a small constant")]
-        let quota = (percent * period as f64 / 100.0).floor();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates; checked below")]
-        let quota = quota as u64;
-        if quota >= MIN_QUOTA_USEC {
-            return Ok((quota, period));
-        }
+    let period = u64::try_from(Cpu::period(percent).as_micros()).unwrap_or(u64::MAX);
+    #[expect(clippy::cast_precision_loss, reason = "at most a million")]
+    let quota = (percent * period as f64 / 100.0).floor();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates; checked below")]
+    let quota = quota as u64;
+    if quota >= MIN_QUOTA_USEC {
+        return Ok((quota, period));
     }
     Err(StartError::refused(
         Stage::Limit,

@@ -1,8 +1,7 @@
 //! What the kernel says of a run.
 
 use crate::model::{
-    Counters, EventKind, ExitStatus, KernelEvent, KernelEventKind, KilledBy, Limit, MemoryEvents, Mono, RunId,
-    StartError, Target, UnknownWhy, Usage,
+    Counters, EventKind, ExitStatus, KernelEvent, KernelEventKind, Mono, RunId, StartError, Target, UnknownWhy, Usage,
 };
 use crate::policy::cause::End;
 use crate::spec::types::KillMode;
@@ -19,7 +18,7 @@ impl Transition<'_> {
             KernelEventKind::LaunchFailed(error) => self.launch_failed(error),
             KernelEventKind::Counted(counters) => self.counted(counters),
             KernelEventKind::Exited { status, counters, populated, above: _ } => {
-                self.exited(status, counters, populated)
+                self.exited(status, counters, populated);
             }
             KernelEventKind::Unpopulated { usage, counters } => self.unpopulated(usage, counters),
             KernelEventKind::CgroupGone => self.cgroup_gone(),

@@ -12,8 +12,8 @@ use crate::policy::violation::Finding;
 use super::{Transition, breaker_open};
 use crate::worker::effect::{Effect, Refusal};
 use crate::worker::event::{HealthReport, Ticket};
+use crate::worker::rules::policy_of;
 use crate::worker::state::{After, Behalf, Goal, Life, Main, Phase, Rest, Wish};
-use crate::worker::watched::policy_of;
 
 impl Transition<'_> {
     // ── asking the one place ──────────────────────────────────────────────────────────────────────────────────────
@@ -78,7 +78,7 @@ impl Transition<'_> {
                 Finding::Recovered { limit, lasted } => self.recovered(limit, lasted),
                 Finding::LiftHigh { why } => self.lift(why),
                 Finding::RearmHigh => self.arm(),
-                Finding::ThrottleExpired { observed } => breaches.extend(self.throttle_expired(observed)),
+                Finding::ThrottleExpired(violation) => breaches.extend(self.throttle_expired(violation)),
             }
         }
         breaches
@@ -121,13 +121,17 @@ impl Transition<'_> {
         }
     }
 
-    fn lift(&mut self, why: String) {
+    fn lift(&mut self, why: &str) {
         if let Some(life) = self.s.phase.life_mut() {
             life.lifted = true;
             life.watch.lifted();
         }
         self.out.push(Effect::Tripwire { run: self.s.run(), armed: false });
-        self.emit(EventKind::LimitChanged { file: "memory.high".to_owned(), value: "max".to_owned(), why });
+        self.emit(EventKind::LimitChanged {
+            file: "memory.high".to_owned(),
+            value: "max".to_owned(),
+            why: why.to_owned(),
+        });
     }
 
     fn arm(&mut self) {
@@ -141,14 +145,14 @@ impl Transition<'_> {
     }
 
     /// Throttling has not helped: the policy of `memory.max` acts, or nothing holds it any longer.
-    fn throttle_expired(&mut self, observed: String) -> Option<Breach> {
+    fn throttle_expired(&mut self, violation: Violation) -> Option<Breach> {
         let limits = &self.s.spec.limits;
         let (policy, mode) = (limits.memory.policy, limits.monitoring.violation_handling);
         if respond(policy, mode) == Response::Record {
-            self.lift(observed);
+            self.lift(&violation.observed);
             return None;
         }
-        Some(Breach { limit: Limit::MemoryHigh, severity: Severity::Critical, policy, mode })
+        Some(Breach { limit: violation.limit, severity: violation.severity, policy, mode })
     }
 
     /// Decides about each, and acts.
