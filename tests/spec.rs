@@ -128,8 +128,21 @@ fn what_is_not_written_has_the_default_of_the_interface() {
     let expected = Spec::new(vec!["/bin/true".to_owned()]);
     assert_eq!(*config.workers[0].spec, expected);
     assert!(config.workers[0].enabled);
-    assert_eq!(config.workers[0].profile, Profile::Default);
     assert_eq!(config.workers[0].declared_as, config.workers[0].id);
+}
+
+#[test]
+fn a_profile_reaches_the_restart_policy_whether_that_is_written_inherited_or_absent() {
+    let command = "command: [/bin/true]";
+    let workers = format!(
+        "workers:\n- {{id: a, profile_type: batch, instances: 2, unit: {{{command}}}}}\n\
+         - {{id: b, profile_type: web, unit: {{{command}, restart: {{max_retries: 9}}}}}}\n- {{id: c, unit: {{{command}}}}}\n"
+    );
+    for defaults in ["", "defaults: {restart: {jitter: 0}}\n"] {
+        let config = load(&[text("a.yaml", &format!("{defaults}{workers}"))]).unwrap();
+        let profiles: Vec<_> = config.workers.iter().map(|worker| worker.spec.restart.profile).collect();
+        assert_eq!(profiles, [Profile::Batch, Profile::Batch, Profile::Web, Profile::Default], "{defaults}");
+    }
 }
 
 #[test]
@@ -141,7 +154,6 @@ fn every_key_reaches_the_value_it_names() {
     let worker = worker(&config, "full-2");
     assert_eq!(worker.declared_as.as_str(), "full");
     assert!(!worker.enabled);
-    assert_eq!(worker.profile, Profile::Database);
 
     let spec = &*worker.spec;
     assert_eq!(spec.argv, ["/usr/bin/server", "--port", "8080", "--verbose"]);
@@ -156,6 +168,7 @@ fn every_key_reaches_the_value_it_names() {
 
     let restart = &spec.restart;
     assert_eq!(restart.mode, RestartMode::UnlessStopped);
+    assert_eq!(restart.profile, Profile::Database, "the worker's own key, and every instance has it");
     assert_eq!(restart.max_retries, 5);
     assert_eq!(restart.retry_delay, Duration::from_millis(500));
     assert_eq!(format!("{:?}", (restart.backoff_rate, restart.jitter)), "(2.0, 0.0)");

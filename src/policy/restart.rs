@@ -70,6 +70,8 @@ pub struct RestartPolicy {
     pub profile_multipliers: BTreeMap<String, f64>,
     /// What an open breaker does to the supervisor.
     pub on_open: OnOpen,
+    /// What kind of worker it is: the worker's `profile_type`.
+    pub profile: Profile,
 }
 
 impl RestartMode {
@@ -105,6 +107,34 @@ pub enum OnOpen {
     Exit,
 }
 
+/// `profile_type`: which multipliers of the breaker apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[expect(missing_docs, reason = "the names are the config's own")]
+pub enum Profile {
+    Batch,
+    Web,
+    Database,
+    Worker,
+    Scheduler,
+    #[default]
+    Default,
+}
+
+impl Profile {
+    /// The config's spelling.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Batch => "batch",
+            Self::Web => "web",
+            Self::Database => "database",
+            Self::Worker => "worker",
+            Self::Scheduler => "scheduler",
+            Self::Default => "default",
+        }
+    }
+}
+
 impl Default for RestartPolicy {
     fn default() -> Self {
         Self {
@@ -123,6 +153,7 @@ impl Default for RestartPolicy {
             severity_multipliers: BTreeMap::new(),
             profile_multipliers: BTreeMap::new(),
             on_open: OnOpen::default(),
+            profile: Profile::default(),
         }
     }
 }

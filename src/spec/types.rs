@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::model::WorkerId;
+pub use crate::policy::restart::Profile;
 use crate::policy::restart::RestartPolicy;
 
 pub use crate::policy::dispatch::{ViolationHandling, ViolationPolicy};
@@ -26,23 +27,8 @@ pub struct Worker {
     pub declared_as: WorkerId,
     /// Whether it is started.
     pub enabled: bool,
-    /// Which multipliers of the breaker apply.
-    pub profile: Profile,
     /// What to run and how.
     pub spec: Arc<Spec>,
-}
-
-/// `profile_type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-#[expect(missing_docs, reason = "the names are the config's own")]
-pub enum Profile {
-    Batch,
-    Web,
-    Database,
-    Worker,
-    Scheduler,
-    #[default]
-    Default,
 }
 
 /// What to run and how: a worker's `unit`, validated.

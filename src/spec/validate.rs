@@ -90,8 +90,13 @@ fn worker(
 ) {
     let Found { value: mut raw, at } = declaration;
     raw.unit.fill(defaults);
+    let profile = raw.profile_type.get().map(|name| name.0).unwrap_or_default();
     let spec = match raw.unit.found() {
-        Some(unit) => spec(&unit.value, &unit.at, &at, cx).map(Arc::new),
+        Some(unit) => spec(&unit.value, &unit.at, &at, cx).map(|mut spec| {
+            // A key of the worker, not of its unit: `unit.restart` may not even be written.
+            spec.restart.profile = profile;
+            Arc::new(spec)
+        }),
         None if raw.unit.is_absent() => {
             missing_command(&at, cx);
             None
@@ -120,7 +125,6 @@ fn worker(
                 id: name,
                 declared_as: id.value.0.clone(),
                 enabled: raw.enabled.get().is_none_or(|flag| flag.0),
-                profile: raw.profile_type.get().map(|name| name.0).unwrap_or_default(),
                 spec: Arc::clone(spec),
             });
         }
@@ -284,6 +288,7 @@ fn restart(raw: &raw::Restart, cx: &mut Cx<'_>) -> RestartPolicy {
         severity_multipliers: factors(&raw.severity_multipliers, cx),
         profile_multipliers: factors(&raw.profile_multipliers, cx),
         on_open: raw.on_open.get().map_or(default.on_open, |on_open| on_open.0),
+        profile: default.profile,
     }
 }
 

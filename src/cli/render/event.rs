@@ -207,13 +207,12 @@ mod tests {
         Class, Confidence, Counters, ExitStatus, Limit, MemoryEvents, OomScope, Readiness, Stage, StartError,
         StoppedDetail, Usage,
     };
-    use crate::spec::types::Profile;
 
     fn worker(id: &str) -> Worker {
         let mut spec = Spec::new(vec!["x".into()]);
         spec.limits.memory.max = Some(16 << 20);
         let id = WorkerId::new(id).unwrap();
-        Worker { declared_as: id.clone(), id, enabled: true, profile: Profile::Default, spec: Arc::new(spec) }
+        Worker { declared_as: id.clone(), id, enabled: true, spec: Arc::new(spec) }
     }
 
     fn event(worker: Option<&str>, kind: EventKind) -> Event {

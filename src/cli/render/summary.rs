@@ -135,7 +135,7 @@ mod tests {
         Confidence, ExitCause, KilledBy, Limit, MemoryEvents, Mono, OomScope, Readiness, RestartCounts, State,
         StoppingDetail, Usage,
     };
-    use crate::spec::types::{Profile, Spec};
+    use crate::spec::types::Spec;
 
     fn status(id: &str, state: State, detail: Detail, cause: Option<ExitCause>) -> WorkerStatus {
         WorkerStatus {
@@ -164,7 +164,7 @@ mod tests {
         let mut spec = Spec::new(vec!["x".into()]);
         set(&mut spec.limits);
         let id = WorkerId::new(id).unwrap();
-        Worker { declared_as: id.clone(), id, enabled: true, profile: Profile::Default, spec: Arc::new(spec) }
+        Worker { declared_as: id.clone(), id, enabled: true, spec: Arc::new(spec) }
     }
 
     fn event(id: &str, kind: EventKind) -> Event {
