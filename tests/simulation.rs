@@ -234,7 +234,7 @@ fn ask_anything(worker: &WorkerHandle, random: &mut fastrand::Rng) -> Answer {
         10 => worker.reset(),
         11 => worker.signal(15),
         12..15 => worker.health(worker.status().run, any_report(random)),
-        _ => worker.start(Trigger::Config),
+        _ => worker.restart(true),
     }
 }
 

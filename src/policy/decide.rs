@@ -17,7 +17,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use super::breaker::{Admission, Breaker};
+use super::breaker::{Admission, Breaker, Request, after_clean_exit};
 use super::dispatch::{Response, ViolationHandling, ViolationPolicy, respond};
 use super::restart::{RestartMode, RestartPolicy};
 use crate::model::{
@@ -242,7 +242,8 @@ fn plain(act: Act, rule: impl Into<Cow<'static, str>>) -> Finding {
 fn ordered(order: Order, facts: &Facts<'_>, breaker: &mut Breaker) -> Outcome {
     let found = match order {
         Order::Start => {
-            breaker.reset();
+            // The caller sees what changed by looking.
+            drop(breaker.reset());
             plain(Act::Obey, "a start closes the breaker: a mended worker needs no second command")
         }
         Order::Stop | Order::Kill => plain(Act::Obey, "what a person asks for goes before every policy"),
@@ -318,7 +319,12 @@ fn seat(
         Life::Starting => Some(facts.now),
         Life::Down | Life::Dying | Life::Ending { .. } | Life::Over => None,
     };
-    let admission = breaker.request(facts.policy, class, severity, facts.began, alive, facts.now, facts.draw);
+    let admission = breaker.request(
+        facts.policy,
+        Request { class, severity, began: facts.began, alive_since: alive },
+        facts.now,
+        facts.draw,
+    );
     let found = match admission {
         Admission::Admitted { due, attempt, max } => Finding {
             attempt: Some((attempt, max)),
@@ -392,7 +398,7 @@ fn exited(exit: &Exit<'_>, facts: &Facts<'_>, breaker: &mut Breaker) -> Outcome 
                 of_exit(plain(Act::Rest(Rest::Done), "on-failure: a clean exit is no failure"), None)
             }
             RestartMode::Always | RestartMode::UnlessStopped => {
-                let due = Breaker::after_clean(facts.policy, facts.began, facts.now, facts.draw);
+                let due = after_clean_exit(facts.policy, facts.began, facts.now, facts.draw);
                 let rule = format!("{}: a clean exit waits retry_delay and is no strike", mode.as_str());
                 of_exit(plain(Act::Run { due, class: Some(Class::Exit) }, rule), None)
             }
@@ -400,7 +406,7 @@ fn exited(exit: &Exit<'_>, facts: &Facts<'_>, breaker: &mut Breaker) -> Outcome 
         Judgement::Failure { strike } => match mode {
             RestartMode::Never => of_exit(plain(Act::Rest(Rest::Failed), "never: no run follows another"), None),
             RestartMode::OnFailure | RestartMode::Always | RestartMode::UnlessStopped if !strike => {
-                let due = Breaker::after_clean(facts.policy, facts.began, facts.now, facts.draw);
+                let due = after_clean_exit(facts.policy, facts.began, facts.now, facts.draw);
                 let rule = "a restart of the host says nothing about the worker: no strike";
                 of_exit(plain(Act::Run { due, class: Some(Class::Exit) }, rule), None)
             }
@@ -428,7 +434,8 @@ fn tried(class: Class, facts: &Facts<'_>, breaker: &mut Breaker) -> Outcome {
 
 /// Asks for a run after one that is over.
 fn over(class: Class, facts: &Facts<'_>, breaker: &mut Breaker, rule: impl Into<Cow<'static, str>>) -> Finding {
-    let asked = breaker.request(facts.policy, class, Severity::Critical, facts.began, None, facts.now, facts.draw);
+    let request = Request { class, severity: Severity::Critical, began: facts.began, alive_since: None };
+    let asked = breaker.request(facts.policy, request, facts.now, facts.draw);
     let found = match asked {
         Admission::Admitted { due, attempt, max } => {
             Finding { attempt: Some((attempt, max)), ..plain(Act::Run { due, class: Some(class) }, rule) }

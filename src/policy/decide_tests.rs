@@ -43,7 +43,8 @@ fn breach(policy: ViolationPolicy, mode: ViolationHandling) -> Trigger<'static> 
 fn open(class: Class) -> Breaker {
     let (mut breaker, policy) = (Breaker::default(), policy(RestartMode::Always));
     for _ in 0..100 {
-        let _seat = breaker.request(&policy, class, Severity::Critical, at(1.0), None, at(2.0), 0.5);
+        let request = Request { class, severity: Severity::Critical, began: at(1.0), alive_since: None };
+        let _seat = breaker.request(&policy, request, at(2.0), 0.5);
     }
     assert!(breaker.is_open(class));
     breaker

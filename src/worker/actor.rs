@@ -361,3 +361,7 @@ fn uuid(random: &mut fastrand::Rng) -> String {
 #[cfg(test)]
 #[path = "actor_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod policy_tests;

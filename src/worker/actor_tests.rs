@@ -198,7 +198,9 @@ async fn children_that_outlive_the_main_process_are_asked_then_killed() {
 #[tokio::test(start_paused = true)]
 async fn a_crash_loop_is_held_back_from_start_to_start() {
     let bench = Bench::new(1);
-    let worker = bench.worker("loop", spec(RestartMode::OnFailure)).unwrap();
+    let mut endless = spec(RestartMode::OnFailure);
+    endless.restart.max_retries = 0;
+    let worker = bench.worker("loop", endless).unwrap();
     for _ in 0..4 {
         bench.kernel.script(worker.id(), Script::exits(SEC, 1));
     }
@@ -464,7 +466,7 @@ async fn ten_thousand_of_them_stay_small() {
     let charge = Charge { id: WorkerId::new("small").unwrap(), spec: Arc::new(never()), spec_hash: 1, found };
     let (_worker, actor) = supervise(&bench.shared, charge);
     let sizes = (size_of::<State>(), size_of_val(&actor), size_of::<Published>());
-    assert!(sizes.0 <= 256 && sizes.1 <= 704 && sizes.2 <= 160, "state, task, published: {sizes:?}");
+    assert!(sizes.0 <= 464 && sizes.1 <= 912 && sizes.2 <= 240, "state, task, published: {sizes:?}");
 }
 
 #[test]

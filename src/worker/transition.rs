@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::model::{
     Class, Counters, EventKind, Evidence, KernelEventKind, KilledBy, Mono, RunId, Stage, StartError, Target,
 };
+use crate::policy::breaker::Changes;
 use crate::policy::cause::{self, Above, End, Facts};
 use crate::policy::decide::{self, Act, Exit, Pending, Trigger};
 use crate::spec::types::KillMode;
@@ -46,7 +47,14 @@ impl State {
         let begin = event == Event::Begin;
         let before = (self.status(), self.leftovers.len());
         let breaker = Class::ALL.map(|class| self.breaker.state(class));
-        let mut t = Transition { s: self, out: Vec::new(), replies: Vec::new(), now: turn.now, jitter: turn.jitter };
+        let mut t = Transition {
+            s: self,
+            out: Vec::new(),
+            replies: Vec::new(),
+            changes: Changes::new(),
+            now: turn.now,
+            jitter: turn.jitter,
+        };
         match event {
             Event::Begin => t.begin(),
             Event::Operator { ask, who, ticket } => t.asked(ask, who.as_deref(), ticket),
@@ -91,6 +99,8 @@ struct Transition<'a> {
     s: &'a mut State,
     out: Vec<Effect>,
     replies: Vec<Effect>,
+    /// What the breaker said of itself.
+    changes: Changes,
     now: Mono,
     jitter: f64,
 }
@@ -241,7 +251,8 @@ impl Transition<'_> {
         });
         let clean = decide::is_clean(&self.s.spec.restart, &cause);
         let program_ran = !matches!(end, End::NeverRan(_));
-        self.s.breaker.ended(&self.s.spec.restart, program_ran.then_some(ran), clean, self.now);
+        let changes = self.s.breaker.ended(&self.s.spec.restart, program_ran.then_some(ran), clean, self.now);
+        self.changes.extend(changes);
         self.s.cause = Some(cause.clone());
         let wall_ms = u64::try_from(ran.as_millis()).unwrap_or(u64::MAX);
         // The timeout asked nobody: whose stop it was is what the evidence tells.

@@ -52,7 +52,8 @@ impl Transition<'_> {
                 None => self.reply(ticket, Err(Refusal::NotRunning)),
             },
             Ask::Reset => {
-                self.s.breaker.reset();
+                let changes = self.s.breaker.reset();
+                self.changes.extend(changes);
                 if matches!(self.s.phase, Phase::Resting(Rest::Held(_))) {
                     self.begin_run();
                 }

@@ -85,7 +85,7 @@ impl Transition<'_> {
     }
 
     fn began(&mut self, main: Main) {
-        self.s.breaker.began(&self.s.spec.restart, self.now);
+        self.s.breaker.began();
         self.emit(EventKind::Started { pid: main.pid });
         self.out.push(Effect::Note(self.s.run()));
     }

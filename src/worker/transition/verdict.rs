@@ -267,7 +267,8 @@ impl Transition<'_> {
                     life.pending = None;
                     self.s.breaker.withdraw(Class::Health);
                 }
-                self.s.breaker.recovered(Class::Health);
+                let changes = self.s.breaker.recovered(Class::Health);
+                self.changes.extend(changes);
             }
             HealthReport::Failed { .. } => {}
         }
@@ -305,7 +306,8 @@ impl Transition<'_> {
     /// Lets the breaker know what time it is, and makes the trial of a class whose cooldown is over.
     pub(super) fn breaker_in_time(&mut self) {
         let alive = self.s.alive_since();
-        self.s.breaker.tick(&self.s.spec.restart, alive, self.now);
+        let changes = self.s.breaker.tick(&self.s.spec.restart, alive, self.now);
+        self.changes.extend(changes);
         if let Phase::Resting(Rest::Held(class)) = self.s.phase
             && self.s.breaker.state(class) != BreakerState::Open
         {
@@ -365,17 +367,19 @@ impl Transition<'_> {
 
     /// One event for each class that is not as it was.
     pub(super) fn tell_of_the_breaker(&mut self, before: [BreakerState; 3]) {
-        use BreakerState::{Closed, HalfOpen, Open};
         for (class, before) in Class::ALL.into_iter().zip(before) {
             let state = self.s.breaker.state(class);
-            let rule = match (before, state) {
-                (Closed, Closed) | (Open, Open) | (HalfOpen, HalfOpen) => continue,
-                (Closed, Open) => "all restarts in a row are used",
-                (HalfOpen, Open) => "the trial has failed",
-                (Open | Closed, HalfOpen) => "the cooldown is over: one trial",
-                (HalfOpen, Closed) => "the trial has succeeded",
-                (Open, Closed) => "closed by a start, a reset or a recovery",
-            };
+            if state == before {
+                continue;
+            }
+            // What a request or a person brought about it does not say itself.
+            let said = self.changes.iter().rev().find(|change| change.class == class).map(|change| change.rule);
+            let rule = said.unwrap_or(match (before, state) {
+                (BreakerState::HalfOpen, BreakerState::Open) => "the trial has failed",
+                (_, BreakerState::Open) => "all restarts in a row are used",
+                (_, BreakerState::HalfOpen) => "its cooldown has passed: one restart may try",
+                (_, BreakerState::Closed) => "it was asked for",
+            });
             let until = self.s.breaker.status(&self.s.spec.restart).into_iter().find(|s| s.class == class);
             let left = until.and_then(|s| s.until).map(|until| until.since(self.now));
             let for_ms = left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
