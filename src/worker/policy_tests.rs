@@ -420,7 +420,8 @@ async fn a_kill_during_a_policys_stop_escalates_and_a_second_violation_changes_n
     let mut bench = Bench::new(1);
     let set = |s: &mut Spec| {
         s.limits.pids.policy = ViolationPolicy::GracefulShutdown;
-        s.limits.cpu.policy = ViolationPolicy::ImmediateKill;
+        s.limits.memory.policy = ViolationPolicy::ImmediateKill;
+        s.limits.memory.oom_scope = OomGroup::Process;
     };
     let script = Script { on_signal: OnSignal::Ignores, oom: Some((3 * SEC, Oom::Child)), ..forks_refused() };
     let worker = started(&bench, spec(set), script).await;
