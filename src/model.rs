@@ -23,7 +23,7 @@ pub use counters::{
     AboveReading, Counters, CpuStat, HostOom, Level, MemoryEvents, Pressures, Sample, Stalled, Usage, Wanted,
 };
 pub use event::{KernelEvent, KernelEventKind, Target};
-pub use id::{BadWorkerId, RunId, WorkerId};
+pub use id::{BadWorkerId, RunId, SliceName, WorkerId};
 pub use record::{Decision, Event, EventKind, Evidence, Trigger, Verdict};
 pub use start_error::{Stage, StartError};
 pub use status::{BreakerStatus, Detail, Readiness, RestartCounts, State, StoppedDetail, StoppingDetail, WorkerStatus};
