@@ -59,7 +59,7 @@ pub trait Kernel: Send + Sync + 'static {
     fn tripwire(&self, run: &RunId, spec: &Arc<Spec>, armed: bool) -> Result<(), KernelError>;
 
     /// What keeps a killed run from ending: its processes, with the place in the kernel where each waits (`wchan`,
-    /// proc_pid_wchan(5)). `None` where nothing can be told.
+    /// `proc_pid_wchan(5)`). `None` where nothing can be told.
     fn stuck_on(&self, run: &RunId) -> Option<String>;
 
     /// Rewrites the run's record.

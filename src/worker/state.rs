@@ -6,11 +6,11 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::model::{
-    Counters, Detail, ExitCause, KilledBy, MemoryEvents, Mono, Readiness, RestartCounts, RunId, StartError,
-    State as PublicState, StoppedDetail, StoppingDetail, WorkerId, WorkerStatus,
+    AboveReading, Counters, Detail, ExitCause, KilledBy, MemoryEvents, Mono, Readiness, RestartCounts, RunId,
+    StartError, State as PublicState, StoppedDetail, StoppingDetail, WorkerId, WorkerStatus,
 };
 use crate::policy::{cause::Asked, restart::Attempts};
-use crate::spec::types::{OomGroup, Spec};
+use crate::spec::types::Spec;
 
 use super::event::Ticket;
 use super::transition::LAUNCH_PATIENCE;
@@ -96,6 +96,8 @@ pub(super) struct Life {
     pub(super) overdue: bool,
     /// Its main process left others behind when it ended.
     pub(super) left_behind: bool,
+    /// What the cgroups above it said at its end, where an OOM kill came from there.
+    pub(super) above: Option<Box<AboveReading>>,
 }
 
 /// The main process.
@@ -386,9 +388,7 @@ impl State {
     }
 
     pub(super) fn oom_takes_all(&self) -> bool {
-        // Without a limit of its own memory.oom.group is left at 0.
-        let memory = &self.spec.limits.memory;
-        memory.oom_scope == OomGroup::Worker && memory.max.is_some()
+        self.spec.oom_takes_all()
     }
 }
 
@@ -401,6 +401,7 @@ impl Life {
             pids_reported: false,
             cgroup_gone: false,
             left_behind: false,
+            above: None,
             overdue: false,
         }
     }
