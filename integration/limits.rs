@@ -6,6 +6,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 #![allow(clippy::cast_precision_loss, reason = "shares and rates, not counts")]
 
+#[path = "limits/host_oom.rs"]
+mod host_oom;
+#[path = "limits/slices.rs"]
+mod slices;
 mod support;
 
 use std::{

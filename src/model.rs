@@ -24,7 +24,7 @@ pub use counters::{
     AboveReading, Counters, CpuStat, HostOom, Level, MemoryEvents, Pressures, Sample, Stalled, Usage, Wanted,
 };
 pub use event::{KernelEvent, KernelEventKind, Target};
-pub use id::{BadWorkerId, RunId, WorkerId};
+pub use id::{BadWorkerId, RunId, SliceName, WorkerId};
 pub use quantity::{duration, size};
 pub use record::{Decision, Event, EventKind, Evidence, Story, Trigger, Verdict};
 pub use start_error::{Stage, StartError};

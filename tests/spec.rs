@@ -155,6 +155,9 @@ fn every_key_reaches_the_value_it_names() {
     assert_eq!(worker.declared_as.as_str(), "full");
     assert!(!worker.enabled);
 
+    let [shared] = config.slices.as_slice() else { panic!("{} slices", config.slices.len()) };
+    assert_eq!((shared.name.as_str(), worker.spec.slice.as_ref()), ("shared", Some(&shared.name)));
+
     let spec = &*worker.spec;
     assert_eq!(spec.argv, ["/usr/bin/server", "--port", "8080", "--verbose"]);
     let env = [("PORT", "8080"), ("VERSION", "1.10"), ("DEBUG", "true"), ("EMPTY", ""), ("SHARED", "worker")];
@@ -221,9 +224,66 @@ fn every_key_reaches_the_value_it_names() {
 }
 
 #[test]
+fn a_slice_has_the_limits_that_are_written_and_takes_one_worker_at_an_oom() {
+    let config = good("slices");
+    let names: Vec<_> = config.slices.iter().map(|slice| slice.name.as_str()).collect();
+    assert_eq!(names, ["web", "batch", "free", "lifted"], "in the order of the file");
+    let limits = |name: &str| &config.slices.iter().find(|slice| slice.name.as_str() == name).unwrap().limits;
+    let web = limits("web");
+    assert_eq!((web.memory.max, web.memory.high), (Some(2 << 30), Some(3 << 29)));
+    assert_eq!(web.memory.swap_max, SwapMax::Bytes(64 << 20));
+    assert_eq!((web.cpu.max_percent, web.cpu.weight, web.cpu.burst_usec), (Some(300.0), Some(200), Some(20_000)));
+    assert_eq!(web.pids.max, Some(500));
+    let io = &web.io[0];
+    assert_eq!((io.path.to_str(), io.rbps, io.wbps), (Some("/data"), Some(10_000_000), Some(20_000_000)));
+    assert_eq!((io.riops, io.wiops), (Some(100), Some(200)));
+    assert_eq!(limits("batch").memory.max, Some(1 << 30), "by the name that a worker's has");
+    for slice in &config.slices {
+        assert_eq!(slice.limits.memory.oom_scope, OomGroup::Process, "{}", slice.name);
+    }
+    for name in ["free", "lifted"] {
+        assert_eq!((limits(name).memory.max, limits(name).pids.max), (None, None), "{name}");
+    }
+}
+
+#[test]
+fn a_worker_is_in_the_slice_it_names_and_keeps_its_own_limits() {
+    let config = good("slices");
+    let slice = |id: &str| worker(&config, id).spec.slice.as_ref().map(pinfold::model::SliceName::as_str);
+    assert_eq!([slice("front-1"), slice("front-2")], [Some("web"); 2]);
+    assert_eq!((slice("job"), slice("alone")), (Some("batch"), None), "the name may come from a variable");
+    assert_eq!(worker(&config, "front-2").spec.limits.memory.max, Some(512 << 20));
+    let whole = |id: &str| worker(&config, id).spec.oom_takes_all();
+    assert_eq!(
+        (whole("job"), whole("alone")),
+        (true, false),
+        "an OOM takes all of a worker where a limit can be reached"
+    );
+}
+
+#[test]
+fn a_worker_can_be_in_a_slice_of_another_file() {
+    let workers = text("a.yaml", "workers: [{id: a, slice: web, unit: {command: [a]}}]");
+    let slices = text("b.yaml", "slices: {web: {pids: {max: 5}}}");
+    let config = load(&[workers, slices]).unwrap();
+    assert_eq!(config.workers[0].spec.slice.as_ref(), Some(&config.slices[0].name));
+}
+
+#[test]
+fn a_slice_in_two_files_is_an_error_that_names_both() {
+    let first = text("a.yaml", "slices:\n  web: {pids: {max: 5}}");
+    let second = text("b.yaml", "# more\nslices:\n  batch: {}\n  web: {pids: {max: 7}}");
+    let problems = problems(&[first, second]);
+    assert!(
+        problems.starts_with("b.yaml:4:3: slices.web: the slice \"web\" is given twice, first at a.yaml:2; "),
+        "{problems}"
+    );
+}
+
+#[test]
 fn a_file_without_content_is_an_empty_configuration() {
     for name in ["empty", "only-comments"] {
-        assert_eq!(good(name), Config { env: BTreeMap::new(), workers: Vec::new() }, "{name}");
+        assert_eq!(good(name), Config { env: BTreeMap::new(), slices: Vec::new(), workers: Vec::new() }, "{name}");
     }
 }
 

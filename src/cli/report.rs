@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Confidence, Counters, ExitCause, ExitStatus, StartError, Usage};
+use crate::model::{AboveReading, Confidence, Counters, ExitCause, ExitStatus, StartError, Usage};
 
 /// The version of the shape.
 pub const VERSION: u32 = 1;
@@ -62,6 +62,9 @@ pub struct Report {
     pub pressure: Pressure,
     /// What the cause was decided from.
     pub counters: Readings,
+    /// What the cgroups above it say, where an OOM kill came from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above: Option<Box<AboveReading>>,
     /// What it was held to.
     pub limits: Limits,
 }
@@ -241,6 +244,7 @@ mod tests {
             pids: Pids::default(),
             pressure: Pressure::default(),
             counters: Readings::default(),
+            above: None,
             limits: Limits {
                 requested: [("--memory".into(), "16M".into())].into(),
                 effective: [("memory.max".into(), "16777216".into())].into(),

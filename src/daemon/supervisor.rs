@@ -22,8 +22,9 @@ use crate::cli::exit::{Exit, Failure};
 use crate::clock::{self, Clock};
 use crate::keeper::client::{self, Events};
 use crate::keeper::protocol::FromKeeper;
+use crate::kernel::ancestors::Ancestors;
 use crate::kernel::cgroup::{Dir, Namespace};
-use crate::kernel::host::{self, Found, HostKernel, Lost, Parts};
+use crate::kernel::host::{Found, HostKernel, Lost, Parts, Scan};
 use crate::kernel::place::{self, record, settle};
 use crate::kernel::port::RunNote;
 use crate::model::{Detail, Event, EventKind, KilledBy, RunId, State, StoppingDetail, Trigger, WorkerId};
@@ -128,9 +129,10 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let records = console.events();
     let mut chronicle = Chronicle { clock, seq: 0, records: records.clone() };
 
-    let found = host::scan(&tree.workers, tree.namespace).map_err(|e| Failure::failed("cannot read the tree", e))?;
     let (kernel, pump) = HostKernel::new(Parts {
         workers: tree.workers,
+        slices: config.slices.clone(),
+        ancestors: tree.ancestors,
         namespace: tree.namespace,
         limits: tree.limits,
         keeper,
@@ -141,6 +143,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         clock,
     })
     .map_err(failed("cannot watch the kernel"))?;
+    let Scan { found, removed } = kernel.scan().map_err(|e| Failure::failed("cannot read the tree", e))?;
 
     let boot_id = record::boot_id().map_err(failed("cannot tell this boot from another"))?;
     let (give_up, mut given_up) = tokio::sync::mpsc::unbounded_channel();
@@ -156,6 +159,11 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let mut takeover = Takeover::sort(found, &told.messages, &boot_id);
     if let Some(previous) = &told.previous {
         chronicle.supervisor(format!("started again: {previous}"));
+    }
+    for slice in removed {
+        chronicle.record(EventKind::Reconciled {
+            what: format!("removed the empty slice {slice}, which is not configured"),
+        });
     }
     let handles = begin(&config, &logs, &shared, &kernel, &mut takeover, &mut chronicle);
     takeover.clear(&kernel, &mut chronicle);
@@ -236,6 +244,7 @@ async fn hear(news: &mut Events) -> Result<Told, crate::keeper::transport::Trans
 /// The part of the tree that runs live in.
 struct Tree {
     workers: Dir,
+    ancestors: Ancestors,
     namespace: Namespace,
     limits: crate::kernel::cgroup::limits::Host,
 }
@@ -246,7 +255,9 @@ impl Tree {
         let situation = place::Situation::of_this_process().map_err(failed)?;
         // Made before: this finds it as it is, and why a controller is missing.
         let tree = settle(&situation, root, false, &[]).map_err(failed)?;
-        Ok(Self { limits: tree.host(), workers: tree.workers, namespace: tree.xattrs })
+        let ancestors = tree.ancestors.iter().cloned().chain([tree.workers.path().to_owned()]);
+        let ancestors = Ancestors::open(&situation.mount.path, &ancestors.collect::<Vec<_>>());
+        Ok(Self { limits: tree.host(), workers: tree.workers, ancestors, namespace: tree.xattrs })
     }
 }
 

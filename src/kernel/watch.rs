@@ -1,5 +1,6 @@
 //! One inotify for all runs. It owns the watches on `memory.events` and `pids.events` of each run, on `cgroup.events`
-//! of a run that drains, and on the parent directories, and turns what they say into [`Hint`]s. A hint makes the
+//! of a run that drains, on the parent directories, and on `memory.events.local` of the cgroups above, and turns what they
+//! say into [`Hint`]s. A hint makes the
 //! driver read the file again ([`super::cgroup::events`]); it is never counted, because the kernel joins and delays
 //! notifications (one in 10 ms for a file), and says nothing of what happened.
 //!
@@ -13,8 +14,9 @@
 //! A reader of a big file at its `memory.max` makes `memory.events` fire sixty times a second for ever without a
 //! violation: such a watch is taken off and set again later, with a re-read. Nothing polls: a quiet host has no timer.
 //!
-//! - `memory.events.local` needs no watch: every event counted there is counted in `memory.events` too
-//!   (`memory_events` walks up from the cgroup itself).
+//! - A run's `memory.events.local` needs no watch: every event counted there is counted in `memory.events` too
+//!   (`memory_events` walks up from the cgroup itself). Above the runs it is the other way round: there only what
+//!   concerns that very cgroup's limit matters, and `memory.events` would fire for everything below as well.
 //! - The kernel does not take the watch of a cgroup file off when the cgroup is removed; [`Watches::forget`] does, and
 //!   must come before the rmdir.
 //! - Nothing is said to the watch on a file when its cgroup is removed by somebody else; the parent's watch says it.
@@ -23,7 +25,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -56,6 +58,9 @@ pub enum Hint {
     PopulatedMaybe(RunId),
     /// The run's directory is gone, and not by our hand.
     Removed(RunId),
+    /// The limit of this cgroup above runs may have been reached. Read its counters, then say what was
+    /// [`Watches::seen_above`].
+    Above(Arc<str>),
     /// Notifications were lost: look at every run.
     Rescan,
 }
@@ -152,8 +157,10 @@ struct State {
     /// What each watch is for.
     uses: HashMap<WatchDescriptor, Use>,
     parents: BTreeMap<PathBuf, WatchDescriptor>,
+    /// The cgroups above, by their paths.
+    above: HashMap<Arc<str>, (Arc<Dir>, File)>,
     /// When a resting watch is to be set again. An entry whose run is gone, or rests no more, means nothing.
-    resting: BinaryHeap<Reverse<(Mono, u64, RunId, Rest)>>,
+    resting: BinaryHeap<Reverse<(Mono, u64, Rest)>>,
     /// Tells equal deadlines apart in the order they were made.
     serial: u64,
 }
@@ -176,10 +183,11 @@ enum Drain {
 }
 
 /// What comes at a deadline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Rest {
-    Counter(Source),
-    Drain,
+    Counter(RunId, Source),
+    Drain(RunId),
+    Above(Arc<str>),
 }
 
 #[derive(Debug, Default)]
@@ -196,6 +204,7 @@ enum Use {
     Counter(RunId, Source),
     Drain(RunId),
     Parent,
+    Above(Arc<str>),
 }
 
 /// Makes the one inotify.
@@ -209,6 +218,7 @@ pub fn channel(clock: Clock) -> io::Result<(Watches, Hints)> {
         runs: HashMap::new(),
         uses: HashMap::new(),
         parents: BTreeMap::new(),
+        above: HashMap::new(),
         resting: BinaryHeap::new(),
         serial: 0,
     };
@@ -232,6 +242,45 @@ impl Watches {
         state.uses.insert(watch.clone(), Use::Parent);
         state.parents.insert(parent.path().to_owned(), watch);
         Ok(())
+    }
+
+    /// Takes the watch of a directory of runs off, and that of its limits if it had one: it is gone.
+    pub fn forget_parent(&self, parent: &Path, above: &str) {
+        let mut state = self.shared.lock();
+        let watch = state.parents.remove(parent);
+        state.drop_watch(watch);
+        if let Some((_, file)) = state.above.remove(above) {
+            state.drop_watch(file.watch);
+        }
+    }
+
+    /// Watches the limits of a cgroup above runs, which hints will call `name`. Where it has no memory controller,
+    /// nothing will be said of it.
+    ///
+    /// # Errors
+    /// Where no watch is left.
+    pub fn add_above(&self, name: &Arc<str>, dir: &Arc<Dir>) -> Result<(), WatchError> {
+        let mut state = self.shared.lock();
+        if let Some((_, before)) = state.above.insert(Arc::clone(name), (Arc::clone(dir), File::default())) {
+            state.drop_watch(before.watch);
+        }
+        state.arm_above(name)
+    }
+
+    /// Says what a read after [`Hint::Above`] found.
+    pub fn seen_above(&self, name: &Arc<str>, seen: Seen) {
+        let now = self.shared.clock.now();
+        let mut state = self.shared.lock();
+        let Some((_, file)) = state.above.get_mut(name) else { return };
+        match seen {
+            Seen::Violation | Seen::Nothing => file.noise = 0,
+            Seen::Noise => {
+                if state.rest(&Rest::Above(Arc::clone(name)), now) {
+                    drop(state);
+                    self.shared.sooner.notify_one();
+                }
+            }
+        }
     }
 
     /// Watches a run. A file that is not there (no such controller) is left out.
@@ -261,7 +310,7 @@ impl Watches {
                 }
             }
             Seen::Noise => {
-                if state.rest(run, source, now) {
+                if state.rest(&Rest::Counter(run.clone(), source), now) {
                     drop(state);
                     self.shared.sooner.notify_one();
                 }
@@ -371,23 +420,47 @@ impl State {
         Ok(())
     }
 
+    fn arm_above(&mut self, name: &Arc<str>) -> Result<(), WatchError> {
+        let Some((dir, _)) = self.above.get(name) else { return Ok(()) };
+        let dir = Arc::clone(dir);
+        let watch = match self.add(&dir, "memory.events.local", WatchMask::MODIFY, name) {
+            Ok(watch) => watch,
+            Err(WatchError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        self.uses.insert(watch.clone(), Use::Above(Arc::clone(name)));
+        if let Some((_, file)) = self.above.get_mut(name) {
+            file.watch = Some(watch);
+        }
+        Ok(())
+    }
+
+    /// The file that rests or is to.
+    fn resting_file(&mut self, rest: &Rest) -> Option<&mut File> {
+        match rest {
+            Rest::Counter(run, source) => self.file(run, *source),
+            Rest::Above(name) => self.above.get_mut(name).map(|(_, file)| file),
+            Rest::Drain(_) => None,
+        }
+    }
+
     /// Takes a noisy watch off until later. Whether there is a new deadline.
-    fn rest(&mut self, run: &RunId, source: Source, now: Mono) -> bool {
+    fn rest(&mut self, what: &Rest, now: Mono) -> bool {
         self.serial += 1;
         let serial = self.serial;
-        let Some(file) = self.file(run, source) else { return false };
+        let Some(file) = self.resting_file(what) else { return false };
         let Some(watch) = file.watch.take() else { return false };
         let rest = FIRST_REST.saturating_mul(1 << file.noise.min(4)).min(LONGEST_REST);
         file.noise = file.noise.saturating_add(1);
         file.rest = Some(serial);
         self.drop_watch(Some(watch));
-        self.resting.push(Reverse((now + rest, serial, run.clone(), Rest::Counter(source))));
+        self.resting.push(Reverse((now + rest, serial, what.clone())));
         true
     }
 
     fn look_again(&mut self, run: &RunId, now: Mono) -> u64 {
         self.serial += 1;
-        self.resting.push(Reverse((now + LOOK_AGAIN, self.serial, run.clone(), Rest::Drain)));
+        self.resting.push(Reverse((now + LOOK_AGAIN, self.serial, Rest::Drain(run.clone()))));
         self.serial
     }
 
@@ -406,35 +479,37 @@ impl State {
         while let Some(Reverse((at, ..))) = self.resting.peek()
             && *at <= now
         {
-            let Some(Reverse((_, serial, run, rest))) = self.resting.pop() else { return };
-            let source = match rest {
-                Rest::Counter(source) => source,
-                Rest::Drain => {
-                    let looked = |r: &Run| matches!(r.drain, Drain::Looked(s) if s == serial);
-                    if self.runs.get(&run).is_some_and(looked) {
-                        let next = self.look_again(&run, now);
-                        if let Some(known) = self.runs.get_mut(&run) {
-                            known.drain = Drain::Looked(next);
-                        }
-                        ready.push_back(Hint::PopulatedMaybe(run));
+            let Some(Reverse((_, serial, rest))) = self.resting.pop() else { return };
+            if let Rest::Drain(run) = &rest {
+                let looked = |r: &Run| matches!(r.drain, Drain::Looked(s) if s == serial);
+                if self.runs.get(run).is_some_and(looked) {
+                    let next = self.look_again(run, now);
+                    if let Some(known) = self.runs.get_mut(run) {
+                        known.drain = Drain::Looked(next);
                     }
-                    continue;
+                    ready.push_back(Hint::PopulatedMaybe(run.clone()));
                 }
-            };
-            match self.file(&run, source) {
+                continue;
+            }
+            match self.resting_file(&rest) {
                 Some(file) if file.rest == Some(serial) => file.rest = None,
                 _ => continue,
             }
-            if let Err(e) = self.arm(&run, source) {
-                tracing::warn!(run = %run, error = %e, "a watch could not be set again; trying again later");
+            let (armed, hint) = match &rest {
+                Rest::Counter(run, source) => (self.arm(run, *source), Hint::Changed(run.clone(), *source)),
+                Rest::Above(name) => (self.arm_above(name), Hint::Above(Arc::clone(name))),
+                Rest::Drain(_) => continue,
+            };
+            if let Err(e) = armed {
+                tracing::warn!(error = %e, "a watch could not be set again; trying again later");
                 self.serial += 1;
                 let serial = self.serial;
-                if let Some(file) = self.file(&run, source) {
+                if let Some(file) = self.resting_file(&rest) {
                     file.rest = Some(serial);
                 }
-                self.resting.push(Reverse((now + LONGEST_REST, serial, run.clone(), Rest::Counter(source))));
+                self.resting.push(Reverse((now + LONGEST_REST, serial, rest)));
             }
-            ready.push_back(Hint::Changed(run, source));
+            ready.push_back(hint);
         }
     }
 
@@ -445,6 +520,7 @@ impl State {
         match self.uses.get(&event.wd)? {
             Use::Counter(run, source) => Some(Hint::Changed(run.clone(), *source)),
             Use::Drain(run) => Some(Hint::PopulatedMaybe(run.clone())),
+            Use::Above(name) => Some(Hint::Above(Arc::clone(name))),
             Use::Parent => {
                 let run = RunId::from_dir_name(event.name.as_ref()?.to_str()?)?;
                 // One that we removed ourselves has been forgotten before.
@@ -649,6 +725,29 @@ mod tests {
         let wd = state.uses.keys().next().unwrap().clone();
         let lost = EventOwned { wd, mask: EventMask::Q_OVERFLOW, cookie: 0, name: None };
         assert_eq!(state.meaning(&lost), Some(Hint::Rescan));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cgroup_above_is_watched_at_its_own_limit_and_rests_like_a_run() {
+        let mut f = Fixture::new();
+        let dir = Arc::new(f.parent.create("web.slice").unwrap());
+        for file in ["memory.events", "memory.events.local"] {
+            std::fs::write(dir.path().join(file), "max 0\n").unwrap();
+        }
+        let name: Arc<str> = "/workers/web.slice".into();
+        f.watches.add_above(&name, &dir).unwrap();
+        dir.write("memory.events", "max 1\n").unwrap();
+        assert_eq!(f.pending().await, None, "what happens below it is no news");
+        dir.write("memory.events.local", "max 1\n").unwrap();
+        assert_eq!(f.hints.next().await.unwrap(), Hint::Above(Arc::clone(&name)));
+        f.watches.seen_above(&name, Seen::Noise);
+        assert_eq!(f.watches.len(), 1, "only the parent is watched");
+        assert_eq!(f.hints.next().await.unwrap(), Hint::Above(Arc::clone(&name)), "read again after its rest");
+        f.watches.seen_above(&name, Seen::Violation);
+        assert_eq!(f.watches.len(), 2);
+        f.watches.forget_parent(dir.path(), &name);
+        dir.write("memory.events.local", "max 2\n").unwrap();
+        assert_eq!(f.pending().await, None);
     }
 
     #[tokio::test]

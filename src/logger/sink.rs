@@ -239,7 +239,8 @@ mod tests {
         let (_, news) = sink.turn(&mut scratch, true);
         assert!(news.unwrap().ends_with("written again, 60001 bytes were dropped"));
         writer.take();
-        assert_eq!(sink.turn(&mut scratch, true), (Turn::Ended, None));
+        // A child that another test is forking holds the pipe's end too, until it executes its program.
+        while sink.turn(&mut scratch, true) != (Turn::Ended, None) {}
         assert_eq!(std::fs::read_to_string(dir.path().join("file/out")).unwrap(), "z");
     }
 

@@ -146,7 +146,7 @@ pub struct AboveReading {
 /// One ancestor's `memory.events.local`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Level {
-    /// The cgroup, below the cgroup2 mount.
+    /// The cgroup below the cgroup2 mount, as /proc/PID/cgroup spells it: `/pinfold/workers/web.slice`.
     pub path: String,
     /// Before the OOM.
     pub before: MemoryEvents,
@@ -160,6 +160,14 @@ pub struct Level {
 pub struct HostOom {
     pub before: u64,
     pub after: u64,
+}
+
+impl AboveReading {
+    /// The nearest ancestor whose own limit was reached.
+    #[must_use]
+    pub fn reached(&self) -> Option<&Level> {
+        self.levels.iter().find(|level| level.after.since(level.before).oom > 0)
+    }
 }
 
 impl MemoryEvents {

@@ -42,6 +42,8 @@ pub enum KernelEventKind {
         usage: Usage,
         /// The counters, read last: children may have died after the main process.
         counters: Counters,
+        /// What is above a run that could not be launched, where an OOM kill came from there; else it came with `Exited`.
+        above: Option<Box<AboveReading>>,
     },
     /// Its directory is gone by our hand; everything about the run is released.
     Removed,

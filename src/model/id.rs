@@ -92,6 +92,54 @@ impl fmt::Debug for WorkerId {
     }
 }
 
+/// The name of a slice: a cgroup that the runs of several workers are made in, so that they share its limits. The grammar
+/// is that of a worker's name.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SliceName(WorkerId);
+
+impl SliceName {
+    /// What its directory's name ends with. A worker's name has no `.`, so that no run's directory can be one.
+    const SUFFIX: &'static str = ".slice";
+
+    /// Checks `name`.
+    ///
+    /// # Errors
+    /// [`BadWorkerId`] says which rule `name` breaks.
+    pub fn new(name: &str) -> Result<Self, BadWorkerId> {
+        WorkerId::new(name).map(Self)
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// `NAME.slice`, the name of its directory.
+    #[must_use]
+    pub fn dir_name(&self) -> String {
+        format!("{}{}", self.0, Self::SUFFIX)
+    }
+
+    /// Reads `NAME.slice`. `None` where `name` is not of that form.
+    #[must_use]
+    pub fn from_dir_name(name: &str) -> Option<Self> {
+        Self::new(name.strip_suffix(Self::SUFFIX)?).ok()
+    }
+}
+
+impl fmt::Display for SliceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for SliceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
 /// One life of a worker. Numbers start at 1 and are never used twice by one supervisor, so that an event of
 /// run 3 can never be taken for one of run 4. Printed as `ID.RUN`, which is the name of the run's cgroup.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -147,6 +195,16 @@ mod tests {
         assert_eq!(WorkerId::new("é"), Err(BadWorkerId::Character { bad: 'é' }));
         for edge in ["-a", "a-", "_", "a_"] {
             assert_eq!(WorkerId::new(edge), Err(BadWorkerId::Edge), "{edge}");
+        }
+    }
+
+    #[test]
+    fn a_slice_is_read_back_from_its_directory_name_and_is_no_run() {
+        let web = SliceName::new("web-1").unwrap();
+        assert_eq!(SliceName::from_dir_name(&web.dir_name()), Some(web.clone()));
+        assert_eq!(RunId::from_dir_name(&web.dir_name()), None);
+        for stranger in ["web-1", "web-1.3", ".slice", "a.b.slice", "web-1.slices", "a b.slice"] {
+            assert_eq!(SliceName::from_dir_name(stranger), None, "{stranger}");
         }
     }
 

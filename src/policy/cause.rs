@@ -22,10 +22,24 @@
 //!
 //! # Whose memory ran out
 //!
-//! `oom` is counted in the cgroup whose limit was reached, `oom_kill` in the victim's. So `oom` here, or in a cgroup that
-//! the worker made below its own, means the worker's limit; `oom_kill` without it means a limit further up, or the host. Which of the two only the ancestors' counters tell, and they
-//! are not read yet ([`Above::Unread`]): pinfold itself sets no limit above a worker yet, so the host is the likelier
-//! reading, and the confidence says that it is one.
+//! `oom` is counted in the cgroup whose limit was reached, `oom_kill` in the victim's (`mem_cgroup_oom` and
+//! `__oom_kill_process`). So:
+//!
+//! | `oom` grew | the scope | known |
+//! |---|---|---|
+//! | here (`memory.events.local`) | `worker` | yes |
+//! | below, in a cgroup that the worker made | `worker` | no: perhaps not on the main process |
+//! | not here, but in `memory.events.local` of an ancestor | `ancestor`, the nearest such | yes |
+//! | in no cgroup, and every one up to the host's root was read | `host` | yes, unless the host's own count of kills stood still |
+//! | in none of those that could be read | `host` | no |
+//!
+//! The nearer limit wins: one that is reached further up at the same moment did not choose this victim. No limit has to
+//! be reached for the host to run out, so `host` is what is left when all else is ruled out; where something could not
+//! be looked at, it is the likelier reading (most hosts set no limit above a service) and not more. What is not known is
+//! `likely`, as is a kill that need not have been the main process's.
+//!
+//! The ancestors are read by the caller, and only where a run lost a process without a limit of its own: see
+//! `kernel::ancestors` for which of their earlier readings the growth is counted from.
 //!
 //! # The earlier reading
 //!
@@ -34,7 +48,8 @@
 //! `worker::state::Readings`.
 
 use crate::model::{
-    Confidence, Counters, ExitCause, ExitStatus, KilledBy, MemoryEvents, OomScope, PolicyName, StartError, UnknownWhy,
+    AboveReading, Confidence, Counters, ExitCause, ExitStatus, KilledBy, MemoryEvents, OomScope, PolicyName,
+    StartError, UnknownWhy,
 };
 
 /// SIGKILL, signal(7): the same number on every architecture.
@@ -70,18 +85,6 @@ impl Asked {
     }
 }
 
-/// What the cgroups above the run's say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Above {
-    /// Nobody looked.
-    #[default]
-    Unread,
-    /// One of them reached its limit.
-    LimitReached,
-    /// None of them reached a limit.
-    Untouched,
-}
-
 /// All that a cause is decided from.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -91,8 +94,8 @@ pub struct Facts<'a> {
     pub before: Counters,
     /// The counters after.
     pub after: Counters,
-    /// What the ancestors' counters say.
-    pub above: Above,
+    /// What the ancestors' counters say; `None` where nobody looked.
+    pub above: Option<&'a AboveReading>,
     /// What we had asked.
     pub asked: Asked,
     /// Whether an OOM takes every process of the run (`memory.oom.group` 1).
@@ -180,15 +183,21 @@ fn oom(facts: &Facts<'_>) -> Option<Oom> {
     // The count of group kills came with Linux 5.17; before it only the setting tells.
     let takes_all = any(|e| e.oom_group_kill) || (facts.oom_takes_all && local.oom_kill > 0);
     // Counted below the run's cgroup only: a limit that the worker itself set there, and perhaps not on the main process.
-    let own = local.oom > 0 || all.oom > 0;
-    let (scope, known) = match (own, facts.above) {
-        (true, _) => (OomScope::Worker, local.oom > 0),
-        (false, Above::LimitReached) => (OomScope::Ancestor, true),
-        (false, Above::Untouched) => (OomScope::Host, true),
-        (false, Above::Unread) => (OomScope::Host, false),
-    };
+    let (scope, known) =
+        if local.oom > 0 || all.oom > 0 { (OomScope::Worker, local.oom > 0) } else { further_up(facts.above) };
     let confidence = if takes_all && known { Confidence::Certain } else { Confidence::Likely };
     Some(Oom { scope, takes_all, confidence })
+}
+
+/// Whose memory ran out where no limit of the run's own was reached, and whether that is known.
+fn further_up(above: Option<&AboveReading>) -> (OomScope, bool) {
+    let Some(above) = above else { return (OomScope::Host, false) };
+    if above.reached().is_some() {
+        return (OomScope::Ancestor, true);
+    }
+    // It counts every kill, a cgroup's too. Where it has not grown one of the readings is wrong.
+    let stood_still = above.host.is_some_and(|host| host.after <= host.before);
+    (OomScope::Host, above.complete && !stood_still)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@
 //!
 //! | limit | begins | ends |
 //! |---|---|---|
-//! | memory.max, pids.max | `oom_kill`, `max` grew | 12 s without growth |
+//! | memory.max, pids.max | `oom_kill` (with `oom`: for the own limit), `max` grew | 12 s without growth |
 //! | memory.high | `high` grew, and anon + shmem is at or above it | anon + shmem below 95 % of it |
 //! | cpu.max | throttled in so many periods of each second, for `sustained` | two seconds that are not |
 //! | `cpu.max_time` | `usage_usec` has reached it | never |
@@ -36,6 +36,9 @@ pub use rules::{CpuMax, CpuTime, MemoryHigh, Rules, Stall};
 /// How long a counter must not grow before its episode is over. More than the 10 s for which the watch on a noisy
 /// file rests at the longest: a fork bomb at its limit would else recover, and violate again, at each reading.
 pub const QUIET: Duration = Duration::from_secs(12);
+
+/// `oom` is counted before `oom_kill`, and a reading can fall between them.
+const SAME_OOM: Duration = Duration::from_secs(2);
 
 /// From one look to the next, while nothing changes.
 const STEPS: [Duration; 5] = [
@@ -76,6 +79,8 @@ pub struct Watchman {
     /// What is suspicious or open; nothing else.
     cases: Vec<Case>,
     time: CpuClock,
+    /// When `oom` was last seen to grow: the worker's own memory had run out.
+    ran_out: Option<Mono>,
 }
 
 /// The last look at the CPU time, and how many before it found that nothing had been used.
@@ -111,7 +116,7 @@ impl Watchman {
     /// what it has used since is read when the first deadline says so, which may be at once.
     #[must_use]
     pub const fn new(started: Mono) -> Self {
-        Self { cases: Vec::new(), time: CpuClock { at: started, used_usec: 0, idle: 0 } }
+        Self { cases: Vec::new(), time: CpuClock { at: started, used_usec: 0, idle: 0 }, ran_out: None }
     }
 
     /// The event counters have grown by `grown` since they were last read.
@@ -119,7 +124,12 @@ impl Watchman {
         let mut found = self.settle(rules, now);
         let of = |f: fn(&MemoryEvents) -> u64, e: Option<MemoryEvents>| e.as_ref().map_or(0, f);
         let kills = of(|e| e.oom_kill, grown.memory.or(grown.local));
-        if kills > 0 {
+        if of(|e| e.oom, grown.memory.or(grown.local)) > 0 {
+            self.ran_out = Some(now);
+        }
+        // Without it, it was a limit further up, or the host, that took a process: no limit of this worker is violated.
+        let own = self.ran_out.is_some_and(|at| now.since(at) <= SAME_OOM);
+        if kills > 0 && own {
             self.event(rules, Limit::MemoryMax, now, &mut found, || oom(rules, kills));
         }
         let refused = grown.pids_max.unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What a unit's limits say together; the rest of a unit is `validate`'s part.
+//! What a unit's or a slice's limits say together; the rest of a unit is `validate`'s part.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -7,7 +7,10 @@ use super::{
     problem::{Place, shown},
     quantity::{Share, Size},
     raw,
-    types::{Cpu, Io, Limits, Memory, Monitoring, Pids, Pressure, PressureTrigger, Process, SwapMax, ViolationPolicy},
+    types::{
+        Cpu, Io, Limits, Memory, Monitoring, OomGroup, Pids, Pressure, PressureTrigger, Process, SwapMax,
+        ViolationPolicy,
+    },
     units::{Int, OrMax},
 };
 
@@ -22,10 +25,55 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// What a pressure trigger must last, unless configured.
 const PRESSURE_SUSTAINED: Duration = Duration::from_secs(20);
 
+/// The limits of a slice. What only a worker can have is as it is for a worker without it.
+pub(super) fn of_slice(raw: &raw::Slice, cx: &mut Cx<'_>) -> Limits {
+    let memory = raw.memory.get().map(|raw| {
+        let as_a_workers = raw::Memory {
+            max_rss: raw.max.clone(),
+            high: raw.high.clone(),
+            swap_max: raw.swap_max.clone(),
+            ..raw::Memory::default()
+        };
+        // memory.oom.group on a slice would have one worker's OOM kill all of them.
+        Memory { oom_scope: OomGroup::Process, ..memory(&as_a_workers, "max", cx) }
+    });
+    let cpu = raw.cpu.get().map(|raw| {
+        let as_a_workers = raw::Cpu {
+            max_percent: raw.max_percent.clone(),
+            weight: raw.weight.clone(),
+            burst: raw.burst.clone(),
+            ..raw::Cpu::default()
+        };
+        cpu(&as_a_workers, cx)
+    });
+    let pids = raw.pids.get().map(|raw| pids(&raw::Pids { max: raw.max.clone(), policy: Field::Absent }));
+    let io = raw.io.get().map(|list| {
+        let as_a_workers = list.0.iter().map(|Found { value: raw, at }| Found {
+            value: raw::Io {
+                path: raw.path.clone(),
+                rbps: raw.rbps.clone(),
+                wbps: raw.wbps.clone(),
+                riops: raw.riops.clone(),
+                wiops: raw.wiops.clone(),
+                policy: Field::Absent,
+            },
+            at: at.clone(),
+        });
+        io(&List(as_a_workers.collect()), cx)
+    });
+    Limits {
+        memory: memory.unwrap_or_else(|| Memory { oom_scope: OomGroup::Process, ..Memory::default() }),
+        cpu: cpu.unwrap_or_default(),
+        pids: pids.unwrap_or_default(),
+        io: io.unwrap_or_default(),
+        ..Limits::default()
+    }
+}
+
 /// The limits of a unit; defaults filled in.
 pub(super) fn limits(raw: &raw::Limits, cx: &mut Cx<'_>) -> Limits {
     Limits {
-        memory: raw.memory.get().map(|raw| memory(raw, cx)).unwrap_or_default(),
+        memory: raw.memory.get().map(|raw| memory(raw, "max_rss", cx)).unwrap_or_default(),
         cpu: raw.cpu.get().map(|raw| cpu(raw, cx)).unwrap_or_default(),
         pids: raw.pids.get().map(pids).unwrap_or_default(),
         io: raw.io.get().map(|list| io(list, cx)).unwrap_or_default(),
@@ -35,7 +83,8 @@ pub(super) fn limits(raw: &raw::Limits, cx: &mut Cx<'_>) -> Limits {
     }
 }
 
-fn memory(raw: &raw::Memory, cx: &mut Cx<'_>) -> Memory {
+/// `max_key` is what `memory.max` is called there.
+fn memory(raw: &raw::Memory, max_key: &str, cx: &mut Cx<'_>) -> Memory {
     let default = Memory::default();
     let max = raw.max_rss.get().and_then(|max| max.limit()).map(|size| size.0);
     if let (Some(max), Some(found)) = (max, raw.max_rss.found())
@@ -49,11 +98,12 @@ fn memory(raw: &raw::Memory, cx: &mut Cx<'_>) -> Memory {
         && max.is_none()
         && raw.max_rss.is_absent()
     {
-        cx.report.add(&swap.at, "swap_max acts only together with max_rss", "set max_rss as well");
+        let message = format!("swap_max acts only together with {max_key}");
+        cx.report.add(&swap.at, message, format!("set {max_key} as well"));
     }
     Memory {
         max,
-        high: high(raw, max, cx),
+        high: high(raw, max, max_key, cx),
         swap_max: raw.swap_max.get().map_or(default.swap_max, |swap| match swap {
             OrMax::Max => SwapMax::Max,
             OrMax::At(size) => SwapMax::Bytes(size.0),
@@ -65,7 +115,7 @@ fn memory(raw: &raw::Memory, cx: &mut Cx<'_>) -> Memory {
     }
 }
 
-fn high(raw: &raw::Memory, max: Option<u64>, cx: &mut Cx<'_>) -> Option<u64> {
+fn high(raw: &raw::Memory, max: Option<u64>, max_key: &str, cx: &mut Cx<'_>) -> Option<u64> {
     let found = raw.high.found()?;
     let high = match (found.value.limit()?, max) {
         (Share::Bytes(bytes), _) => bytes,
@@ -75,8 +125,8 @@ fn high(raw: &raw::Memory, max: Option<u64>, cx: &mut Cx<'_>) -> Option<u64> {
         (Share::Percent(_), None) => {
             // A default for those that have max_rss says nothing about those that have not.
             if !found.at.inherited() && !matches!(raw.max_rss, Field::Broken) {
-                let fix = "set max_rss, or write a size like 200MiB";
-                cx.report.add(&found.at, "a percentage is one of max_rss, and there is none", fix);
+                let message = format!("a percentage is one of {max_key}, and there is none");
+                cx.report.add(&found.at, message, format!("set {max_key}, or write a size like 200MiB"));
             }
             return None;
         }
@@ -86,8 +136,8 @@ fn high(raw: &raw::Memory, max: Option<u64>, cx: &mut Cx<'_>) -> Option<u64> {
     }
     if let Some(max) = max.filter(|max| high > *max) {
         let at = if found.at.inherited() { raw.max_rss.found().map_or(&found.at, |max| &max.at) } else { &found.at };
-        let message = format!("high, {high} bytes, is above max_rss, {max} bytes, and would never act");
-        cx.report.add(at, message, "write a size below max_rss, or a percentage of it");
+        let message = format!("high, {high} bytes, is above {max_key}, {max} bytes, and would never act");
+        cx.report.add(at, message, format!("write a size below {max_key}, or a percentage of it"));
     }
     Some(high)
 }

@@ -9,8 +9,8 @@
 //!   turns nodes into values and `raw` declares which keys there are; `units` and `quantity` know how one value is
 //!   written; `expand` puts in `${NAME}`; `validate` and `limits` layer, expand and check what keys say together;
 //!   `schema` describes it all to editors.
-//! - Several files are one configuration: `env` and `defaults` are merged key by key, later files win; `workers` are
-//!   put one after the other. `defaults` act on every worker of every file, so a file in `conf.d` can set them for all.
+//! - Several files are one configuration: `env` and `defaults` are merged key by key, later files win; `workers` and
+//!   `slices` are put one after the other, and a worker may be in a slice of any file. `defaults` act on every worker of every file, so a file in `conf.d` can set them for all.
 //! - Nothing here reads the environment or a clock, and but for [`read_files`] nothing touches a file.
 //! - A failure is never partial: a configuration is whole, or there are [`Problems`].
 
@@ -57,7 +57,7 @@ pub fn load(files: &[Source], env: &dyn Fn(&str) -> Option<String>) -> Result<Co
         nodes.extend(text(source, index, &mut report).and_then(|text| tree::parse(text, index, &mut report)));
     }
     if nodes.len() < files.len() {
-        return report.into_result(Config { env: std::collections::BTreeMap::new(), workers: Vec::new() });
+        return report.into_result(validate::nothing());
     }
     let mut cx = Cx::new(report, env);
     let raw = nodes.iter().filter_map(|node| file(node, &mut cx)).collect();

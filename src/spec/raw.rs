@@ -9,7 +9,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 use super::{
     decode::{
-        Cx, Decode, Found, FromWord, List, OneOrMany, Shape, Style, Table, Word, Wrong, choice, from_word, record,
+        Cx, Decode, Field, Found, FromWord, List, OneOrMany, Shape, Style, Table, Word, Wrong, choice, from_word,
+        record,
     },
     problem::{Place, shown},
     quantity::{Hold, Off, Share, Size, Stall, Time, TimeOr},
@@ -18,7 +19,7 @@ use super::{
     units::{AbsPath, Account, Flag, Int, MaybePath, Number, OrMax, SignalNumber, Text, Umask},
 };
 use crate::{
-    model::{BadWorkerId, WorkerId},
+    model::{BadWorkerId, SliceName, WorkerId},
     policy::restart::{OnOpen, RestartMode},
 };
 
@@ -29,11 +30,13 @@ const MAX_IOPS: i64 = u32::MAX as i64 - 1;
 
 record! {
     /// A configuration of pinfold.
-    File later [slices, store, history, reconcile_interval] {
+    File later [store, history, reconcile_interval] {
         /// The global environment, below each worker's own.
         env: Env,
         /// Merged under the unit of every worker of every file: maps key by key, everything else as a whole.
         defaults: Unit,
+        /// Budgets that workers share, by their names.
+        slices: Slices,
         /// What to run.
         workers: List<Worker>,
     }
@@ -41,7 +44,7 @@ record! {
 
 record! {
     /// One program, or several instances of it.
-    Worker requires [id] later [slice, depends_on] {
+    Worker requires [id] later [depends_on] {
         /// Its name: letters, digits, - and _; it begins and ends with a letter or a digit.
         id: Id,
         /// How many of it: gives id-1, id-2 and so on. Without the key there is one, with the bare id.
@@ -50,8 +53,72 @@ record! {
         enabled: Flag,
         /// Which multipliers of the restart breaker apply. Default default.
         profile_type: ProfileName,
+        /// The one of slices that it shares the budget of.
+        slice: SliceRef,
         /// What to run and how.
         unit: Unit,
+    }
+}
+
+record! {
+    /// A budget that the workers in it share, each still within its own limits. Without a key there is no such limit.
+    Slice {
+        /// Memory of all of them together.
+        memory: SliceMemory,
+        /// Processor time of all of them together.
+        cpu: SliceCpu,
+        /// Processes and threads of all of them together.
+        pids: SlicePids,
+        /// Disk traffic of all of them together, by device.
+        io: List<SliceIo>,
+    }
+}
+
+record! {
+    /// Memory of a slice.
+    SliceMemory {
+        /// The most they may use, at least 1MiB; above it the kernel kills one of them (memory.max). max: no limit.
+        max | max_rss: OrMax<Size>,
+        /// Where the kernel slows them down: a size or a percentage of max (memory.high).
+        high: OrMax<Share>,
+        /// The most swap, where max is set (memory.swap.max). Default 0.
+        swap_max: OrMax<Size>,
+    }
+}
+
+record! {
+    /// Processor time of a slice.
+    SliceCpu {
+        /// The most, in percent of one CPU, at least 1 (cpu.max). max: no limit.
+        max_percent: OrMax<Number<1, 1_000_000>>,
+        /// Its share where CPUs are short, beside other slices and workers without one, 1 to 10000; 100 is usual (cpu.weight).
+        weight: Int<1, 10_000>,
+        /// Unused time that can be spent later, at most max_percent of 100ms (cpu.max.burst). Default 0.
+        burst: Time,
+    }
+}
+
+record! {
+    /// Processes and threads of a slice.
+    SlicePids {
+        /// The most at once (pids.max). max: no limit.
+        max: OrMax<Int<1, PID_MAX_LIMIT>>,
+    }
+}
+
+record! {
+    /// Disk traffic of a slice on one device. At least one rate.
+    SliceIo requires [path] {
+        /// A path on the device.
+        path: AbsPath,
+        /// Bytes read a second.
+        rbps: Size,
+        /// Bytes written a second.
+        wbps: Size,
+        /// Reads a second.
+        riops: Int<1, MAX_IOPS>,
+        /// Writes a second.
+        wiops: Int<1, MAX_IOPS>,
     }
 }
 
@@ -350,6 +417,9 @@ choice!(HandlingName => ViolationHandling, "a way to handle violations", {
     "disabled" => ViolationHandling::Disabled,
 });
 
+/// A worker's or a slice's name.
+const ID_PATTERN: &str = "^[A-Za-z0-9]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?$";
+
 /// A worker's id.
 #[derive(Debug, Clone)]
 pub(super) struct Id(pub(super) WorkerId);
@@ -377,10 +447,65 @@ impl FromWord for Id {
 
     fn schema() -> Schema {
         json_schema!({ "anyOf": [
-            { "type": "string", "pattern": "^[A-Za-z0-9]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?$" },
+            { "type": "string", "pattern": ID_PATTERN },
             { "type": "integer", "minimum": 0 },
             super::units::variable(),
         ] })
+    }
+}
+
+/// A slice's name, where a worker asks for it.
+#[derive(Debug, Clone)]
+pub(super) struct SliceRef(pub(super) SliceName);
+
+impl FromWord for SliceRef {
+    const WHAT: &'static str = "the name of a slice";
+    const LIKE: &'static str = "one of the names under slices";
+
+    fn from_word(word: &Word<'_>) -> Result<Self, Wrong> {
+        SliceName::new(&word.text).map(Self).map_err(|_| Wrong::is("is not the name of a slice"))
+    }
+
+    fn name() -> Cow<'static, str> {
+        "Name_of_a_slice".into()
+    }
+
+    fn schema() -> Schema {
+        <Id as FromWord>::schema()
+    }
+}
+
+/// `slices`: a map, in the order of the file. A slice whose own keys are wrong is still one that a worker can name.
+#[derive(Debug, Clone)]
+pub(super) struct Slices(pub(super) Vec<(SliceName, Place, Field<Slice>)>);
+
+impl Decode for Slices {
+    fn decode(node: &Node, at: &Place, cx: &mut Cx<'_>) -> Option<Self> {
+        let mut slices = Vec::new();
+        for entry in cx.entries(node, at, &["web: {memory: {max: 2GiB}}"])? {
+            let name_at = Place { mark: entry.key_mark, path: at.path.key(&entry.key) };
+            if let Ok(name) = SliceName::new(&entry.key) {
+                let mut slice = Field::Absent;
+                slice.take(entry, at, cx);
+                slices.push((name, name_at, slice));
+            } else {
+                let fix = format!("write {}, with at most {} characters", Id::LIKE, WorkerId::MAX_LEN);
+                cx.report.add(&name_at, format!("{} cannot be the name of a slice", shown(&entry.key)), fix);
+            }
+            if cx.report.full() {
+                break;
+            }
+        }
+        Some(Self(slices))
+    }
+
+    fn name() -> Cow<'static, str> {
+        "Slices".into()
+    }
+
+    fn schema(schemas: &mut SchemaGenerator) -> Schema {
+        let slice = schemas.subschema_for::<Shape<Slice>>();
+        json_schema!({ "type": "object", "additionalProperties": slice, "propertyNames": { "pattern": ID_PATTERN } })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::model::WorkerId;
+use crate::model::{SliceName, WorkerId};
 pub use crate::policy::restart::Profile;
 use crate::policy::restart::RestartPolicy;
 
@@ -14,8 +14,20 @@ pub use crate::policy::dispatch::{ViolationHandling, ViolationPolicy};
 pub struct Config {
     /// The global environment, below each worker's own.
     pub env: BTreeMap<String, String>,
+    /// Shared budgets, in the order of the files. Names are unique.
+    pub slices: Vec<Slice>,
     /// The workers, instances expanded, in the order of the files. Names are unique.
     pub workers: Vec<Worker>,
+}
+
+/// A budget that workers share: a cgroup that their runs are made in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slice {
+    /// Its name.
+    pub name: SliceName,
+    /// What all of them together may use. Of these only what the kernel enforces is configurable: nothing watches a
+    /// slice, and an OOM in it takes a worker and never all of them (`memory.oom_scope` is `process`).
+    pub limits: Limits,
 }
 
 /// One worker that should exist.
@@ -34,6 +46,8 @@ pub struct Worker {
 /// What to run and how: a worker's `unit`, validated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
+    /// The slice that its runs are made in; one of [`Config::slices`].
+    pub slice: Option<SliceName>,
     /// Program and arguments; never empty. The program is looked up on the worker's `PATH` where it has no slash.
     pub argv: Vec<String>,
     /// Environment of the worker's own; env files are merged below it when a run starts.
@@ -301,6 +315,14 @@ impl Default for Stop {
 }
 
 impl Spec {
+    /// Whether an OOM kill takes every process of a run (`memory.oom.group` 1): where there is a memory limit to run
+    /// into, its own or its slice's, and `oom_scope` does not say otherwise.
+    #[must_use]
+    pub fn oom_takes_all(&self) -> bool {
+        let limited = self.limits.memory.max.is_some() || self.slice.is_some();
+        limited && self.limits.memory.oom_scope == OomGroup::Worker
+    }
+
     /// A number that differs where two specs do, to tell a changed configuration. Of this version of pinfold only: what
     /// is compared over an upgrade needs more.
     #[must_use]
@@ -321,6 +343,7 @@ impl Spec {
     #[must_use]
     pub fn new(argv: Vec<String>) -> Self {
         Self {
+            slice: None,
             argv,
             env: BTreeMap::new(),
             env_files: Vec::new(),

@@ -8,16 +8,16 @@ use std::{
 };
 
 use super::{
-    decode::{Cx, Field, Found, List, Table},
-    limits::{limits, positive},
+    decode::{Cx, Field, Found, List, Table, suggest},
+    limits::{limits, of_slice, positive},
     problem::{Place, shown},
     quantity::Time,
     raw,
-    types::{Config, EnvFile, Spec, Stop, Worker},
+    types::{Config, EnvFile, Slice, Spec, Stop, Worker},
     units::{Int, Text},
 };
 use crate::{
-    model::WorkerId,
+    model::{SliceName, WorkerId},
     policy::restart::{BudgetOverride, RestartPolicy},
 };
 
@@ -31,12 +31,14 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
     let mut env: Field<raw::Env> = Field::Absent;
     let mut defaults: Field<raw::Unit> = Field::Absent;
     let mut declared = Vec::new();
+    let mut slices = Slices::default();
     for mut file in files {
         // The later file is the upper layer.
         file.env.fill(&env);
         env = file.env;
         file.defaults.fill(&defaults);
         defaults = file.defaults;
+        slices.declare(file.slices, cx);
         if let Field::Given(Found { value: List(workers), .. }) = file.workers {
             declared.extend(workers);
         }
@@ -46,17 +48,70 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
     {
         let message = format!("{} workers times these defaults are more than 64 MiB", declared.len());
         cx.report.add(&defaults.at, message, "move long texts into env_file or the global env");
-        return Config { env: BTreeMap::new(), workers: Vec::new() };
+        return nothing();
     }
     let mut workers = Vec::new();
     let mut names = Names::default();
     for declaration in declared {
-        worker(declaration, &defaults, &mut names, &mut workers, cx);
+        worker(declaration, &defaults, &slices, &mut names, &mut workers, cx);
         if cx.report.full() {
             break;
         }
     }
-    Config { env: env.get().map(texts).unwrap_or_default(), workers }
+    Config { env: env.get().map(texts).unwrap_or_default(), slices: slices.whole, workers }
+}
+
+/// What stands in for a configuration that cannot be put together.
+pub(super) fn nothing() -> Config {
+    Config { env: BTreeMap::new(), slices: Vec::new(), workers: Vec::new() }
+}
+
+/// The slices of all files.
+#[derive(Default)]
+struct Slices {
+    /// Where each is declared, the wrong ones included.
+    declared: BTreeMap<SliceName, Place>,
+    whole: Vec<Slice>,
+    /// Whether there may be others, in what could not be read.
+    broken: bool,
+}
+
+impl Slices {
+    fn declare(&mut self, field: Field<raw::Slices>, cx: &mut Cx<'_>) {
+        let found = match field {
+            Field::Given(found) => found,
+            Field::Broken => return self.broken = true,
+            Field::Absent => return,
+        };
+        for (name, at, slice) in found.value.0 {
+            if let Some(first) = self.declared.get(&name) {
+                let first = cx.report.place_of(first.mark);
+                let message = format!("the slice {} is given twice, first at {first}", shown(name.as_str()));
+                cx.report.add(&at, message, "give one of the slices another name");
+                continue;
+            }
+            self.declared.insert(name.clone(), at);
+            if let Some(slice) = slice.get() {
+                self.whole.push(Slice { name, limits: of_slice(slice, cx) });
+            }
+        }
+    }
+
+    /// The one that a worker asks for.
+    fn of_worker(&self, field: &Field<raw::SliceRef>, cx: &mut Cx<'_>) -> Option<SliceName> {
+        let Found { value: raw::SliceRef(name), at } = field.found()?;
+        if self.declared.contains_key(name) || self.broken {
+            return Some(name.clone());
+        }
+        let known: Vec<_> = self.declared.keys().map(SliceName::as_str).collect();
+        let fix = match (suggest(name.as_str(), known.iter().copied()), known.as_slice()) {
+            (Some(near), _) => format!("did you mean {near}?"),
+            (None, []) => format!("declare it: add slices with a key {name} at the top of the file, or remove the key"),
+            (None, known) => format!("write one of {}, or declare it under slices", known.join(", ")),
+        };
+        cx.report.add(at, format!("there is no slice {}", shown(name.as_str())), fix);
+        None
+    }
 }
 
 /// The text a unit hands down, in bytes.
@@ -84,17 +139,20 @@ struct Names {
 fn worker(
     declaration: Found<raw::Worker>,
     defaults: &Field<raw::Unit>,
+    slices: &Slices,
     names: &mut Names,
     workers: &mut Vec<Worker>,
     cx: &mut Cx<'_>,
 ) {
     let Found { value: mut raw, at } = declaration;
     raw.unit.fill(defaults);
+    let slice = slices.of_worker(&raw.slice, cx);
     let profile = raw.profile_type.get().map(|name| name.0).unwrap_or_default();
     let spec = match raw.unit.found() {
         Some(unit) => spec(&unit.value, &unit.at, &at, cx).map(|mut spec| {
-            // A key of the worker, not of its unit: `unit.restart` may not even be written.
+            // Keys of the worker, not of its unit: `unit.restart` may not even be written.
             spec.restart.profile = profile;
+            spec.slice = slice;
             Arc::new(spec)
         }),
         None if raw.unit.is_absent() => {

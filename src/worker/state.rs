@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::model::{
-    Class, Counters, Detail, ExitCause, KilledBy, Limit, MemoryEvents, Mono, PolicyName, Readiness, RestartCounts,
-    RunId, StartError, State as PublicState, StoppedDetail, StoppingDetail, WorkerId, WorkerStatus,
+    AboveReading, Class, Counters, Detail, ExitCause, KilledBy, Limit, MemoryEvents, Mono, PolicyName, Readiness,
+    RestartCounts, RunId, StartError, State as PublicState, StoppedDetail, StoppingDetail, WorkerId, WorkerStatus,
 };
 use crate::policy::{
     breaker::{Breaker, Saved},
@@ -15,7 +15,7 @@ use crate::policy::{
     decide::{Breach, Pending},
     violation::{Rules, Watchman},
 };
-use crate::spec::types::{OomGroup, Spec, ViolationPolicy};
+use crate::spec::types::{Spec, ViolationPolicy};
 
 use super::event::Ticket;
 use super::transition::LAUNCH_PATIENCE;
@@ -138,6 +138,8 @@ pub(super) struct Life {
     pub(super) overdue: bool,
     /// Its main process left others behind when it ended.
     pub(super) left_behind: bool,
+    /// What the cgroups above it said at its end, where an OOM kill came from there.
+    pub(super) above: Option<Box<AboveReading>>,
 }
 
 /// The main process.
@@ -472,9 +474,7 @@ impl State {
     }
 
     pub(super) fn oom_takes_all(&self) -> bool {
-        // Without a limit of its own memory.oom.group is left at 0.
-        let memory = &self.spec.limits.memory;
-        memory.oom_scope == OomGroup::Worker && memory.max.is_some()
+        self.spec.oom_takes_all()
     }
 }
 
@@ -493,6 +493,7 @@ impl Life {
             stuck_on: None,
             cgroup_gone: false,
             left_behind: false,
+            above: None,
             overdue: false,
         }
     }

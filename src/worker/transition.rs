@@ -12,7 +12,7 @@ use crate::model::{
     Class, Counters, EventKind, Evidence, KernelEventKind, KilledBy, Mono, RunId, Stage, StartError, Target,
 };
 use crate::policy::breaker::Changes;
-use crate::policy::cause::{self, Above, End, Facts};
+use crate::policy::cause::{self, End, Facts};
 use crate::policy::decide::{self, Act, Exit, Pending, Trigger};
 use crate::spec::types::KillMode;
 
@@ -244,7 +244,7 @@ impl Transition<'_> {
             end,
             before,
             after,
-            above: Above::Unread,
+            above: life.above.as_deref(),
             asked: life.asked,
             oom_takes_all: self.s.oom_takes_all(),
             success_exit_codes: &self.s.spec.restart.success_exit_codes,
@@ -260,8 +260,8 @@ impl Transition<'_> {
             (Some(KilledBy::StopTimeout), Some((by, _))) => Some(by),
             _ => life.asked.by(),
         };
-        let evidence =
-            Box::new(Evidence { status, before, after, usage: None, asked_by, above: None, start_error, wall_ms });
+        let above = life.above.clone();
+        let evidence = Box::new(Evidence { status, before, after, usage: None, asked_by, above, start_error, wall_ms });
         self.emit(EventKind::Exited { cause, confidence, evidence });
     }
 

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    CpuStat, Detail, ExitStatus, KernelEvent, Limit, MemoryEvents, RestartCounts, Sample, State as Public,
-    StoppedDetail, Trigger as Cause, Usage, Verdict, WorkerId,
+    AboveReading, CpuStat, Detail, ExitCause, ExitStatus, KernelEvent, Level, Limit, MemoryEvents, OomScope,
+    RestartCounts, Sample, State as Public, StoppedDetail, Trigger as Cause, Usage, Verdict, WorkerId,
 };
 use crate::policy::breaker::Saved;
 use crate::policy::restart::{RestartMode, RestartPolicy};
@@ -102,7 +102,7 @@ fn any_drawn() -> impl Strategy<Value = Drawn> {
         2 => any_counters().prop_map(KernelEventKind::Counted),
         4 => (status, any_counters(), any::<bool>())
             .prop_map(|(status, counters, populated)| KernelEventKind::Exited { status, counters, populated, above: None }),
-        5 => any_counters().prop_map(|counters| KernelEventKind::Unpopulated { usage: Usage::default(), counters }),
+        5 => any_counters().prop_map(|counters| KernelEventKind::Unpopulated { usage: Usage::default(), counters, above: None }),
         3 => Just(KernelEventKind::Removed),
         1 => Just(KernelEventKind::CgroupGone),
         2 => (0..Limit::ALL.len()).prop_map(|limit| KernelEventKind::Pressed(Limit::ALL[limit])),
@@ -357,7 +357,7 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
     for kind in [
         KernelEventKind::LaunchFailed(StartError::os(Stage::Exec, "it", 2)),
         KernelEventKind::Exited { status: None, counters: Counters::default(), populated: false, above: None },
-        KernelEventKind::Unpopulated { usage: Usage::default(), counters: Counters::default() },
+        KernelEventKind::Unpopulated { usage: Usage::default(), counters: Counters::default(), above: None },
     ] {
         let run = state.run();
         feed(&mut state, &mut w, Event::Kernel(Box::new(KernelEvent { run, kind })), now)?;
@@ -423,9 +423,52 @@ fn strangers_in_the_cgroup_are_left_alone_and_nothing_is_started_over_them() {
     let stop = asked.advance(ask(Ask::Stop { by: KilledBy::Stop }), turn);
     assert!(touches(&stop), "a person's word is another thing: {stop:?}");
 
-    let kind = KernelEventKind::Unpopulated { usage: Usage::default(), counters: Counters::default() };
+    let kind = KernelEventKind::Unpopulated { usage: Usage::default(), counters: Counters::default(), above: None };
     let gone = state.advance(Event::Kernel(Box::new(KernelEvent { run, kind })), turn);
     let next = RunId::new(WorkerId::new("w").unwrap(), 8);
     assert!(gone.contains(&Effect::Prepare(next)), "what was asked for meanwhile happens then: {gone:?}");
     assert!(!gone.iter().any(|e| matches!(e, Effect::Emit { kind, .. } if matches!(**kind, EventKind::Exited { .. }))));
+}
+
+#[test]
+fn what_is_above_a_run_decides_whose_memory_it_was_and_stays_as_evidence() {
+    let turn = Turn { now: Mono(Duration::from_secs(1)), jitter: 0.5 };
+    let lost = MemoryEvents { oom_kill: 1, oom_group_kill: 1, ..Default::default() };
+    let counters = Counters { local: Some(lost), memory: Some(lost), pids_max: Some(0) };
+    let reached = MemoryEvents { oom: 1, ..Default::default() };
+    let level = Level { path: "/workers/web.slice".into(), before: MemoryEvents::default(), after: reached };
+    let above = Some(Box::new(AboveReading { levels: vec![level], complete: true, host: None }));
+    let launched = || {
+        let mut spec = Spec::new(vec!["x".to_owned()]);
+        spec.restart.mode = RestartMode::Never;
+        let mut state = State::new(WorkerId::new("w").unwrap(), Arc::new(spec), 0, turn.now);
+        drop(state.advance(Event::Begin, turn));
+        let start = Ask::Start { trigger: Cause::Operator };
+        drop(state.advance(Event::Operator { ask: start, who: None, ticket: None }, turn));
+        drop(state.advance(Event::Prepared { run: 1, result: Box::new(Ok(Counters::default())) }, turn));
+        state
+    };
+    let tell = |state: &mut State, kind| {
+        let effects = state.advance(Event::Kernel(Box::new(KernelEvent { run: state.run(), kind })), turn);
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Emit { kind, .. } => match *kind {
+                EventKind::Exited { cause, evidence, .. } => Some((cause, evidence.above)),
+                _ => None,
+            },
+            _ => None,
+        })
+    };
+    let expected = Some((ExitCause::Oom { scope: OomScope::Ancestor }, above.clone()));
+
+    let mut ran = launched();
+    assert_eq!(tell(&mut ran, KernelEventKind::Launched { pid: 7 }), None);
+    let status = Some(ExitStatus::Signaled { signal: SIGKILL, core: false });
+    let exited = KernelEventKind::Exited { status, counters, populated: false, above: above.clone() };
+    assert_eq!(tell(&mut ran, exited), expected);
+
+    let mut stillborn = launched();
+    let fault = StartError::os(Stage::Spawn, "", 0);
+    assert_eq!(tell(&mut stillborn, KernelEventKind::LaunchFailed(fault)), None, "told when its counters are final");
+    let unpopulated = KernelEventKind::Unpopulated { usage: Usage::default(), counters, above };
+    assert_eq!(tell(&mut stillborn, unpopulated), expected);
 }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt::Write};
 
-use crate::model::{Confidence, Evidence, ExitCause, ExitStatus, KilledBy, OomScope, UnknownWhy};
+use crate::model::{AboveReading, Confidence, Evidence, ExitCause, ExitStatus, KilledBy, OomScope, UnknownWhy};
 pub use crate::model::{duration, size};
 use crate::spec::types::Spec;
 
@@ -57,15 +57,27 @@ pub fn cause_sentence(cause: &ExitCause, confidence: Confidence, evidence: &Evid
 }
 
 fn oom(scope: OomScope, evidence: &Evidence, spec: &Spec) -> String {
+    let above = evidence.above.as_deref();
+    let reached = above.and_then(AboveReading::reached);
     let place = match scope {
         OomScope::Worker => format!("killed by the kernel{}", memory_max(spec)),
-        OomScope::Ancestor => "killed by the kernel at the limit of a cgroup above its own".to_owned(),
+        OomScope::Ancestor => match reached {
+            Some(level) => format!("killed by the kernel at the limit of {}, above its own cgroup", inert(&level.path)),
+            None => "killed by the kernel at the limit of a cgroup above its own".to_owned(),
+        },
         OomScope::Host => "the host ran out and the kernel chose it".to_owned(),
+    };
+    let there = match scope {
+        OomScope::Worker => None,
+        OomScope::Ancestor => reached.map(|level| format!("oom +{} there", level.after.since(level.before).oom)),
+        OomScope::Host => above
+            .and_then(|above| above.host)
+            .map(|host| format!("oom_kill +{} on the whole host", host.after.saturating_sub(host.before))),
     };
     let peak = evidence.usage.and_then(|usage| usage.memory_peak_bytes).map(|peak| format!("peak {}", size(peak)));
     let growth = evidence.after.since(evidence.before);
     let kills = growth.local.or(growth.memory).map(|m| format!("oom_kill +{}", m.oom_kill));
-    let facts: Vec<String> = [peak, kills].into_iter().flatten().collect();
+    let facts: Vec<String> = [peak, kills, there].into_iter().flatten().collect();
     let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
     format!("out of memory: {place}{facts}")
 }
@@ -126,7 +138,7 @@ pub fn inert(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::model::{Counters, MemoryEvents, Stage, StartError, Usage};
+    use crate::model::{Counters, HostOom, Level, MemoryEvents, Stage, StartError, Usage};
 
     pub(in crate::cli) fn evidence() -> Evidence {
         Evidence {
@@ -170,6 +182,39 @@ pub(super) mod tests {
         insta::assert_snapshot!(
             say(&ExitCause::Oom { scope: OomScope::Host }, &evidence),
             @"out of memory: the host ran out and the kernel chose it (oom_kill +1)"
+        );
+    }
+
+    #[test]
+    fn an_oom_from_above_names_whose_memory_it_was() {
+        let events = |oom| MemoryEvents { oom, ..MemoryEvents::default() };
+        let level =
+            |path: &str, grown: u64| Level { path: path.to_owned(), before: events(3), after: events(3 + grown) };
+        let mut evidence = evidence();
+        evidence.after.local = Some(oom_kills(1));
+        let mut reading = AboveReading {
+            levels: vec![
+                level("/pinfold/workers/\u{1b}web.slice", 0),
+                level("/pinfold/workers", 2),
+                level("/pinfold", 1),
+            ],
+            complete: true,
+            host: Some(HostOom { before: 7, after: 9 }),
+        };
+        evidence.above = Some(Box::new(reading.clone()));
+        insta::assert_snapshot!(
+            say(&ExitCause::Oom { scope: OomScope::Ancestor }, &evidence),
+            @"out of memory: killed by the kernel at the limit of /pinfold/workers, above its own cgroup (oom_kill +1, oom +2 there)"
+        );
+        reading.levels[0].after.oom = 4;
+        evidence.above = Some(Box::new(reading.clone()));
+        insta::assert_snapshot!(
+            say(&ExitCause::Oom { scope: OomScope::Ancestor }, &evidence),
+            @r"out of memory: killed by the kernel at the limit of /pinfold/workers/\u{1b}web.slice, above its own cgroup (oom_kill +1, oom +1 there)"
+        );
+        insta::assert_snapshot!(
+            say(&ExitCause::Oom { scope: OomScope::Host }, &evidence),
+            @"out of memory: the host ran out and the kernel chose it (oom_kill +1, oom_kill +2 on the whole host)"
         );
     }
 

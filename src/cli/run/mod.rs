@@ -43,6 +43,7 @@ use super::{
 };
 use crate::clock;
 use crate::kernel::{
+    ancestors::{Ancestors, history::Kills},
     cgroup::{Dir, DirError, events, kill, limits, limits::Effective},
     launch::{
         self, Method,
@@ -53,8 +54,7 @@ use crate::kernel::{
     place::record::boot_id,
     port::RunNote,
 };
-use crate::model::{Counters, RunId, Stage, StartError};
-use crate::policy::cause::Above;
+use crate::model::{AboveReading, Counters, Mono, RunId, Stage, StartError};
 
 /// How often a directory is tried that should be empty and is still busy, and for how long at most.
 const REMOVE_TRIES: u32 = 10;
@@ -107,7 +107,7 @@ struct Prepared {
     dir: Dir,
     effective: Effective,
     before: Counters,
-    above: Vec<(Dir, Counters)>,
+    above: Ancestors,
 }
 
 impl Attempts<'_> {
@@ -161,13 +161,8 @@ impl Attempts<'_> {
         })();
         match prepared {
             Ok((effective, before, plan)) => {
-                let above = self.place.tree.ancestors.iter().rev();
-                let above = above.filter_map(|path| {
-                    let dir = Dir::open(path).ok()?;
-                    let counters = events::read(&dir).ok()?;
-                    Some((dir, counters))
-                });
-                let above = above.collect();
+                let above = self.ancestors();
+                above.observe(None, clock::monotonic());
                 Ok((Prepared { run, dir, effective, before, above }, plan))
             }
             Err(error) => {
@@ -178,6 +173,14 @@ impl Attempts<'_> {
                 Err((path, error))
             }
         }
+    }
+
+    /// The cgroups above the run's.
+    fn ancestors(&self) -> Ancestors {
+        let tree = &self.place.tree;
+        let dirs: Vec<_> = tree.ancestors.iter().cloned().chain([tree.runs.path().to_owned()]).collect();
+        // The first of them is where cgroup2 is mounted.
+        Ancestors::open(dirs.first().map_or(Path::new("/"), PathBuf::as_path), &dirs)
     }
 
     /// A directory that nobody has used: named after our pid, or after chance where that one is taken (a run of the same
@@ -224,6 +227,7 @@ impl Attempts<'_> {
 
         terminal.launched();
         let mut watch = Watch { dir, signals: self.signals, ladder, terminal, child: Some(child) };
+        let mut ended = clock::monotonic();
         let began = match watch.confirm()? {
             Launch::Runs(since) => {
                 watch.ladder.started(since, self.request.timeout);
@@ -249,9 +253,10 @@ impl Attempts<'_> {
             let end = watch.main_process()?;
             out.end = Ok(end.status);
             out.after = end.counters;
+            ended = end.at;
             out.wall_ms = u64::try_from(end.at.since(began).as_millis()).unwrap_or(u64::MAX);
-            out.above = above(&prepared.above);
         }
+        out.above = above(prepared, out.after, ended);
         out.asked = watch.ladder.asked();
         out.timed_out = watch.ladder.timed_out();
         out.leftover = !watch.drain()?;
@@ -287,18 +292,11 @@ fn retry_by_moving(error: &StartError) -> bool {
     error.is_spawn_fault() || (error.stage == Stage::Clone && refused.contains(&error.errno))
 }
 
-/// Whether a limit further up was reached while the command ran.
-fn above(ancestors: &[(Dir, Counters)]) -> Above {
-    let mut seen = false;
-    for (dir, before) in ancestors {
-        let Ok(now) = events::read(dir) else { continue };
-        let Some(grown) = now.since(*before).local else { continue };
-        if grown.oom > 0 {
-            return Above::LimitReached;
-        }
-        seen = true;
-    }
-    if seen { Above::Untouched } else { Above::Unread }
+/// What is above the run, where it lost a process to a limit there or to the host.
+fn above(prepared: &Prepared, after: Counters, end: Mono) -> Option<Box<AboveReading>> {
+    let mut kills = Kills::since(prepared.before);
+    kills.read(end, after);
+    kills.from_above().map(|dead| Box::new(prepared.above.read(None, dead, clock::monotonic())))
 }
 
 /// Removes the run's directory. Right after a mass exit the kernel can be busy with it although `populated` is 0, and

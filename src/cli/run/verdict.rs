@@ -11,9 +11,9 @@ use crate::cli::{
     report::{self, Limits, Readings, Report},
 };
 use crate::kernel::cgroup::limits::Effective;
-use crate::model::{Counters, Evidence, ExitCause, ExitStatus, KilledBy, StartError, Usage};
-use crate::policy::cause::{self, Above, Asked, End, Facts};
-use crate::spec::types::{OomGroup, Stop};
+use crate::model::{AboveReading, Counters, Evidence, ExitCause, ExitStatus, KilledBy, StartError, Usage};
+use crate::policy::cause::{self, Asked, End, Facts};
+use crate::spec::types::Stop;
 
 /// Everything that is known of a run.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) struct Facets {
     pub(super) end: Result<ExitStatus, StartError>,
     pub(super) before: Counters,
     pub(super) after: Counters,
-    pub(super) above: Above,
+    pub(super) above: Option<Box<AboveReading>>,
     pub(super) usage: Option<Usage>,
     pub(super) asked: Asked,
     pub(super) timed_out: bool,
@@ -56,10 +56,9 @@ impl Facets {
             end,
             before: self.before,
             after: self.after,
-            above: self.above,
+            above: self.above.as_deref(),
             asked: self.asked,
-            oom_takes_all: request.spec.limits.memory.max.is_some()
-                && request.spec.limits.memory.oom_scope == OomGroup::Worker,
+            oom_takes_all: request.spec.oom_takes_all(),
             success_exit_codes: &request.spec.restart.success_exit_codes,
         });
         let cause = match cause {
@@ -80,7 +79,7 @@ impl Facets {
             after: self.after,
             usage: self.usage,
             asked_by: self.asked.by(),
-            above: None,
+            above: self.above.clone(),
             start_error: start_error.clone(),
             wall_ms: self.wall_ms,
         };
@@ -111,6 +110,7 @@ impl Facets {
             pids: report::Pids::default(),
             pressure: report::Pressure::default(),
             counters: Readings::default(),
+            above: self.above,
             limits: Limits { requested: request.typed.clone(), effective: effective(&self.effective) },
         }
         .with_usage(self.usage, Readings { before: self.before, after: self.after });
@@ -171,7 +171,7 @@ impl Facets {
             end: Err(error),
             before: Counters::default(),
             after: Counters::default(),
-            above: Above::default(),
+            above: None,
             usage: None,
             asked: Asked::default(),
             timed_out: false,

@@ -26,6 +26,15 @@ pub fn read(dir: &Dir) -> Result<Counters, DirError> {
     Ok(Counters { local, memory, pids_max })
 }
 
+/// Reads `memory.events.local` alone: what happened at this cgroup's own limits. `None` where it is not there.
+///
+/// # Errors
+/// `ENODEV` where the cgroup is gone.
+pub fn local(dir: &Dir) -> Result<Option<MemoryEvents>, DirError> {
+    let mut buf = [0; 512];
+    Ok(dir.read_if_there("memory.events.local", &mut buf)?.map(memory_events))
+}
+
 /// `nr_dying_descendants` of `cgroup.stat`: cgroups that were removed but still hold memory.
 ///
 /// # Errors

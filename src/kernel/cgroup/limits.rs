@@ -181,7 +181,7 @@ pub fn change(dir: &Dir, setting: &Setting) -> Result<String, StartError> {
     read_back(dir, setting)
 }
 
-fn read_back(dir: &Dir, setting: &Setting) -> Result<String, StartError> {
+pub(super) fn read_back(dir: &Dir, setting: &Setting) -> Result<String, StartError> {
     let mut buf = [0; 4096];
     let text = dir.read_into(setting.file(), &mut buf).map_err(|e| refused(dir, setting, &e))?;
     in_force(setting, text)?;
@@ -199,7 +199,7 @@ fn in_force(setting: &Setting, text: &str) -> Result<(), StartError> {
     ))
 }
 
-fn refused(dir: &Dir, setting: &Setting, e: &DirError) -> StartError {
+pub(super) fn refused(dir: &Dir, setting: &Setting, e: &DirError) -> StartError {
     // By a look: cgroups-rs opens with O_CREAT, so the kernel says EACCES of a file that is not there.
     if !dir.has(setting.file()) {
         let path = dir.path().join(setting.file());
@@ -214,7 +214,7 @@ fn refused(dir: &Dir, setting: &Setting, e: &DirError) -> StartError {
 }
 
 /// Whether the host has no swap: `/proc/swaps` is missing or lists none.
-fn no_swap() -> bool {
+pub(super) fn no_swap() -> bool {
     std::fs::read_to_string("/proc/swaps").map_or(true, |text| text.lines().count() < 2)
 }
 

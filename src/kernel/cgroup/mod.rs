@@ -5,12 +5,14 @@
 //!
 //! ```text
 //! Dir ── limits   plan (pure) → apply: set, read back, compare
+//!     ── budget   the same for a slice, which may be populated
 //!     ── events   memory.events, pids.events → Counters
 //!     ── stat     cpu.stat, memory.peak, … → Usage
 //!     ── kill     cgroup.kill, freeze, remove
 //!     ── handle   the same directory as a `cgroups_rs::fs::Cgroup`
 //! ```
 
+pub mod budget;
 pub mod controller;
 pub mod dir;
 pub mod disk;

@@ -7,20 +7,21 @@ use std::{
     collections::VecDeque,
     fs, io,
     path::{Path, PathBuf},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::Duration,
 };
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::places::{Place, Places};
 use crate::clock::monotonic;
 use crate::keeper::protocol::LogFiles;
-use crate::kernel::cgroup::{
-    dir::{Dir, DirError},
-    kill,
-};
-use crate::model::{Mono, RunId};
+use crate::kernel::cgroup::{DirError, kill};
+use crate::model::{Mono, RunId, chain};
 
 /// The first wait for a directory that is still busy; each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(1);
@@ -38,12 +39,18 @@ type Done = UnboundedSender<(RunId, Result<(), DirError>)>;
 /// Where runs are handed in.
 #[derive(Debug, Clone)]
 pub(super) struct Janitor {
-    jobs: mpsc::Sender<RunId>,
+    jobs: mpsc::Sender<Job>,
 }
 
-/// A directory that was busy.
-struct Again {
+/// A directory to remove.
+struct Job {
     run: RunId,
+    place: Arc<Place>,
+}
+
+/// One that was busy.
+struct Again {
+    job: Job,
     at: Mono,
     wait: Duration,
     give_up: Mono,
@@ -51,21 +58,21 @@ struct Again {
 
 impl Janitor {
     /// Starts the thread. `done` hears of each removal. It ends with the last clone of the handle.
-    pub(super) fn start(workers: Dir, logs: PathBuf, done: Done) -> io::Result<Self> {
+    pub(super) fn start(places: Arc<Places>, logs: PathBuf, done: Done) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
-        thread::Builder::new().name("janitor".into()).spawn(move || work(&workers, &logs, &queue, &done))?;
+        thread::Builder::new().name("janitor".into()).spawn(move || work(&places, &logs, &queue, &done))?;
         Ok(Self { jobs })
     }
 
-    /// Has the directory of `run` removed. Its cgroup has been read to be empty.
-    pub(super) fn remove(&self, run: RunId) {
-        if let Err(mpsc::SendError(run)) = self.jobs.send(run) {
+    /// Has the directory of `run` in `place` removed. Its cgroup has been read to be empty.
+    pub(super) fn remove(&self, run: RunId, place: Arc<Place>) {
+        if let Err(mpsc::SendError(Job { run, .. })) = self.jobs.send(Job { run, place }) {
             tracing::error!(%run, "the janitor is gone: the run's directory stays");
         }
     }
 }
 
-fn work(workers: &Dir, logs: &Path, queue: &mpsc::Receiver<RunId>, done: &Done) {
+fn work(places: &Places, logs: &Path, queue: &mpsc::Receiver<Job>, done: &Done) {
     // In the order of their next tries, for new ones come last and each wait grows alike: near enough to sorted that
     // the earliest is looked for, not kept.
     let mut busy: VecDeque<Again> = VecDeque::new();
@@ -73,35 +80,47 @@ fn work(workers: &Dir, logs: &Path, queue: &mpsc::Receiver<RunId>, done: &Done) 
         let next = busy.iter().map(|a| a.at).min();
         let new = match next {
             None => match queue.recv() {
-                Ok(run) => Some(run),
+                Ok(job) => Some(job),
                 Err(mpsc::RecvError) => return,
             },
             Some(at) => match queue.recv_timeout(at.since(monotonic())) {
-                Ok(run) => Some(run),
+                Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             },
         };
         let now = monotonic();
         let due = match new {
-            Some(run) => Again { run, at: now, wait: FIRST_WAIT, give_up: now + GIVE_UP },
+            Some(job) => Again { job, at: now, wait: FIRST_WAIT, give_up: now + GIVE_UP },
             None => match busy.iter().position(|a| a.at <= now).and_then(|i| busy.remove(i)) {
                 Some(again) => again,
                 None => continue,
             },
         };
-        match kill::remove(workers, &due.run.to_string()) {
+        match kill::remove(&due.job.place.dir, &due.job.run.to_string()) {
             Err(e) if e.is_busy() && now < due.give_up => {
                 let wait = (due.wait * 2).min(LONGEST_WAIT);
                 busy.push_back(Again { at: now + due.wait, wait, ..due });
             }
             result => {
-                forget_logs(logs, &due.run);
-                if done.send((due.run, result)).is_err() {
+                let Job { run, place } = due.job;
+                forget_logs(logs, &run);
+                if done.send((run, result)).is_err() {
                     return;
                 }
+                sweep(places, &place);
             }
         }
+    }
+}
+
+/// A slice that no configuration names goes with its last run.
+fn sweep(places: &Places, place: &Place) {
+    match places.sweep(place) {
+        Err(error) if !error.is_absent() => {
+            tracing::warn!(error = %chain(&error), "an unused slice could not be removed");
+        }
+        _ => {}
     }
 }
 

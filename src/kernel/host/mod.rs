@@ -10,6 +10,7 @@
 //! notification that was counted. The table's lock is held for map operations only, never across a system call.
 
 mod janitor;
+mod places;
 mod pump;
 mod scan;
 
@@ -29,7 +30,8 @@ use crate::clock::Clock;
 use crate::keeper::client::{Client, Events};
 use crate::keeper::protocol::LogFiles;
 use crate::keeper::transport::TransportError;
-use crate::kernel::cgroup::{Dir, DirError, Namespace, events, kill, limits, stat};
+use crate::kernel::ancestors::{Ancestors, history::Kills};
+use crate::kernel::cgroup::{Dir, DirError, Namespace, events, kill, limits, setting::Setting, stat};
 use crate::kernel::launch::plan::{LaunchPlan, Session};
 use crate::kernel::launch::resolve::{self, Inherit};
 use crate::kernel::news::NewsSender;
@@ -37,13 +39,15 @@ use crate::kernel::port::{Kernel, KernelError, RunNote};
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::kernel::{note, pidfd};
 use crate::model::{
-    Counters, KernelEvent, KernelEventKind, RunId, Sample, Stage, StartError, Target, Wanted, WorkerId, chain,
+    AboveReading, Counters, KernelEvent, KernelEventKind, Mono, RunId, Sample, Stage, StartError, Target, Wanted,
+    WorkerId, chain,
 };
-use crate::spec::types::Spec;
+use crate::spec::types::{Slice, Spec};
 
 use janitor::Janitor;
+use places::{Place, Places};
 pub use pump::{Lost, Pump};
-pub use scan::{Found, scan};
+pub use scan::{Found, Scan};
 
 /// How long users, groups and env files may take to be read: they can come over a network.
 const LOOK_UP: Duration = Duration::from_secs(10);
@@ -53,6 +57,10 @@ const LOOK_UP: Duration = Duration::from_secs(10);
 pub struct Parts {
     /// `ROOT/workers`.
     pub workers: Dir,
+    /// The slices of the configuration.
+    pub slices: Vec<Slice>,
+    /// What is above the workers, `ROOT/workers` included.
+    pub ancestors: Ancestors,
     /// Where records go.
     pub namespace: Namespace,
     /// Page size, and the controllers we do not have.
@@ -79,10 +87,11 @@ pub struct HostKernel {
 
 #[derive(Debug)]
 struct Inner {
-    workers: Dir,
+    places: Arc<Places>,
     namespace: Namespace,
     limits: limits::Host,
     keeper: Client,
+    clock: Clock,
     watches: Watches,
     janitor: Janitor,
     logs: PathBuf,
@@ -95,16 +104,21 @@ struct Inner {
 struct Table {
     sinks: HashMap<WorkerId, NewsSender>,
     runs: HashMap<RunId, Run>,
+    /// Where runs of an earlier supervisor are, until something is done with them; those in `ROOT/workers` itself are not here.
+    found: HashMap<RunId, Arc<Place>>,
 }
 
 /// What is known of one run.
 #[derive(Debug)]
 struct Run {
     dir: Arc<Dir>,
+    place: Arc<Place>,
     /// `None`: a stranger's, which has no record of ours.
     note: Option<RunNote>,
-    /// The counters when they were last read.
-    counters: Counters,
+    /// What its counters have said so far.
+    kills: Kills,
+    /// Whether its end was told with what is above it.
+    ended: bool,
     /// Whether its emptiness has been asked for and not yet been told.
     draining: bool,
 }
@@ -118,12 +132,16 @@ impl HostKernel {
         let (watches, hints) = watch::channel(parts.clock)?;
         watches.add_parent(&parts.workers).map_err(io::Error::other)?;
         let (done, removed) = mpsc::unbounded_channel();
-        let janitor = Janitor::start(parts.workers.try_clone().map_err(DirError::into_io)?, parts.logs.clone(), done)?;
+        let places = Places::new(parts.workers, parts.ancestors, parts.limits.clone(), watches.clone(), parts.clock);
+        places.declare(parts.slices);
+        let places = Arc::new(places);
+        let janitor = Janitor::start(Arc::clone(&places), parts.logs.clone(), done)?;
         let inner = Arc::new(Inner {
-            workers: parts.workers,
+            places,
             namespace: parts.namespace,
             limits: parts.limits,
             keeper: parts.keeper,
+            clock: parts.clock,
             watches,
             janitor,
             logs: parts.logs,
@@ -134,16 +152,27 @@ impl HostKernel {
         Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, parts.news, hints, removed)))
     }
 
+    /// Looks at what stands in `ROOT/workers` and in its slices. Once, before anything of it is adopted, held or discarded.
+    ///
+    /// # Errors
+    /// Where a directory cannot be read. One that goes while we look is left out.
+    pub fn scan(&self) -> Result<Scan, DirError> {
+        self.inner.scan()
+    }
+
     /// Takes over a run that an earlier supervisor started. Its events come from now on.
     ///
     /// # Errors
     /// Where its directory cannot be opened or read.
     pub fn adopt(&self, note: RunNote) -> Result<(), DirError> {
-        let dir = Arc::new(self.inner.workers.open_below(&note.run.to_string())?);
-        let counters = events::read(&dir)?;
+        let place = self.inner.place_of(&note.run);
+        let dir = Arc::new(place.dir.open_below(&note.run.to_string())?);
+        let mut kills = Kills::since(note.baseline);
+        kills.read(self.inner.clock.now(), events::read(&dir)?);
         let run = note.run.clone();
         self.inner.watch(&run, &dir);
-        self.inner.table().runs.insert(run, Run { dir, note: Some(note), counters, draining: false });
+        let known = Run { dir, place, note: Some(note), kills, ended: false, draining: false };
+        self.inner.table().runs.insert(run, known);
         Ok(())
     }
 
@@ -152,12 +181,14 @@ impl HostKernel {
     /// # Errors
     /// Where the directory cannot be opened.
     pub fn hold(&self, run: &RunId) -> Result<(), DirError> {
-        let dir = Arc::new(self.inner.workers.open_below(&run.to_string())?);
+        let place = self.inner.place_of(run);
+        let dir = Arc::new(place.dir.open_below(&run.to_string())?);
         let nothing = Interest { memory: false, pids: false };
         if let Err(e) = self.inner.watches.add(run, &dir, nothing) {
             tracing::warn!(%run, error = %chain(&e), "a run is not watched");
         }
-        let held = Run { dir, note: None, counters: Counters::default(), draining: false };
+        let kills = Kills::since(Counters::default());
+        let held = Run { dir, place, note: None, kills, ended: false, draining: false };
         self.inner.table().runs.insert(run.clone(), held);
         Ok(())
     }
@@ -174,7 +205,8 @@ impl HostKernel {
 
     /// Kills what is in a directory that nobody owns any more, and removes it.
     pub fn discard(&self, run: RunId) {
-        self.inner.janitor.remove(run);
+        let place = self.inner.place_of(&run);
+        self.inner.janitor.remove(run, place);
     }
 }
 
@@ -185,12 +217,13 @@ impl Kernel for HostKernel {
 
     fn prepare(&self, run: &RunId, spec: &Arc<Spec>, note: &RunNote) -> Result<Counters, StartError> {
         let name = run.to_string();
-        let dir = self.inner.workers.create(&name).map_err(|e| e.at(Stage::Cgroup))?;
-        match self.inner.furnish(run, dir, spec, note) {
+        let place = self.inner.places.of(spec)?;
+        let dir = place.dir.create(&name).map_err(|e| e.at(Stage::Cgroup))?;
+        match self.inner.furnish(run, (&place, dir), spec, note) {
             Ok(counters) => Ok(counters),
             Err(error) => {
                 self.inner.watches.forget(run);
-                if let Err(e) = kill::remove(&self.inner.workers, &name) {
+                if let Err(e) = kill::remove(&place.dir, &name) {
                     tracing::error!(%run, error = %chain(&e), "the directory of a failed start could not be removed");
                 }
                 Err(error)
@@ -271,8 +304,9 @@ impl Kernel for HostKernel {
         // Before the rmdir: the kernel keeps the watch of a removed cgroup's file for ever.
         self.inner.watches.forget(run);
         heard(self.inner.keeper.ack(run));
-        self.inner.table().runs.remove(run);
-        self.inner.janitor.remove(run.clone());
+        let known = self.inner.table().runs.remove(run);
+        let place = known.map_or_else(|| self.inner.place_of(run), |known| known.place);
+        self.inner.janitor.remove(run.clone(), place);
     }
 
     fn sample(&self, _run: &RunId, _wanted: Wanted) -> Sample {
@@ -310,6 +344,12 @@ impl Inner {
         self.table().runs.get(run).map(|r| Arc::clone(&r.dir))
     }
 
+    /// Where a run stands that an earlier supervisor made.
+    fn place_of(&self, run: &RunId) -> Arc<Place> {
+        let found = self.table().found.remove(run);
+        found.unwrap_or_else(|| Arc::clone(self.places.workers()))
+    }
+
     fn tell(&self, run: &RunId, kind: KernelEventKind) {
         let sink = self.table().sinks.get(&run.worker).cloned();
         if let Some(sink) = sink {
@@ -320,14 +360,27 @@ impl Inner {
     }
 
     /// Limits, record, baseline and watches of a fresh directory.
-    fn furnish(&self, run: &RunId, dir: Dir, spec: &Spec, note: &RunNote) -> Result<Counters, StartError> {
+    fn furnish(
+        &self,
+        run: &RunId,
+        (place, dir): (&Arc<Place>, Dir),
+        spec: &Spec,
+        note: &RunNote,
+    ) -> Result<Counters, StartError> {
         limits::set(&dir, &spec.limits, &self.limits)?;
+        // Its slice's limit is one to run into as well; where there is no memory controller there is none.
+        let of_slice = spec.oom_takes_all() && spec.limits.memory.max.is_none();
+        if of_slice && dir.has("memory.oom.group") {
+            limits::apply(&dir, &[Setting::OomGroup(true)])?;
+        }
         let counters = events::read(&dir).map_err(|e| e.at(Stage::Cgroup))?;
         let note = RunNote { baseline: counters, ..note.clone() };
         note::write(&dir, self.namespace, &note).map_err(|e| StartError::refused(Stage::Cgroup, chain(&e)))?;
         let dir = Arc::new(dir);
         self.watch(run, &dir);
-        self.table().runs.insert(run.clone(), Run { dir, note: Some(note), counters, draining: false });
+        let (place, kills) = (Arc::clone(place), Kills::since(counters));
+        let known = Run { dir, place, note: Some(note), kills, ended: false, draining: false };
+        self.table().runs.insert(run.clone(), known);
         Ok(counters)
     }
 
@@ -392,7 +445,8 @@ impl Inner {
         let dir = self.dir(run)?;
         match events::read(&dir) {
             Ok(now) => {
-                let before = self.table().runs.get_mut(run).map(|r| std::mem::replace(&mut r.counters, now))?;
+                let read_at = self.clock.now();
+                let before = self.table().runs.get_mut(run).map(|r| r.kills.read(read_at, now))?;
                 Some((before, now))
             }
             Err(e) => {
@@ -409,7 +463,32 @@ impl Inner {
         let asked = self.table().runs.get_mut(run).is_some_and(|r| std::mem::take(&mut r.draining));
         let Some(dir) = self.dir(run).filter(|_| asked) else { return };
         let counters = self.count(run).map(|(_, now)| now).unwrap_or_default();
-        self.tell(run, KernelEventKind::Unpopulated { usage: stat::usage(&dir), counters });
+        // An end that was reported has been told with it; one of a run that could not be launched is reported now.
+        let above = self.above(run, self.clock.now());
+        self.tell(run, KernelEventKind::Unpopulated { usage: stat::usage(&dir), counters, above });
+    }
+
+    /// What is above a run that has ended at `end`, where it lost a process to a limit there or to the host. Once; for
+    /// every other end nothing is read.
+    fn above(&self, run: &RunId, end: Mono) -> Option<Box<AboveReading>> {
+        let (place, dead) = {
+            let mut table = self.table();
+            let known = table.runs.get_mut(run)?;
+            if std::mem::replace(&mut known.ended, true) {
+                return None;
+            }
+            (Arc::clone(&known.place), known.kills.from_above()?.min(end))
+        };
+        Some(Box::new(self.places.ancestors().read(place.slice.as_deref(), dead, self.clock.now())))
+    }
+
+    /// Notes what is above a run that lost a process and lives on: its own end may come of it, or a later one must not
+    /// be blamed on it.
+    fn observe_above(&self, run: &RunId) {
+        let place = self.table().runs.get(run).filter(|r| r.kills.from_above().is_some()).map(|r| Arc::clone(&r.place));
+        if let Some(place) = place {
+            self.places.ancestors().observe(place.slice.as_deref(), self.clock.now());
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::keeper::protocol::FromKeeper;
 use crate::keeper::transport::TransportError;
 use crate::kernel::cgroup::DirError;
 use crate::kernel::watch::{Hint, Hints, Seen, Source};
-use crate::model::{Counters, KernelEventKind, RunId, chain};
+use crate::model::{Counters, KernelEventKind, MemoryEvents, RunId, chain};
 
 /// The task that all news comes through. It never waits for a worker.
 #[derive(Debug)]
@@ -94,13 +94,13 @@ impl Pump {
         match message {
             FromKeeper::Launched { run, pid, at } => self.inner.launched(&run, pid, at.as_nanos()),
             FromKeeper::Failed { run, error } => self.inner.tell(&run, KernelEventKind::LaunchFailed(error)),
-            FromKeeper::Exited { run, status, .. } => {
+            FromKeeper::Exited { run, status, at, .. } => {
                 // Now: everything the kernel counted up to this death is visible, and nothing has been removed.
                 let counters = self.inner.count(&run).map(|(_, now)| now).unwrap_or_default();
                 // Unreadable is not empty.
                 let populated = self.inner.dir(&run).is_none_or(|dir| dir.populated().unwrap_or(true));
-                self.inner
-                    .tell(&run, KernelEventKind::Exited { status: Some(status), counters, populated, above: None });
+                let above = self.inner.above(&run, at);
+                self.inner.tell(&run, KernelEventKind::Exited { status: Some(status), counters, populated, above });
             }
             FromKeeper::Hello { .. } | FromKeeper::Launching { .. } | FromKeeper::Listed | FromKeeper::Ping { .. } => {
                 tracing::debug!(?message, "nothing to do");
@@ -113,6 +113,9 @@ impl Pump {
             Hint::Changed(run, source) => {
                 if let Some((before, now)) = self.inner.count(&run) {
                     let grown = now.since(before);
+                    if kills(grown) > 0 {
+                        self.inner.observe_above(&run);
+                    }
                     self.inner.watches.seen(&run, source, weigh(source, grown));
                     if now != before {
                         self.inner.tell(&run, KernelEventKind::Counted(now));
@@ -128,14 +131,30 @@ impl Pump {
                     Err(e) => tracing::error!(%run, error = %chain(&e), "a run's state cannot be read"),
                 }
             }
+            Hint::Above(path) => self.look_above(&path),
             Hint::Removed(run) => self.inner.tell(&run, KernelEventKind::CgroupGone),
             Hint::Rescan => self.rescan(),
         }
     }
 
+    fn look_above(&self, path: &Arc<str>) {
+        let Some(ancestor) = self.inner.places.above(path) else { return };
+        let grown = ancestor.observe(self.inner.clock.now()).unwrap_or_default();
+        let seen = match grown {
+            grown if grown.oom > 0 => Seen::Violation,
+            grown if grown == MemoryEvents::default() => Seen::Nothing,
+            // Reclaim at its limit: nobody's death.
+            _ => Seen::Noise,
+        };
+        self.inner.watches.seen_above(path, seen);
+    }
+
     /// Notifications were lost: what they may have said is read anew.
     fn rescan(&self) {
         tracing::info!("notifications were lost; every run is looked at");
+        for ancestor in self.inner.places.all_above() {
+            self.look_above(ancestor.path());
+        }
         let runs: Vec<RunId> = self.inner.table().runs.keys().cloned().collect();
         for run in runs {
             self.look(Hint::Changed(run.clone(), Source::Memory));
@@ -151,19 +170,21 @@ impl Pump {
 /// Whether a file that fired did so for something that matters. Page cache at a limit, and a fork bomb that has been
 /// reported, fire sixty times a second for ever.
 fn weigh(source: Source, grown: Counters) -> Seen {
-    let kills = grown.memory.map_or(0, |m| m.oom_kill) + grown.local.map_or(0, |m| m.oom_kill);
     match source {
-        Source::Memory if kills > 0 => Seen::Violation,
-        Source::Memory if grown.memory.is_some_and(|m| m != crate::model::MemoryEvents::default()) => Seen::Noise,
+        Source::Memory if kills(grown) > 0 => Seen::Violation,
+        Source::Memory if grown.memory.is_some_and(|m| m != MemoryEvents::default()) => Seen::Noise,
         Source::Pids if grown.pids_max.unwrap_or(0) > 0 => Seen::Noise,
         Source::Memory | Source::Pids => Seen::Nothing,
     }
 }
 
+fn kills(grown: Counters) -> u64 {
+    grown.memory.map_or(0, |m| m.oom_kill) + grown.local.map_or(0, |m| m.oom_kill)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::MemoryEvents;
 
     fn memory(events: MemoryEvents) -> Counters {
         Counters { memory: Some(events), ..Counters::default() }

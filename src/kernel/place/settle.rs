@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! ROOT ─┬─ keeper  supervisor  logger     our own processes, because a cgroup that has processes passes nothing on
-//!       ├─ workers/ID.RUN
+//!       ├─ workers/[SLICE.slice/]ID.RUN
 //!       ├─ aux/ID.RUN.N
 //!       └─ runs/…
 //! ```
@@ -186,7 +186,7 @@ fn writable(root: &Dir) -> Result<(), PlaceError> {
 }
 
 /// Passes `controller` on to what is below `dir`. What it passes on already is not written again.
-fn enable(dir: &Dir, controller: Controller) -> Result<(), DirError> {
+pub(crate) fn enable(dir: &Dir, controller: Controller) -> Result<(), DirError> {
     if controller.is_in(&dir.read("cgroup.subtree_control")?) {
         return Ok(());
     }

@@ -185,7 +185,7 @@ impl FakeKernel {
             run.told_empty = true;
             let usage = Usage { cpu_usec: Some(12_345), ..Default::default() };
             let counters = run.counters;
-            world.tell(&id, KernelEventKind::Unpopulated { usage, counters });
+            world.tell(&id, KernelEventKind::Unpopulated { usage, counters, above: None });
         });
     }
 

@@ -1,7 +1,8 @@
 //! What the kernel says of a run.
 
 use crate::model::{
-    Counters, EventKind, ExitStatus, KernelEvent, KernelEventKind, Mono, RunId, StartError, Target, UnknownWhy, Usage,
+    AboveReading, Counters, EventKind, ExitStatus, KernelEvent, KernelEventKind, Mono, RunId, StartError, Target,
+    UnknownWhy, Usage,
 };
 use crate::policy::cause::End;
 use crate::spec::types::KillMode;
@@ -17,10 +18,14 @@ impl Transition<'_> {
             KernelEventKind::Launched { pid } => self.launched(pid),
             KernelEventKind::LaunchFailed(error) => self.launch_failed(error),
             KernelEventKind::Counted(counters) => self.counted(counters),
-            KernelEventKind::Exited { status, counters, populated, above: _ } => {
+            KernelEventKind::Exited { status, counters, populated, above } => {
+                self.seen_above(above);
                 self.exited(status, counters, populated);
             }
-            KernelEventKind::Unpopulated { usage, counters } => self.unpopulated(usage, counters),
+            KernelEventKind::Unpopulated { usage, counters, above } => {
+                self.seen_above(above);
+                self.unpopulated(usage, counters);
+            }
             KernelEventKind::CgroupGone => self.cgroup_gone(),
             KernelEventKind::Pressed(limit) => self.pressed(limit),
             KernelEventKind::Removed => {}
@@ -127,6 +132,15 @@ impl Transition<'_> {
         let grown = life.readings.read(counters, takes_all, now);
         let findings = life.watch.counted(&rules, grown, now);
         self.tell(findings, grown)
+    }
+
+    /// What is above a run comes with the news of its end, before that is reported.
+    fn seen_above(&mut self, above: Option<Box<AboveReading>>) {
+        if let Some(life) = self.s.phase.life_mut()
+            && above.is_some()
+        {
+            life.above = above;
+        }
     }
 
     fn exited(&mut self, status: Option<ExitStatus>, counters: Counters, populated: bool) {

@@ -62,7 +62,9 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
         0 => {
             let mut text = String::from("defaults: ");
             write(&mut text, &UNIT, &mut below);
-            for id in ["\nworkers:\n- {id: a, unit: ", "}\n- {id: b, unit: "] {
+            text += "\nslices:\n  s: ";
+            write(&mut text, &SLICE, &mut below);
+            for id in ["\nworkers:\n- {id: a, slice: s, unit: ", "}\n- {id: b, unit: "] {
                 text += id;
                 write(&mut text, &UNIT, &mut below);
             }
@@ -169,6 +171,16 @@ const UNIT: Shape = Map(&[
     ),
 ]);
 
+const SLICE: Shape = Map(&[
+    (
+        "memory",
+        Map(&[("max", One(SIZES)), ("max_rss", One(SIZES)), ("high", One(SIZES)), ("swap_max", One(SIZES))]),
+    ),
+    ("cpu", Map(&[("max_percent", One(NUMBERS)), ("weight", One(NUMBERS)), ("burst", One(TIMES))])),
+    ("pids", Map(&[("max", One(NUMBERS))])),
+    ("io", One(&["[{path: /x, wbps: 1MB}]", "[{path: /x, riops: 1}, {path: /y, rbps: 0B}]"])),
+]);
+
 const TIMES: &[&str] = &["0", "1us", "10ms", "100ms", "500ms", "1s", "10s", "2m", "10m", "24h", "3650d", "3651d"];
 const STALLS: &[&str] = &["1us/500ms", "150ms/1s", "1s/1s", "2s/1s", "10s/10s", "1s/11s"];
 const SIZES: &[&str] = &["0B", "4095B", "4KiB", "1MiB", "1MB", "2MB", "0.5GiB", "256MiB", "256MB", "1T", "8388608T"];
@@ -218,14 +230,14 @@ fn environment(name: &str) -> Option<String> {
     }
 }
 
-/// A file beside an empty one is the same configuration; beside itself it has every worker twice.
+/// A file beside an empty one is the same configuration; beside itself it has every worker and every slice twice.
 fn layers(source: spec::Source, loaded: Result<spec::types::Config, spec::Problems>) {
     let empty = spec::Source { name: "empty.yaml".into(), bytes: Vec::new() };
     let with_empty = spec::load(&[source.clone(), empty], &environment);
     assert_eq!(loaded, with_empty);
     if let Ok(config) = loaded {
         let twice = spec::load(&[source.clone(), source], &environment);
-        assert_eq!(twice.is_err(), !config.workers.is_empty());
+        assert_eq!(twice.is_err(), !config.workers.is_empty() || !config.slices.is_empty());
     }
 }
 
@@ -250,8 +262,16 @@ fn findable(problems: &spec::Problems, bytes: &[u8]) {
 fn promises(config: &spec::types::Config) {
     assert!(config.workers.len() <= 100_000);
     environment_is_sound(&config.env);
+    let mut slices = HashSet::new();
+    for slice in &config.slices {
+        assert!(slices.insert(&slice.name), "{} is there twice", slice.name);
+        assert!(model::SliceName::from_dir_name(&slice.name.dir_name()).as_ref() == Some(&slice.name));
+        assert!(slice.limits.memory.oom_scope == spec::types::OomGroup::Process);
+        limits_are_sound(&slice.limits);
+    }
     let mut names = HashSet::new();
     for worker in &config.workers {
+        assert!(worker.spec.slice.as_ref().is_none_or(|slice| slices.contains(slice)), "{} is nowhere", worker.id);
         assert!(names.insert(&worker.id), "{} is there twice", worker.id);
         assert!(model::WorkerId::new(worker.id.as_str()).is_ok());
         let instance = worker.id.as_str().strip_prefix(worker.declared_as.as_str());
