@@ -25,12 +25,14 @@ const TABLE: &[Row] = &[
     Row { files: "model", may_use: &["model"], never: ASYNC },
     Row { files: "clock.rs", may_use: &["model"], never: &[] },
     Row { files: "policy", may_use: &["model", "policy"], never: PURE },
-    Row { files: "spec", may_use: &["model", "policy::restart", "spec"], never: ASYNC },
+    Row { files: "spec", may_use: &["model", "policy::restart", "policy::dispatch", "spec"], never: ASYNC },
     Row {
         files: "kernel",
         may_use: &["model", "spec::types", "kernel", "clock"],
         never: &["cgroups_rs::fs::cgroup_builder"],
     },
+    // A run's record remembers what the breaker had counted.
+    Row { files: "kernel/port.rs", may_use: &["model", "spec::types", "policy::breaker", "kernel"], never: &[] },
     // The driver joins cgroups, watches and the keeper into the `Kernel` that workers use.
     Row { files: "kernel/host", may_use: &["model", "spec::types", "kernel", "clock", "keeper"], never: &[] },
     Row { files: "keeper", may_use: &["model", "kernel::launch", "kernel::pidfd", "keeper", "clock"], never: ASYNC },
