@@ -169,7 +169,7 @@ fn an_open_breaker_admits_nothing(events: &[Event]) -> Result<(), String> {
             // A restart that was admitted before goes on; one that is admitted has a number.
             EventKind::Decision(decision) if decision.verdict == Verdict::Restart && decision.attempt.is_some() => {
                 let class = decision.class.ok_or("an attempt has a class")?;
-                if open.contains(&(worker.clone(), class)) && !a_trial(events, event, class) {
+                if open.contains(&(worker.clone(), class)) {
                     return Err(format!("{worker} is restarted while its breaker is open: {decision:?}"));
                 }
             }
@@ -177,15 +177,6 @@ fn an_open_breaker_admits_nothing(events: &[Event]) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// Whether the step that decided `decision` also let the breaker half open: its event stands behind the decision.
-fn a_trial(events: &[Event], decision: &Event, class: Class) -> bool {
-    events.iter().any(|e| {
-        e.worker == decision.worker
-            && e.mono_ns == decision.mono_ns
-            && matches!(&e.kind, EventKind::Breaker { class: of, state, .. } if *of == class && *state != BreakerState::Open)
-    })
 }
 
 /// A stop by request is never followed by an automatic restart: between it and the next word of a person no run is begun

@@ -304,6 +304,13 @@ impl Actor {
     }
 
     fn emit(&mut self, run: Option<u32>, kind: EventKind) {
+        if let EventKind::Decision(model::Decision { limit: Some(limit), policy, evidence, rule, .. }) = &kind {
+            let worker = self.state.run().worker;
+            match policy.as_str() {
+                "alert" => tracing::error!(%worker, %limit, "violated: {evidence}"),
+                _ => tracing::info!(%worker, %limit, "violated: {evidence}; {rule}"),
+            }
+        }
         self.seq += 1;
         let event = model::Event {
             v: EVENT_VERSION,

@@ -9,7 +9,8 @@
 use std::time::Duration;
 
 use crate::model::{
-    Class, Counters, EventKind, Evidence, KernelEventKind, KilledBy, Mono, RunId, Stage, StartError, Target,
+    BreakerState, Class, Counters, EventKind, Evidence, KernelEventKind, KilledBy, Mono, RunId, Stage, StartError,
+    Target,
 };
 use crate::policy::breaker::Changes;
 use crate::policy::cause::{self, End, Facts};
@@ -46,12 +47,13 @@ impl State {
     pub fn advance(&mut self, event: Event, turn: Turn) -> Vec<Effect> {
         let begin = event == Event::Begin;
         let before = (self.status(), self.leftovers.len());
-        let breaker = Class::ALL.map(|class| self.breaker.state(class));
+        let told = Class::ALL.map(|class| self.breaker.state(class));
         let mut t = Transition {
             s: self,
             out: Vec::new(),
             replies: Vec::new(),
             changes: Changes::new(),
+            told,
             now: turn.now,
             jitter: turn.jitter,
         };
@@ -72,7 +74,7 @@ impl State {
             | Event::StuckOn { .. } => {}
             Event::Deadline => t.deadline(),
         }
-        t.tell_of_the_breaker(breaker);
+        t.tell_of_the_breaker();
         let (state, detail) = t.s.public();
         if state != before.0.state {
             t.s.since = t.now;
@@ -101,6 +103,8 @@ struct Transition<'a> {
     replies: Vec<Effect>,
     /// What the breaker said of itself.
     changes: Changes,
+    /// Each class of it as it was last told.
+    told: [BreakerState; 3],
     now: Mono,
     jitter: f64,
 }

@@ -308,6 +308,7 @@ impl Transition<'_> {
         let alive = self.s.alive_since();
         let changes = self.s.breaker.tick(&self.s.spec.restart, alive, self.now);
         self.changes.extend(changes);
+        self.tell_of_the_breaker();
         if let Phase::Resting(Rest::Held(class)) = self.s.phase
             && self.s.breaker.state(class) != BreakerState::Open
         {
@@ -366,8 +367,8 @@ impl Transition<'_> {
     }
 
     /// One event for each class that is not as it was.
-    pub(super) fn tell_of_the_breaker(&mut self, before: [BreakerState; 3]) {
-        for (class, before) in Class::ALL.into_iter().zip(before) {
+    pub(super) fn tell_of_the_breaker(&mut self) {
+        for (class, before) in Class::ALL.into_iter().zip(self.told) {
             let state = self.s.breaker.state(class);
             if state == before {
                 continue;
@@ -385,5 +386,6 @@ impl Transition<'_> {
             let for_ms = left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
             self.emit(EventKind::Breaker { class, state, rule: rule.to_owned(), for_ms });
         }
+        self.told = Class::ALL.map(|class| self.s.breaker.state(class));
     }
 }
