@@ -11,6 +11,7 @@ pub mod keeper;
 pub mod kernel;
 pub mod logger;
 pub mod logs;
+pub mod manager;
 pub mod model;
 pub mod policy;
 pub mod spec;
