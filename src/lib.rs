@@ -4,6 +4,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod daemon;
@@ -11,6 +12,7 @@ pub mod keeper;
 pub mod kernel;
 pub mod logger;
 pub mod logs;
+pub mod manager;
 pub mod model;
 pub mod policy;
 pub mod spec;

@@ -133,6 +133,7 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
         generation: 0,
         tickets: 0,
         waiting: Vec::new(),
+        taken: None,
         publisher: showcase,
         story: Arc::default(),
         story_is_new: false,
@@ -152,6 +153,8 @@ struct Actor {
     generation: u64,
     tickets: u64,
     waiting: Vec<(Ticket, oneshot::Sender<Result<(), Refusal>>)>,
+    /// Of the command whose turn it is.
+    taken: Option<oneshot::Sender<()>>,
     publisher: watch::Sender<Published>,
     story: Arc<Story>,
     story_is_new: bool,
@@ -194,11 +197,13 @@ impl Actor {
                     },
                 };
                 self.turn(event);
+                self.taken = None;
             }
         }
     }
 
-    fn admit(&mut self, Command { ask, who, answer }: Command) -> Event {
+    fn admit(&mut self, Command { ask, who, taken, answer }: Command) -> Event {
+        self.taken = Some(taken);
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.waiting.push((ticket, answer));

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::model::{KilledBy, Story, Trigger, WorkerId, WorkerStatus};
 
-use super::effect::Refusal;
+pub use super::effect::Refusal;
 use super::event::{Ask, HealthReport};
 
 /// What is published of a worker.
@@ -30,6 +30,8 @@ pub(super) struct Published {
 pub(super) struct Command {
     pub(super) ask: Ask,
     pub(super) who: Option<Arc<str>>,
+    /// Dropped when the actor has taken its turn over it.
+    pub(super) taken: oneshot::Sender<()>,
     pub(super) answer: oneshot::Sender<Result<(), Refusal>>,
 }
 
@@ -66,7 +68,17 @@ pub enum AskError {
 #[derive(Debug)]
 pub struct Answer {
     worker: WorkerId,
+    taken: oneshot::Receiver<()>,
     receiver: oneshot::Receiver<Result<(), Refusal>>,
+}
+
+impl Answer {
+    /// Waits until the worker has taken notice. What it refuses or does at once is answered by then; what is not answered
+    /// is accepted and under way.
+    pub async fn taken(&mut self) {
+        // Nothing is ever sent: the end of the sender is the news.
+        drop((&mut self.taken).await);
+    }
 }
 
 #[expect(clippy::must_use_candidate, reason = "an answer need not be waited for")]
@@ -135,9 +147,10 @@ impl WorkerHandle {
 
     fn ask(&self, ask: Ask) -> Answer {
         let (answer, receiver) = oneshot::channel();
+        let (hearer, taken) = oneshot::channel();
         // A closed channel drops the sender with the command: the answer says so.
-        drop(self.commands.send(Command { ask, who: self.who.clone(), answer }));
-        Answer { worker: self.id.clone(), receiver }
+        drop(self.commands.send(Command { ask, who: self.who.clone(), taken: hearer, answer }));
+        Answer { worker: self.id.clone(), taken, receiver }
     }
 
     /// Waits until a published status satisfies `level`, which may be the present one.
