@@ -11,6 +11,7 @@ use super::{
     decode::{
         Cx, Decode, Found, FromWord, List, OneOrMany, Shape, Style, Table, Word, Wrong, choice, from_word, record,
     },
+    health::HealthCheck,
     problem::{Place, shown},
     quantity::{Hold, Off, Share, Size, Stall, Time, TimeOr},
     tree::{Node, Value},
@@ -57,7 +58,7 @@ record! {
 
 record! {
     /// What to run and how.
-    Unit later [logs, isolation, health_check, notify] {
+    Unit later [logs, isolation, notify] {
         /// Program and arguments: a list, or a string that is split into words by the rules of a shell.
         command: Command,
         /// More arguments, behind those of command. With shell they are $1, $2 and so on.
@@ -86,6 +87,8 @@ record! {
         restart: Restart,
         /// What it may use.
         limits: Limits,
+        /// How its health is told.
+        health_check: HealthCheck,
     }
 }
 
@@ -413,6 +416,21 @@ impl Decode for Command {
             { "type": "array", "items": text, "minItems": 1 },
         ] })
     }
+}
+
+impl Command {
+    /// Its text, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Line(line) => line.len(),
+            Self::Words(words) => weight(words),
+        }
+    }
+}
+
+/// The text of `words`, in bytes, with what each costs beside it.
+pub(super) fn weight(words: &[Found<Text>]) -> usize {
+    words.iter().map(|word| word.value.0.len() + 32).sum()
 }
 
 /// `env`: a map, or a list of `K=V`.
