@@ -9,6 +9,7 @@ mod chain;
 mod check;
 mod counters;
 mod event;
+mod health;
 mod id;
 mod record;
 mod start_error;
@@ -23,6 +24,7 @@ pub use counters::{
     AboveReading, Counters, CpuStat, HostOom, Level, MemoryEvents, Pressures, Sample, Stalled, Usage, Wanted,
 };
 pub use event::{KernelEvent, KernelEventKind, Target};
+pub use health::{HealthReport, HealthVerdict, ProbeKind};
 pub use id::{BadWorkerId, RunId, WorkerId};
 pub use record::{Decision, Event, EventKind, Evidence, Trigger, Verdict};
 pub use start_error::{Stage, StartError};
