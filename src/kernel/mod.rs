@@ -1,5 +1,6 @@
 //! The fence around the kernel: the only `unsafe`, the only /sys and /proc.
 
+pub mod auxiliary;
 pub mod cgroup;
 pub mod host;
 pub mod launch;
