@@ -63,9 +63,29 @@ const TABLE: &[Row] = &[
     Row { files: "cli", may_use: &["model", "spec", "kernel", "policy", "cli", "clock"], never: &[] },
     Row {
         files: "daemon",
-        may_use: &["model", "spec", "kernel", "keeper", "logger", "logs", "worker", "policy", "cli", "clock", "daemon"],
+        may_use: &[
+            "model", "spec", "kernel", "keeper", "logger", "logs", "health", "worker", "policy", "cli", "clock",
+            "daemon",
+        ],
         never: &[],
     },
+    Row {
+        files: "health",
+        may_use: &["model", "spec::types", "health", "clock"],
+        never: &["nix", "rustix", "inotify", "cgroups_rs"],
+    },
+    Row { files: "health/monitor.rs", may_use: &["model", "spec::types", "health"], never: PURE },
+    Row {
+        files: "health/probe",
+        may_use: &["model", "spec::types", "health", "kernel::auxiliary", "tls"],
+        never: &["nix", "rustix", "inotify", "cgroups_rs"],
+    },
+    Row {
+        files: "health/probe/exec.rs",
+        may_use: &["model", "spec::types", "health", "kernel::auxiliary", "kernel::launch::plan"],
+        never: &["nix", "rustix", "inotify", "cgroups_rs"],
+    },
+    Row { files: "tls.rs", may_use: &[], never: ASYNC },
     Row { files: "logs", may_use: &["model", "spec::types", "logs"], never: &["tokio"] },
     Row { files: "lib.rs", may_use: &[], never: ASYNC },
     Row { files: "main.rs", may_use: &[], never: ASYNC },
