@@ -308,8 +308,8 @@ fn two_supervisors_do_not_share_a_socket() {
 fn what_goes_down_can_be_watched_and_hurried_and_starts_nothing() {
     let case = Case::new();
     let told = case.file("told");
-    let workers = misbehaving("deaf", &["ignore-term", &told], &["stop: {timeout: 1h}"])
-        + &misbehaving("brisk", &["sleep"], &[]);
+    let workers =
+        misbehaving("deaf", &["ignore-term", &told], &["stop: {timeout: 1h}"]) + &misbehaving("brisk", &["sleep"], &[]);
     let mut up = Up::start(&case, &workers);
     case.wait_told("told", "pid ");
     up.state("brisk", State::Running, "ready");
@@ -318,7 +318,11 @@ fn what_goes_down_can_be_watched_and_hurried_and_starts_nothing() {
     let said = complains(&case, &["start", "brisk"], 1);
     assert!(said.contains("the supervisor is going down and starts nothing any more"), "{said}");
     assert!(says(&case, &["status", "deaf"], 3).starts_with("deaf is stopping (term)"));
-    assert_eq!(says(&case, &["kill", "deaf"], 0), "deaf: stopped\n", "the end that it brings about waits for its answer");
+    assert_eq!(
+        says(&case, &["kill", "deaf"], 0),
+        "deaf: stopped\n",
+        "the end that it brings about waits for its answer"
+    );
     let ended = up.end();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }

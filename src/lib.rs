@@ -8,6 +8,7 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod daemon;
+pub mod health;
 pub mod keeper;
 pub mod kernel;
 pub mod logger;
@@ -18,4 +19,5 @@ pub mod policy;
 pub mod spec;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tls;
 pub mod worker;

@@ -9,6 +9,7 @@ mod chain;
 mod check;
 mod counters;
 mod event;
+mod health;
 mod id;
 mod quantity;
 mod record;
@@ -24,6 +25,7 @@ pub use counters::{
     AboveReading, Counters, CpuStat, HostOom, Level, MemoryEvents, Pressures, Sample, Stalled, Usage, Wanted,
 };
 pub use event::{KernelEvent, KernelEventKind, Target};
+pub use health::{HealthReport, HealthVerdict, ProbeKind};
 pub use id::{BadWorkerId, RunId, SliceName, WorkerId};
 pub use quantity::{duration, size};
 pub use record::{Decision, Event, EventKind, Evidence, Story, Trigger, Verdict};

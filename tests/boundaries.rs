@@ -87,11 +87,28 @@ const TABLE: &[Row] = &[
     Row {
         files: "daemon",
         may_use: &[
-            "model", "spec", "kernel", "keeper", "logger", "logs", "worker", "manager", "api", "policy", "cli",
-            "clock", "daemon",
+            "model", "spec", "kernel", "keeper", "logger", "logs", "health", "worker", "manager", "api", "policy",
+            "cli", "clock", "daemon",
         ],
         never: &[],
     },
+    Row {
+        files: "health",
+        may_use: &["model", "spec::types", "health", "clock"],
+        never: &["nix", "rustix", "inotify", "cgroups_rs"],
+    },
+    Row { files: "health/monitor.rs", may_use: &["model", "spec::types", "health"], never: PURE },
+    Row {
+        files: "health/probe",
+        may_use: &["model", "spec::types", "health", "kernel::auxiliary", "tls"],
+        never: &["nix", "rustix", "inotify", "cgroups_rs"],
+    },
+    Row {
+        files: "health/probe/exec.rs",
+        may_use: &["model", "spec::types", "health", "kernel::auxiliary", "kernel::launch::plan"],
+        never: &["nix", "rustix", "inotify", "cgroups_rs"],
+    },
+    Row { files: "tls.rs", may_use: &[], never: ASYNC },
     Row { files: "logs", may_use: &["model", "spec::types", "logs"], never: &["tokio"] },
     Row { files: "lib.rs", may_use: &[], never: ASYNC },
     Row { files: "main.rs", may_use: &[], never: ASYNC },

@@ -17,8 +17,8 @@ use pinfold::{
     spec::{
         self, Problem, Source,
         types::{
-            Config, Io, KillMode, OomGroup, PressureTrigger, Process, Profile, Spec, SwapMax, ViolationHandling,
-            ViolationPolicy, Worker,
+            Config, HealthCheck, HttpGet, Io, KillMode, OomGroup, PressureTrigger, Probe, ProbeAction, Process,
+            Profile, Spec, SwapMax, ViolationHandling, ViolationPolicy, Worker,
         },
     },
 };
@@ -221,6 +221,51 @@ fn every_key_reaches_the_value_it_names() {
     assert!(!monitoring.enabled && !monitoring.alerting_enabled);
     assert_eq!((monitoring.interval, monitoring.history_retention), (Some(secs(10)), secs(7 * 86_400)));
     assert_eq!(monitoring.violation_handling, ViolationHandling::Internal);
+
+    let ms = Duration::from_millis;
+    let exec = ProbeAction::Exec { argv: vec!["/usr/bin/check".to_owned(), "--deep".to_owned()] };
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let get = HttpGet {
+        tls: true,
+        host: "::1".to_owned(),
+        port: 8443,
+        path: "/healthz?full=1".to_owned(),
+        headers: vec![header("X-Probe", "pinfold"), header("Host", "server.internal")],
+    };
+    let socket = ProbeAction::TcpSocket { host: "localhost".to_owned(), port: 8080 };
+    let probe = |action, [initial_delay, period, timeout]: [Duration; 3], failure_threshold, success_threshold| {
+        Some(Probe { action, initial_delay, period, timeout, failure_threshold, success_threshold })
+    };
+    let health = HealthCheck {
+        startup: probe(exec, [secs(2), secs(1), ms(500)], 30, 1),
+        liveness: probe(ProbeAction::HttpGet(get), [secs(0), secs(5), secs(2)], 3, 1),
+        readiness: probe(socket, [ms(500), secs(10), secs(1)], 1, 2),
+    };
+    assert_eq!(spec.health.as_deref(), Some(&health));
+}
+
+#[test]
+fn a_probe_can_be_copied_from_kubernetes_and_what_a_worker_writes_goes_before_the_defaults() {
+    let config = good("health-kubernetes");
+    let liveness = |id| worker(&config, id).spec.health.as_ref().unwrap().liveness.clone().unwrap();
+    let copied = liveness("copied");
+    let ProbeAction::HttpGet(get) = &copied.action else { panic!("{copied:?}") };
+    assert_eq!((get.tls, get.host.as_str(), get.port, get.path.as_str()), (true, "127.0.0.1", 8080, "/healthz"));
+    assert_eq!((copied.initial_delay, copied.period, copied.timeout), (secs(3), secs(4), secs(1)));
+    assert_eq!((copied.failure_threshold, copied.success_threshold), (3, 1));
+    let inherited = liveness("inherited");
+    assert_eq!(inherited.action, ProbeAction::TcpSocket { host: "127.0.0.1".to_owned(), port: 80 });
+    assert_eq!((inherited.initial_delay, inherited.period, inherited.timeout), (secs(0), secs(2), secs(3)));
+    assert_eq!(inherited.failure_threshold, 5);
+    let readiness = worker(&config, "inherited").spec.health.as_ref().unwrap().readiness.clone().unwrap();
+    let argv = ["check", "--quick", "a b"].map(str::to_owned).to_vec();
+    assert_eq!(readiness.action, ProbeAction::Exec { argv });
+}
+
+#[test]
+fn a_health_check_without_probes_is_none() {
+    let config = load(&[text("f", "workers: [{id: w, unit: {command: [x], health_check: {}}}]")]).unwrap();
+    assert_eq!(config.workers[0].spec.health, None);
 }
 
 #[test]

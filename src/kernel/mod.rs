@@ -1,6 +1,7 @@
 //! The fence around the kernel: the only `unsafe`, the only /sys and /proc.
 
 pub mod ancestors;
+pub mod auxiliary;
 pub mod cgroup;
 pub mod host;
 pub mod launch;

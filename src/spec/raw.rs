@@ -12,6 +12,7 @@ use super::{
         Cx, Decode, Field, Found, FromWord, List, OneOrMany, Shape, Style, Table, Word, Wrong, choice, from_word,
         record,
     },
+    health::HealthCheck,
     problem::{Place, shown},
     quantity::{Hold, Off, Share, Size, Stall, Time, TimeOr},
     tree::{Node, Value},
@@ -124,7 +125,7 @@ record! {
 
 record! {
     /// What to run and how.
-    Unit later [logs, isolation, health_check, notify] {
+    Unit later [logs, isolation, notify] {
         /// Program and arguments: a list, or a string that is split into words by the rules of a shell.
         command: Command,
         /// More arguments, behind those of command. With shell they are $1, $2 and so on.
@@ -153,6 +154,8 @@ record! {
         restart: Restart,
         /// What it may use.
         limits: Limits,
+        /// How its health is told.
+        health_check: HealthCheck,
     }
 }
 
@@ -538,6 +541,21 @@ impl Decode for Command {
             { "type": "array", "items": text, "minItems": 1 },
         ] })
     }
+}
+
+impl Command {
+    /// Its text, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Line(line) => line.len(),
+            Self::Words(words) => weight(words),
+        }
+    }
+}
+
+/// The text of `words`, in bytes, with what each costs beside it.
+pub(super) fn weight(words: &[Found<Text>]) -> usize {
+    words.iter().map(|word| word.value.0.len() + 32).sum()
 }
 
 /// `env`: a map, or a list of `K=V`.

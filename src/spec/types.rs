@@ -72,6 +72,8 @@ pub struct Spec {
     pub restart: RestartPolicy,
     /// What it may use.
     pub limits: Limits,
+    /// How its health is told; `None` where no probe is configured.
+    pub health: Option<Arc<HealthCheck>>,
 }
 
 /// One of `env_file`.
@@ -268,6 +270,68 @@ impl Cpu {
     }
 }
 
+/// `unit.health_check`. At least one probe is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Whether the program has come up; the other two wait for it.
+    pub startup: Option<Probe>,
+    /// Whether it still works.
+    pub liveness: Option<Probe>,
+    /// Whether it can serve.
+    pub readiness: Option<Probe>,
+}
+
+/// One of the probes of a health check, with Kubernetes' names and meanings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// What is tried.
+    pub action: ProbeAction,
+    /// From the program's start to the first try; where there is a startup probe, the others' from its success.
+    pub initial_delay: Duration,
+    /// From the begin of a try to the next one's. At least 100 ms.
+    pub period: Duration,
+    /// What a try may take. Above 0.
+    pub timeout: Duration,
+    /// So many failures in a row are a failure. At least 1.
+    pub failure_threshold: u32,
+    /// So many successes in a row are a success. At least 1, and 1 for startup and liveness.
+    pub success_threshold: u32,
+}
+
+/// What a probe tries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeAction {
+    /// `exec`: a program, which ends with code 0.
+    Exec {
+        /// Program and arguments, as in [`Spec::argv`].
+        argv: Vec<String>,
+    },
+    /// `http_get`: a request that is answered by a code from 200 to 399.
+    HttpGet(HttpGet),
+    /// `tcp_socket`: a connection that is accepted.
+    TcpSocket {
+        /// A name or an address, without brackets.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+}
+
+/// `http_get` of a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpGet {
+    /// `https` instead of `http`. Certificates are not checked.
+    pub tls: bool,
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Path and query; begins with `/`.
+    pub path: String,
+    /// Names and values, each valid by RFC 9110.
+    pub headers: Vec<(String, String)>,
+}
+
 impl Default for Memory {
     fn default() -> Self {
         Self {
@@ -356,6 +420,7 @@ impl Spec {
             stop: Stop::default(),
             restart: RestartPolicy::default(),
             limits: Limits::default(),
+            health: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     decode::{Cx, Field, Found, List, Table, suggest},
+    health::{self, health_check},
     limits::{limits, of_slice, positive},
     problem::{Place, shown},
     quantity::Time,
@@ -116,17 +117,14 @@ impl Slices {
 
 /// The text a unit hands down, in bytes.
 fn weight(unit: &raw::Unit) -> usize {
-    let words = |words: &[Found<Text>]| words.iter().map(|word| word.value.0.len() + 32).sum::<usize>();
     let env = unit.env.get().map_or(0, |env| env.0.iter().map(|(k, v)| k.len() + v.value.0.len() + 64).sum());
-    let command = unit.command.get().map_or(0, |command| match command {
-        raw::Command::Line(line) => line.len(),
-        raw::Command::Words(list) => words(list),
-    });
-    let args = unit.args.get().map_or(0, |args| words(&args.0));
+    let command = unit.command.get().map_or(0, raw::Command::weight);
+    let args = unit.args.get().map_or(0, |args| raw::weight(&args.0));
     let files = unit.env_file.get().map_or(0, |list| list.0.iter().map(|f| f.value.path.as_os_str().len() + 64).sum());
     let io = unit.limits.get().and_then(|limits| limits.io.get()).map_or(0, |io| io.0.len() * 256);
     let codes = unit.restart.get().and_then(|r| r.success_exit_codes.get()).map_or(0, |codes| codes.0.len() * 32);
-    env + command + args + files + io + codes
+    let health = unit.health_check.get().map_or(0, health::weight);
+    env + command + args + files + io + codes + health
 }
 
 /// Which names are taken, and by which declaration.
@@ -232,6 +230,7 @@ fn spec(unit: &raw::Unit, unit_at: &Place, worker_at: &Place, cx: &mut Cx<'_>) -
     let stop = unit.stop.get().map(stop).unwrap_or_default();
     let restart = unit.restart.get().map(|raw| restart(raw, cx)).unwrap_or_default();
     let limits = unit.limits.get().map(|raw| limits(raw, cx)).unwrap_or_default();
+    let health = unit.health_check.get().and_then(|raw| health_check(raw, cx)).map(Arc::new);
     let mut spec = Spec::new(words?);
     spec.env = unit.env.get().map(texts).unwrap_or_default();
     spec.env_files = unit.env_file.get().map_or_else(Vec::new, |files| {
@@ -249,6 +248,7 @@ fn spec(unit: &raw::Unit, unit_at: &Place, worker_at: &Place, cx: &mut Cx<'_>) -
     spec.stop = stop;
     spec.restart = restart;
     spec.limits = limits;
+    spec.health = health;
     Some(spec)
 }
 
@@ -280,7 +280,7 @@ fn argv(unit: &raw::Unit, cx: &mut Cx<'_>) -> Option<Vec<String>> {
             }
             argv
         }
-        (raw::Command::Line(line), false) => split(line, at, cx)?,
+        (raw::Command::Line(line), false) => split(line, at, "set shell: true, or write the command as a list", cx)?,
     };
     match argv.first() {
         None => {
@@ -297,14 +297,15 @@ fn argv(unit: &raw::Unit, cx: &mut Cx<'_>) -> Option<Vec<String>> {
     Some(argv)
 }
 
-fn split(line: &str, at: &Place, cx: &mut Cx<'_>) -> Option<Vec<String>> {
+/// The words of a command that no shell sees; `otherwise` is what to do where one was meant to.
+pub(super) fn split(line: &str, at: &Place, otherwise: &str, cx: &mut Cx<'_>) -> Option<Vec<String>> {
     let Ok(words) = shell_words::split(line) else {
         cx.report.add(at, "a quote in the command is not closed", "close it, or write the command as a list");
         return None;
     };
     if let Some(word) = words.iter().find(|word| SHELL_WORDS.contains(&word.as_str())) {
         let message = format!("{} means something to a shell only, and none runs here", shown(word));
-        cx.report.add(at, message, "set shell: true, or write the command as a list");
+        cx.report.add(at, message, otherwise);
         return None;
     }
     Some(words)

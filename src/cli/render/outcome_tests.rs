@@ -26,9 +26,8 @@ fn results() -> Vec<Settled> {
 
 #[test]
 fn what_is_done_is_a_line_of_stdout() {
-    let all: Vec<String> = [Asked::State, Asked::Signal("SIGHUP".into()), Asked::Reset]
-        .map(|asked| outcomes(&results(), &asked))
-        .into();
+    let all: Vec<String> =
+        [Asked::State, Asked::Signal("SIGHUP".into()), Asked::Reset].map(|asked| outcomes(&results(), &asked)).into();
     insta::assert_snapshot!(all.join("--\n"), @r"
     up: running, pid 4711
     down: stopped

@@ -168,11 +168,8 @@ pub(super) fn event(seq: u64, kind: EventKind) -> Event {
 }
 
 pub(super) fn evidence() -> Evidence {
-    let none = Counters {
-        local: Some(MemoryEvents::default()),
-        memory: Some(MemoryEvents::default()),
-        pids_max: Some(0),
-    };
+    let none =
+        Counters { local: Some(MemoryEvents::default()), memory: Some(MemoryEvents::default()), pids_max: Some(0) };
     Evidence {
         status: Some(ExitStatus::Signaled { signal: 9, core: false }),
         before: none,

@@ -1,8 +1,6 @@
 use super::super::samples::{HOSTILE, ended, event, evidence, reader, running};
 use super::*;
-use crate::model::{
-    AboveReading, Confidence, HostOom, Level, Limit, Readiness, StartError, StoppedDetail, UnknownWhy,
-};
+use crate::model::{AboveReading, Confidence, HostOom, Level, Limit, Readiness, StartError, StoppedDetail, UnknownWhy};
 
 fn text(story: &Why) -> String {
     why(story, &reader())
@@ -56,10 +54,8 @@ fn an_out_of_memory_is_told_with_what_led_to_it() {
             counters: Counters::default(),
         },
     ));
-    story.health = Some(event(
-        15,
-        EventKind::Health { probe: "liveness".into(), healthy: false, observed: "HTTP 503".into() },
-    ));
+    story.health =
+        Some(event(15, EventKind::Health { probe: "liveness".into(), healthy: false, observed: "HTTP 503".into() }));
     insta::assert_snapshot!(text(&story));
 }
 
@@ -159,8 +155,7 @@ fn nothing_in_it_acts_on_a_terminal_or_forges_a_line() {
             counters: Counters::default(),
         },
     ));
-    story.health =
-        Some(event(2, EventKind::Health { probe: HOSTILE.into(), healthy: true, observed: HOSTILE.into() }));
+    story.health = Some(event(2, EventKind::Health { probe: HOSTILE.into(), healthy: true, observed: HOSTILE.into() }));
     if let EventKind::Decision(decision) = &mut story.decisions[0].kind {
         decision.rule = HOSTILE.into();
         decision.policy = HOSTILE.into();

@@ -169,6 +169,21 @@ const UNIT: Shape = Map(&[
             ("monitoring", Map(&[("interval", One(TIMES)), ("history_retention", One(TIMES))])),
         ]),
     ),
+    ("health_check", Map(&[("startup", PROBE), ("liveness", PROBE), ("readiness", PROBE)])),
+]);
+
+const PROBE: Shape = Map(&[
+    ("exec", One(&["{command: [x]}", "{command: x y}", "{command: [\"\"]}", "{command: a | b}"])),
+    ("http_get", One(&["{port: 1}", "{port: 65535, path: /x?y, scheme: https, http_headers: [{name: A, value: 1}]}"])),
+    ("tcp_socket", One(&["{port: 1}", "{port: 80, host: \"::1\"}", "{port: 0, host: a/b}"])),
+    ("initial_delay", One(TIMES)),
+    ("initial_delay_seconds", One(NUMBERS)),
+    ("period", One(TIMES)),
+    ("period_seconds", One(NUMBERS)),
+    ("timeout", One(TIMES)),
+    ("timeout_seconds", One(NUMBERS)),
+    ("failure_threshold", One(NUMBERS)),
+    ("success_threshold", One(NUMBERS)),
 ]);
 
 const SLICE: Shape = Map(&[
@@ -311,6 +326,30 @@ fn spec_is_sound(spec: &spec::types::Spec) {
     bounded(&[spec.stop.timeout]);
     restart_is_sound(&spec.restart);
     limits_are_sound(&spec.limits);
+    if let Some(check) = &spec.health {
+        let once = [&check.startup, &check.liveness].into_iter().flatten();
+        assert!(once.clone().all(|probe| probe.success_threshold == 1));
+        assert!(once.chain(&check.readiness).map(probe_is_sound).count() > 0);
+    }
+}
+
+fn probe_is_sound(probe: &spec::types::Probe) {
+    use spec::types::ProbeAction;
+    bounded(&[probe.initial_delay, probe.period, probe.timeout]);
+    assert!(probe.period >= Duration::from_millis(100) && !probe.timeout.is_zero());
+    assert!(probe.failure_threshold > 0 && probe.success_threshold > 0);
+    let host_is_sound = |host: &str| !host.is_empty() && !host.contains(['/', '@', '[', ' ', '\0']);
+    match &probe.action {
+        ProbeAction::Exec { argv } => {
+            assert!(argv.first().is_some_and(|program| !program.is_empty()));
+            assert!(argv.iter().all(|text| !text.contains('\0')));
+        }
+        ProbeAction::HttpGet(get) => {
+            assert!(host_is_sound(&get.host) && get.port > 0 && get.path.starts_with('/') && get.path.is_ascii());
+            assert!(get.headers.iter().all(|(name, value)| !format!("{name}{value}").contains(['\r', '\n', '\0'])));
+        }
+        ProbeAction::TcpSocket { host, port } => assert!(host_is_sound(host) && *port > 0),
+    }
 }
 
 fn bounded(times: &[Duration]) {
