@@ -10,14 +10,15 @@ use std::{
     time::Duration,
 };
 
-use pinfold::model::{BreakerState, Class, Detail, Event, EventKind, KilledBy, State, Trigger, Verdict, WorkerId};
+use pinfold::model::{
+    BreakerState, Class, Detail, Event, EventKind, HealthReport, KilledBy, ProbeKind, State, Trigger, Verdict, WorkerId,
+};
 use pinfold::policy::restart::{BudgetOverride, OnOpen, RestartMode, RestartPolicy};
 use pinfold::spec::types::{
     Cpu, KillMode, Limits, Memory, Monitoring, OomGroup, Pids, Spec, Stop, ViolationHandling, ViolationPolicy,
 };
 use pinfold::testing::{Bench, Call, Recovered};
 use pinfold::worker::actor::{Charge, Found, supervise};
-use pinfold::worker::event::HealthReport;
 use pinfold::worker::handle::{Answer, AskError, WorkerHandle};
 
 /// Longer than any run's end takes: a launch without an answer, a kill, a slow death.
@@ -211,7 +212,7 @@ fn any_report(random: &mut fastrand::Rng) -> HealthReport {
         0 => HealthReport::Alive { observed },
         1 => HealthReport::Ready { observed },
         2 => HealthReport::Unready { observed },
-        _ => HealthReport::Failed { probe: "liveness", observed },
+        _ => HealthReport::Failed { probe: ProbeKind::Liveness, observed },
     }
 }
 

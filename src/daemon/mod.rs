@@ -5,11 +5,13 @@
 //! supervisor.rs  the keeper's child: builds kernel and actors, takes over, starts, stops
 //! applied.rs     the configuration in force, kept for a supervisor that is started again
 //! console.rs     what is shown
+//! patient.rs     a worker as the monitor of its health sees it
 //! door.rs        the control socket, joined to what it serves
 //! ```
 
 mod applied;
 mod console;
 mod door;
+mod patient;
 pub mod supervisor;
 pub mod up;

@@ -20,9 +20,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::cli::args::{OnTerm, Output};
 use crate::cli::exit::{Exit, Failure};
 use crate::clock::{self, Clock};
+use crate::health::{
+    self,
+    probe::{Probes, Tools},
+};
 use crate::keeper::client::{self, Events};
 use crate::keeper::protocol::FromKeeper;
 use crate::kernel::ancestors::Ancestors;
+use crate::kernel::auxiliary::{self, Auxiliary};
 use crate::kernel::cgroup::{Dir, Namespace};
 use crate::kernel::host::{Found, HostKernel, Lost, Parts, Scan};
 use crate::kernel::place::{self, record, settle};
@@ -36,6 +41,7 @@ use crate::worker::handle::WorkerHandle;
 use super::applied;
 use super::console::Console;
 use super::door::{Door, OpenDoor};
+use super::patient::Attended;
 
 /// How long after the last worker has ended its directory may still be there.
 const TIDY: Duration = Duration::from_secs(40);
@@ -145,6 +151,12 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         Err(error) => return Err(Failure::failed("cannot listen for commands", error)),
     };
 
+    let auxiliary = auxiliary::Parts {
+        dir: tree.aux,
+        limits: tree.limits.clone(),
+        global_env: config.env.clone(),
+        inherited: std::env::vars_os().collect(),
+    };
     let (kernel, pump) = HostKernel::new(Parts {
         workers: tree.workers,
         slices: config.slices.clone(),
@@ -181,10 +193,12 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
             what: format!("removed the empty slice {slice}, which is not configured"),
         });
     }
+    let probes = probes(auxiliary, &mut chronicle)?;
     let handles = begin(&config, &logs, &shared, &kernel, &mut takeover, &mut chronicle);
     takeover.clear(&kernel, &mut chronicle);
     pump.replay(told.messages);
     let mut pump = tokio::spawn(pump.run());
+    attend(&config, &handles, &kernel, &probes, clock);
     let manager = manager(&config, &handles);
     if told.going_down {
         manager.close();
@@ -243,6 +257,27 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     }
 }
 
+/// What carries probes out. What probes an earlier supervisor left behind is ended.
+fn probes(parts: auxiliary::Parts, chronicle: &mut Chronicle) -> Result<Arc<Tools>, Failure> {
+    let auxiliary = Auxiliary::new(parts);
+    let left = auxiliary.sweep().map_err(|e| Failure::failed("cannot read the tree", e))?;
+    for name in left {
+        chronicle.record(EventKind::Reconciled { what: format!("ended the probe {name} of an earlier supervisor") });
+    }
+    Ok(Arc::new(Tools::new(auxiliary)))
+}
+
+/// Has the health of each worker watched that has a check.
+fn attend(config: &types::Config, handles: &[WorkerHandle], kernel: &HostKernel, probes: &Arc<Tools>, clock: Clock) {
+    for (worker, handle) in config.workers.iter().zip(handles) {
+        if let Some(check) = &worker.spec.health {
+            let patient = Attended::new(handle.on_behalf_of("health"), kernel.clone());
+            let prober = Probes::new(probes, &worker.id, &worker.spec);
+            tokio::spawn(health::task::attend(patient, prober, Arc::clone(check), clock));
+        }
+    }
+}
+
 /// All workers as those see them who ask from outside.
 fn manager(config: &types::Config, handles: &[WorkerHandle]) -> Manager {
     let member = |(declared, worker): (&types::Worker, &WorkerHandle)| Member {
@@ -285,6 +320,7 @@ async fn hear(news: &mut Events) -> Result<Told, crate::keeper::transport::Trans
 /// The part of the tree that runs live in.
 struct Tree {
     workers: Dir,
+    aux: Dir,
     ancestors: Ancestors,
     namespace: Namespace,
     limits: crate::kernel::cgroup::limits::Host,
@@ -298,7 +334,7 @@ impl Tree {
         let tree = settle(&situation, root, false, &[]).map_err(failed)?;
         let ancestors = tree.ancestors.iter().cloned().chain([tree.workers.path().to_owned()]);
         let ancestors = Ancestors::open(&situation.mount.path, &ancestors.collect::<Vec<_>>());
-        Ok(Self { limits: tree.host(), workers: tree.workers, ancestors, namespace: tree.xattrs })
+        Ok(Self { limits: tree.host(), aux: tree.aux, workers: tree.workers, ancestors, namespace: tree.xattrs })
     }
 }
 

@@ -399,8 +399,8 @@ impl Spec {
 
     /// Whether a run is not ready before a health check has said so.
     #[must_use]
-    pub const fn waits_for_readiness(&self) -> bool {
-        false
+    pub fn waits_for_readiness(&self) -> bool {
+        self.health.as_ref().is_some_and(|check| check.startup.is_some() || check.readiness.is_some())
     }
 
     /// A spec of `argv` with every default of the interface.

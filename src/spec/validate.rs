@@ -15,7 +15,7 @@ use super::{
     quantity::Time,
     raw,
     types::{Config, EnvFile, Slice, Spec, Stop, Worker},
-    units::{Int, Text},
+    units::Int,
 };
 use crate::{
     model::{SliceName, WorkerId},

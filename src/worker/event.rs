@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Counters, KernelEvent, KilledBy, Mono, Sample, StartError, Trigger};
+use crate::model::{Counters, HealthReport, KernelEvent, KilledBy, Mono, Sample, StartError, Trigger};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,38 +92,6 @@ pub enum Ask {
     Kill {
         /// On whose behalf.
         by: KilledBy,
-    },
-}
-
-/// What a health check says of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HealthReport {
-    /// Its startup check has passed.
-    Started {
-        /// What the probe saw.
-        observed: String,
-    },
-    /// Its liveness check passes again after it had failed.
-    Alive {
-        /// What the probe saw.
-        observed: String,
-    },
-    /// A check has failed as often as it may.
-    Failed {
-        /// `startup` or `liveness`.
-        probe: &'static str,
-        /// What the last probe saw.
-        observed: String,
-    },
-    /// Its readiness check passes.
-    Ready {
-        /// What the probe saw.
-        observed: String,
-    },
-    /// Its readiness check fails.
-    Unready {
-        /// What the probe saw.
-        observed: String,
     },
 }
 

@@ -12,10 +12,10 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::model::{KilledBy, Story, Trigger, WorkerId, WorkerStatus};
+use crate::model::{HealthReport, KilledBy, Story, Trigger, WorkerId, WorkerStatus};
 
 pub use super::effect::Refusal;
-use super::event::{Ask, HealthReport};
+use super::event::Ask;
 
 /// What is published of a worker.
 #[derive(Debug, Clone, PartialEq)]

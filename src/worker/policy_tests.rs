@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::{
-    BreakerState, Class, Detail, ExitCause, ExitStatus, KilledBy, Limit, PolicyName, Readiness, State as Public,
-    StoppedDetail, StoppingDetail, Trigger, Verdict, WorkerStatus,
+    BreakerState, Class, Detail, ExitCause, ExitStatus, HealthReport, KilledBy, Limit, PolicyName, ProbeKind,
+    Readiness, State as Public, StoppedDetail, StoppingDetail, Trigger, Verdict, WorkerStatus,
 };
 use crate::policy::restart::{BudgetOverride, OnOpen, RestartMode, RestartPolicy};
 use crate::spec::types::{Cpu, Limits, Memory, Monitoring, OomGroup, Pids, ViolationHandling, ViolationPolicy};
 use crate::testing::{Bench, Call, OnSignal, Oom, Script, wait_for};
-use crate::worker::event::HealthReport;
 use crate::worker::handle::AskError;
 
 const SEC: Duration = Duration::from_secs(1);
@@ -354,7 +353,7 @@ async fn a_recovery_calls_off_the_restart_that_the_episode_had_asked_for() {
 }
 
 fn failed() -> HealthReport {
-    HealthReport::Failed { probe: "liveness", observed: "HTTP 503".to_owned() }
+    HealthReport::Failed { probe: ProbeKind::Liveness, observed: "HTTP 503".to_owned() }
 }
 
 #[tokio::test(start_paused = true)]

@@ -130,6 +130,8 @@ pub(super) struct Life {
     pub(super) sample_at: Option<Mono>,
     /// Its startup or readiness check has not passed.
     pub(super) unready: bool,
+    /// Its liveness check was told to have failed, and has not passed since.
+    pub(super) unhealthy: bool,
     /// What keeps it from ending, once it is stuck.
     pub(super) stuck_on: Option<Box<str>>,
     /// Somebody removed its directory: there is nothing left to kill or to drain there.
@@ -490,6 +492,7 @@ impl Life {
             lifted: false,
             sample_at: None,
             unready: false,
+            unhealthy: false,
             stuck_on: None,
             cgroup_gone: false,
             left_behind: false,

@@ -6,13 +6,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    AboveReading, CpuStat, Detail, ExitCause, ExitStatus, KernelEvent, Level, Limit, MemoryEvents, OomScope,
-    RestartCounts, Sample, State as Public, StoppedDetail, Trigger as Cause, Usage, Verdict, WorkerId,
+    AboveReading, CpuStat, Detail, ExitCause, ExitStatus, HealthReport, KernelEvent, Level, Limit, MemoryEvents,
+    OomScope, ProbeKind, RestartCounts, Sample, State as Public, StoppedDetail, Trigger as Cause, Usage, Verdict,
+    WorkerId,
 };
 use crate::policy::breaker::Saved;
 use crate::policy::restart::{RestartMode, RestartPolicy};
 use crate::spec::types::{Cpu, Limits, Memory, Monitoring, Pids, Spec, Stop, ViolationHandling, ViolationPolicy};
-use crate::worker::event::{Ask, HealthReport};
+use crate::worker::event::Ask;
 use crate::worker::state::Adopted;
 
 /// An event as a test draws it: `back` says how many runs before the current one it is about.
@@ -70,7 +71,7 @@ fn any_report() -> impl Strategy<Value = HealthReport> {
     prop_oneof![
         1 => Just(HealthReport::Started { observed: observed() }),
         1 => Just(HealthReport::Alive { observed: observed() }),
-        3 => Just(HealthReport::Failed { probe: "liveness", observed: observed() }),
+        3 => Just(HealthReport::Failed { probe: ProbeKind::Liveness, observed: observed() }),
         1 => Just(HealthReport::Ready { observed: observed() }),
         1 => Just(HealthReport::Unready { observed: observed() }),
     ]

@@ -193,6 +193,12 @@ impl HostKernel {
         Ok(())
     }
 
+    /// Whether the run is frozen now. One that cannot be read is not said to be.
+    #[must_use]
+    pub fn is_frozen(&self, run: &RunId) -> bool {
+        self.inner.dir(run).is_some_and(|dir| dir.frozen().unwrap_or(false))
+    }
+
     /// Lets the keeper forget a run of which nothing is left but its exit record.
     pub fn forget(&self, run: &RunId) {
         heard(self.inner.keeper.ack(run));

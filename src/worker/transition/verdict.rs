@@ -2,7 +2,8 @@
 //! health checks, and what time brings to the breaker.
 
 use crate::model::{
-    BreakerState, Class, Counters, EventKind, Limit, Mono, PolicyName, Sample, Severity, Violation, Wanted,
+    BreakerState, Class, Counters, EventKind, HealthReport, Limit, Mono, PolicyName, ProbeKind, Sample, Severity,
+    Violation, Wanted,
 };
 use crate::policy::decide::{self, Act, Breach, Facts, Pending, Trigger};
 use crate::policy::dispatch::{Response, ViolationPolicy, respond};
@@ -11,7 +12,7 @@ use crate::policy::violation::Finding;
 
 use super::{Transition, breaker_open};
 use crate::worker::effect::{Effect, Refusal};
-use crate::worker::event::{HealthReport, Ticket};
+use crate::worker::event::Ticket;
 use crate::worker::rules::policy_of;
 use crate::worker::state::{After, Behalf, Goal, Life, Main, Phase, Rest, Wish};
 
@@ -258,34 +259,40 @@ impl Transition<'_> {
         if run != self.s.last_run {
             return self.reply(ticket, Err(Refusal::NotRunning));
         }
-        match &report {
-            HealthReport::Started { .. } => life.unready = self.s.spec.waits_for_readiness(),
-            HealthReport::Ready { .. } => life.unready = false,
-            HealthReport::Unready { .. } => life.unready = true,
-            HealthReport::Alive { .. } => {
-                if life.pending.is_some_and(|pending| pending.class == Class::Health) {
-                    life.pending = None;
-                    self.s.breaker.withdraw(Class::Health);
-                }
-                let changes = self.s.breaker.recovered(Class::Health);
-                self.changes.extend(changes);
+        let waits_for_readiness = self.s.spec.health.as_ref().is_some_and(|check| check.readiness.is_some());
+        let healthy = match &report {
+            HealthReport::Started { .. } => {
+                life.unready = waits_for_readiness;
+                true
             }
-            HealthReport::Failed { .. } => {}
-        }
-        let (probe, healthy, observed) = match report {
-            HealthReport::Started { observed } => ("startup", true, observed),
-            HealthReport::Alive { observed } => ("liveness", true, observed),
-            HealthReport::Failed { probe, observed } => (probe, false, observed),
-            HealthReport::Ready { observed } => ("readiness", true, observed),
-            HealthReport::Unready { observed } => ("readiness", false, observed),
+            HealthReport::Ready { .. } => {
+                life.unready = false;
+                true
+            }
+            HealthReport::Unready { .. } => {
+                life.unready = true;
+                false
+            }
+            HealthReport::Alive { .. } => {
+                self.healthy_again();
+                true
+            }
+            HealthReport::Failed { .. } => {
+                life.unhealthy = true;
+                false
+            }
+            HealthReport::Untried { probe, observed } => {
+                let fault = format!("the {probe} check cannot be carried out: {observed}");
+                self.fault(&fault);
+                return self.reply(ticket, Ok(()));
+            }
         };
-        let failed = !healthy && probe != "readiness";
-        self.emit(EventKind::Health { probe: probe.to_owned(), healthy, observed });
-        if !failed {
+        let (probe, observed) = (report.probe(), report.observed().to_owned());
+        self.emit(EventKind::Health { probe: probe.as_str().to_owned(), healthy, observed });
+        if healthy || probe == ProbeKind::Readiness {
             return self.reply(ticket, Ok(()));
         }
-        let probe = if probe == "startup" { "startup" } else { "liveness" };
-        let act = self.decide_about_the_run(&Trigger::Health { probe });
+        let act = self.decide_about_the_run(&Trigger::Health { probe: probe.as_str() });
         match act {
             Act::Hold { class, .. } => self.reply(ticket, Err(breaker_open(class))),
             Act::Record if self.life() != (decide::Life::Ending { rerun: true }) && !self.is_pending() => {
@@ -295,6 +302,21 @@ impl Transition<'_> {
             _ => self.owe(ticket, Goal::Up),
         }
         self.act_on_the_run(act, Behalf::policy(PolicyName::Health), None);
+    }
+
+    /// Its liveness check passes. That a new run passes it for the first time mends no budget, or one that fails a little later
+    /// each time would be restarted for ever; that a class stays open for one that is well would be no use.
+    fn healthy_again(&mut self) {
+        let Phase::Running { life, .. } = &mut self.s.phase else { return };
+        let failed_before = std::mem::take(&mut life.unhealthy);
+        if life.pending.is_some_and(|pending| pending.class == Class::Health) {
+            life.pending = None;
+            self.s.breaker.withdraw(Class::Health);
+        }
+        if failed_before || self.s.breaker.is_open(Class::Health) {
+            let changes = self.s.breaker.recovered(Class::Health);
+            self.changes.extend(changes);
+        }
     }
 
     fn is_pending(&self) -> bool {
