@@ -252,8 +252,8 @@ fn a_limit_below_what_a_slice_uses_kills_nobody_and_is_told_to_who_is_to_start_t
     assert!(sentence.contains("slice web: memory.max of 16777216 bytes is below the "), "{sentence}");
     assert!(main.alive());
     assert_eq!(tree::read(&dir, "memory.max"), (512 * MIB).to_string(), "the old limit holds");
-    // What stood in the way goes: the next start finds the limit in force.
-    main.signal(Signal::KILL);
+    // What stood in the way goes, the shell's child with it: the next start finds the limit in force.
+    fs::write(run_dir(&case, "web", "big", 1).join("cgroup.kill"), "1").unwrap();
     let _second = up.started("big", 2);
     assert_eq!(tree::read(&dir, "memory.max"), (16 * MIB).to_string());
     up.stop();
