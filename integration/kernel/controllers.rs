@@ -10,12 +10,14 @@ use std::{
 use pinfold::{
     clock::Clock,
     kernel::{
+        auxiliary::{Auxiliary, MAX_MEMORY, MAX_PIDS, Outcome, Parts, Seat},
         cgroup::{Dir, disk, events, kill, limits, setting::Setting, stat},
+        launch::Method,
         place::{PlaceError, Tree, settle},
         watch::{self, Hint, Interest, Seen, Source},
     },
-    model::{RunId, WorkerId},
-    spec::types::{Cpu, Io, Limits, Memory, OomGroup, Pids, ViolationPolicy},
+    model::{ExitStatus, RunId, WorkerId},
+    spec::types::{Cpu, Io, Limits, Memory, OomGroup, Pids, Spec, ViolationPolicy},
 };
 
 use crate::fixture::{Place, Program, wait_until};
@@ -268,4 +270,42 @@ fn limits_cost_a_launch_little_and_less_than_through_the_crate() {
     }
     println!("mkdir {made:?}, seven limits set and read back {bare:?}, the same through cgroups-rs {crate_way:?}");
     assert!(bare < made * 8, "limits cost out of proportion: {bare:?} against {made:?} for the directory");
+}
+
+/// Probes of health: what they may use does not depend on the worker, and is not the worker's.
+#[tokio::test]
+async fn a_program_beside_a_run_is_held_to_a_small_budget_of_its_own() {
+    let place = Place::new();
+    let tree = tree(&place);
+    let aux = tree.aux.path().to_owned();
+    let parts = Parts {
+        limits: tree.host(),
+        dir: tree.aux,
+        global_env: [].into(),
+        inherited: [].into(),
+        method: Method::IntoCgroup,
+    };
+    let (auxiliary, seat) = (Auxiliary::new(parts), Seat::default());
+    let mut spec = Spec::new(vec!["/bin/true".into()]);
+    // A protected worker's probe is not protected: what cannot be killed cannot be held to its memory.
+    spec.oom_score_adj = -1000;
+    let sh = async |script: &str| {
+        let argv = ["/bin/sh", "-c", script].map(str::to_owned);
+        let plan = Arc::new(auxiliary.resolve(&run(1), &spec, &argv).unwrap());
+        auxiliary.run(&seat, &plan, Duration::from_secs(60)).await
+    };
+
+    let own = format!("cd {}/web.1.1 && cat memory.max memory.oom.group memory.swap.max pids.max", aux.display());
+    let Outcome::Ended { output, .. } = sh(&own).await else { panic!("no end") };
+    let expected = format!("{MAX_MEMORY}\n1\n0\n{MAX_PIDS}\n");
+    assert_eq!(String::from_utf8(output).unwrap(), expected);
+
+    let Outcome::Ended { status, oom, .. } = sh("tail /dev/zero; exit 0").await else { panic!("no end") };
+    assert_eq!((status, oom), (ExitStatus::Signaled { signal: 9, core: false }, true));
+
+    let forks = "i=0; while [ $i -lt 100 ]; do sleep 1000 & i=$((i+1)); done 2>/dev/null; echo never";
+    let Outcome::Ended { status, .. } = sh(forks).await else { panic!("no end") };
+    assert_ne!(status, ExitStatus::Exited { code: 0 }, "a fork was refused");
+    auxiliary.idle().await;
+    assert_eq!(Dir::open(&aux).unwrap().children().unwrap(), Vec::<String>::new());
 }

@@ -72,6 +72,8 @@ pub struct Parts {
     pub global_env: BTreeMap<String, String>,
     /// Our own environment.
     pub inherited: BTreeMap<OsString, OsString>,
+    /// The way into a cgroup that is tried first; where only the other one works, that is found out.
+    pub method: Method,
 }
 
 /// The runner of programs beside runs. Cheap to clone.
@@ -115,7 +117,7 @@ struct Inner {
     inherited: BTreeMap<OsString, OsString>,
     /// The last part of the next directory's name.
     next: AtomicU64,
-    /// Whether [`Method::Move`] has worked where the other had not.
+    /// Whether the way into a cgroup is [`Method::Move`].
     moved: AtomicBool,
     /// One clone at a time: a child would hold the pipes of another that is being made until it executes its program.
     cloning: Mutex<()>,
@@ -133,7 +135,7 @@ impl Auxiliary {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { dir, limits, global_env, inherited } = parts;
+        let Parts { dir, limits, global_env, inherited, method } = parts;
         Self {
             inner: Arc::new(Inner {
                 budget: budget(&limits),
@@ -141,7 +143,7 @@ impl Auxiliary {
                 global_env,
                 inherited,
                 next: AtomicU64::new(0),
-                moved: AtomicBool::new(false),
+                moved: AtomicBool::new(method == Method::Move),
                 cloning: Mutex::new(()),
                 living: watch::Sender::new(0),
             }),
