@@ -5,9 +5,11 @@
 //! supervisor.rs  the keeper's child: builds kernel and actors, takes over, starts, stops
 //! applied.rs     the configuration in force, kept for a supervisor that is started again
 //! console.rs     what is shown
+//! door.rs        the control socket, joined to what it serves
 //! ```
 
 mod applied;
 mod console;
+mod door;
 pub mod supervisor;
 pub mod up;

@@ -27,13 +27,15 @@ use crate::kernel::cgroup::{Dir, Namespace};
 use crate::kernel::host::{Found, HostKernel, Lost, Parts, Scan};
 use crate::kernel::place::{self, record, settle};
 use crate::kernel::port::RunNote;
-use crate::model::{Detail, Event, EventKind, KilledBy, RunId, State, StoppingDetail, Trigger, WorkerId};
+use crate::manager::handle::{Manager, Member};
+use crate::model::{Detail, Event, EventKind, KilledBy, RunId, State, StoppingDetail, Trigger, WorkerId, chain};
 use crate::spec::{self, types};
 use crate::worker::actor::{self, Charge, Shared};
 use crate::worker::handle::WorkerHandle;
 
 use super::applied;
 use super::console::Console;
+use super::door::{Door, OpenDoor};
 
 /// How long after the last worker has ended its directory may still be there.
 const TIDY: Duration = Duration::from_secs(40);
@@ -54,6 +56,9 @@ pub struct Settings {
     /// Whether ROOT was made by us.
     #[arg(long)]
     pub made: bool,
+    /// Where commands are heard.
+    #[arg(long)]
+    pub socket: PathBuf,
     /// What SIGTERM does.
     #[arg(long)]
     pub on_term: OnTerm,
@@ -75,6 +80,7 @@ impl Settings {
         if self.made {
             args.push("--made".into());
         }
+        args.extend(["--socket".into(), self.socket.clone().into()]);
         args.extend(["--on-term".into(), word(&self.on_term), "--output".into(), word(&self.output)]);
         args
     }
@@ -128,6 +134,16 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let console = Console::start(settings.output, &logs, &config.workers).map_err(failed("cannot show anything"))?;
     let records = console.events();
     let mut chronicle = Chronicle { clock, seq: 0, records: records.clone() };
+    let door = match Door::at(&settings.socket).await {
+        Ok(door) => Some(door),
+        // What lives goes on to be supervised, even where nobody can ask about it.
+        Err(error) if told.previous.is_some() => {
+            tracing::error!(error = %chain(&error), "no command is heard");
+            chronicle.supervisor(format!("no command is heard: {}", chain(&error)));
+            None
+        }
+        Err(error) => return Err(Failure::failed("cannot listen for commands", error)),
+    };
 
     let (kernel, pump) = HostKernel::new(Parts {
         workers: tree.workers,
@@ -169,6 +185,12 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     takeover.clear(&kernel, &mut chronicle);
     pump.replay(told.messages);
     let mut pump = tokio::spawn(pump.run());
+    let manager = manager(&config, &handles);
+    if told.going_down {
+        manager.close();
+    }
+    let door = door.map(|door| door.open(manager.clone(), kernel.clone(), clock, logs.clone())).transpose();
+    let door = door.map_err(failed("cannot listen for commands"))?;
 
     let started: Vec<_> = config
         .workers
@@ -188,9 +210,11 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     };
     // What has been announced is true no longer.
     announcement.abort();
+    manager.close();
     if end == End::Detach {
         chronicle.supervisor("ending; the workers go on".to_owned());
         kernel.notify("STOPPING=1");
+        close(door).await;
         finish(console, &handles);
         return Ok(Exit::Ok);
     }
@@ -200,6 +224,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         lost = &mut pump => return Err(lost_sight(lost)),
         left = stop(&handles, &mut signals) => left,
     };
+    close(door).await;
     finish(console, &handles);
     // What was found alive and is nobody's we know was told at the start, and not touched since.
     let left: Vec<RunId> = left.into_iter().filter(|run| !takeover.held.contains(run)).collect();
@@ -215,6 +240,22 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
             Err(Failure::failed(format!("{worker} was given up, and every worker with it"), why))
         }
         End::Stop | End::Detach => Ok(Exit::Ok),
+    }
+}
+
+/// All workers as those see them who ask from outside.
+fn manager(config: &types::Config, handles: &[WorkerHandle]) -> Manager {
+    let member = |(declared, worker): (&types::Worker, &WorkerHandle)| Member {
+        declared_as: declared.declared_as.clone(),
+        spec: Arc::clone(&declared.spec),
+        worker: worker.clone(),
+    };
+    Manager::new(config.workers.iter().zip(handles).map(member).collect())
+}
+
+async fn close(door: Option<OpenDoor>) {
+    if let Some(door) = door {
+        door.close().await;
     }
 }
 
@@ -574,6 +615,7 @@ mod tests {
             root: "/sys/fs/cgroup/pinfold".into(),
             home: Some("/sys/fs/cgroup/user.slice".into()),
             made: true,
+            socket: "/run/a b/api.sock".into(),
             on_term: OnTerm::Detach,
             output: Output::Json,
         };

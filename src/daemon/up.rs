@@ -6,6 +6,7 @@
 
 use std::{convert::Infallible, fs, os::fd::OwnedFd, path::Path};
 
+use crate::api::socket;
 use crate::cli::args::{Globals, Up};
 use crate::cli::exit::Failure;
 use crate::cli::paths::{self, Paths, Who};
@@ -30,6 +31,7 @@ pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
     let paths = resolve(globals, args)?;
     let sources = read_config(&paths)?;
     let lock = Lock::take(&paths.state).map_err(|e| Failure::failed("cannot start", e))?;
+    socket::check(&paths.socket).map_err(|e| Failure::failed("cannot start", e))?;
     applied::store(&paths.state, &sources).map_err(|e| Failure::failed("cannot keep the configuration", e))?;
     let situation = Situation::of_this_process().map_err(no_place)?;
 
@@ -46,6 +48,7 @@ pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
         root: claimed.tree.root.path().to_owned(),
         home: claimed.moved.then(|| situation.own_dir.clone()),
         made: claimed.made,
+        socket: paths.socket.clone(),
         on_term: args.on_term,
         output: args.output.output,
     };

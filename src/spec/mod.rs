@@ -27,12 +27,13 @@ pub mod types;
 mod units;
 mod validate;
 
-use decode::{Cx, Decode};
+use decode::{Cx, Decode, FromWord};
 pub use files::read_files;
 pub use problem::{Excerpt, Problem, Problems};
 use problem::{Mark, Path, Place, Report};
 use tree::Node;
 use types::Config;
+pub use units::signal;
 
 /// The largest file, in bytes. Checked before anything else is done with one.
 pub const MAX_FILE: usize = 1 << 20;
@@ -63,6 +64,17 @@ pub fn load(files: &[Source], env: &dyn Fn(&str) -> Option<String>) -> Result<Co
     let raw = nodes.iter().filter_map(|node| file(node, &mut cx)).collect();
     let config = validate::config(raw, &mut cx);
     cx.report.into_result(config)
+}
+
+/// A length of time as every duration of the configuration is written: `500ms`, `10s`, `1m30s`, `0`.
+///
+/// # Errors
+/// What it is instead, and what would be right, in one sentence.
+pub fn time(text: &str) -> Result<std::time::Duration, String> {
+    quantity::duration(text).map_err(|wrong| {
+        let fix = wrong.fix.unwrap_or_else(|| format!("write {}", quantity::Time::LIKE).into());
+        format!("{text:?} {}; {fix}", wrong.is)
+    })
 }
 
 fn file(node: &Node, cx: &mut Cx<'_>) -> Option<raw::File> {

@@ -165,7 +165,7 @@ impl FromWord for Time {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, Wrong> {
+pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }

@@ -367,7 +367,8 @@ impl FromWord for SignalNumber {
 
 /// The number of a signal that is written as a name, with or without `SIG` and in any case, as `RTMIN+n` or
 /// `RTMAX-n`, or as a number. 32 and 33 belong to the C library and are no signals to send.
-pub(super) fn signal(text: &str) -> Option<i32> {
+#[must_use]
+pub fn signal(text: &str) -> Option<i32> {
     let (min, max) = (libc::SIGRTMIN(), libc::SIGRTMAX());
     if let Ok(number) = text.parse::<i32>() {
         let plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');

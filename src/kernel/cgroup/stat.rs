@@ -33,6 +33,21 @@ pub fn usage(dir: &Dir) -> Usage {
     usage
 }
 
+/// Reads what a person looks at first of a living cgroup: memory, CPU time, processes.
+#[must_use]
+pub fn glance(dir: &Dir) -> Usage {
+    let mut buf = [0; 2048];
+    let mut usage = Usage {
+        memory_current_bytes: number(dir, "memory.current", &mut buf),
+        pids_current: number(dir, "pids.current", &mut buf),
+        ..Usage::default()
+    };
+    if let Ok(text) = dir.read_into("cpu.stat", &mut buf) {
+        usage.cpu_usec = flat(text).find(|(key, _)| *key == "usage_usec").map(|(_, value)| value);
+    }
+    usage
+}
+
 fn number(dir: &Dir, file: &str, buf: &mut [u8]) -> Option<u64> {
     dir.read_into(file, buf).ok()?.trim().parse().ok()
 }
@@ -89,6 +104,9 @@ mod tests {
             io_pressure_usec: Some(103),
         };
         assert_eq!(usage(&Dir::on_any_fs(tmp.path())), expected);
+        let first =
+            Usage { memory_current_bytes: Some(4096), cpu_usec: Some(70), pids_current: Some(2), ..Usage::default() };
+        assert_eq!(glance(&Dir::on_any_fs(tmp.path())), first);
     }
 
     #[test]

@@ -39,7 +39,7 @@ use crate::kernel::port::{Kernel, KernelError, RunNote};
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::kernel::{note, pidfd};
 use crate::model::{
-    AboveReading, Counters, KernelEvent, KernelEventKind, Mono, RunId, Sample, Stage, StartError, Target, Wanted,
+    AboveReading, Counters, KernelEvent, KernelEventKind, Mono, RunId, Sample, Stage, StartError, Target, Usage, Wanted,
     WorkerId, chain,
 };
 use crate::spec::types::{Slice, Spec};
@@ -201,6 +201,12 @@ impl HostKernel {
     /// Tells the keeper something for systemd (`sd_notify(3)`).
     pub fn notify(&self, state: &str) {
         heard(self.inner.keeper.notify(state));
+    }
+
+    /// What a living run uses: memory, CPU time, processes. What cannot be read is absent; so is all of a run that is over.
+    #[must_use]
+    pub fn glance(&self, run: &RunId) -> Usage {
+        self.inner.dir(run).map(|dir| stat::glance(&dir)).unwrap_or_default()
     }
 
     /// Kills what is in a directory that nobody owns any more, and removes it.

@@ -1,0 +1,93 @@
+//! What a request brings, read within bounds; what is wrong with it is a [`Problem`].
+
+use std::time::Duration;
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::request::Parts,
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::peer::Peer;
+use super::wire::{Code, Problem};
+
+/// The largest body, in bytes.
+pub const MAX_BODY: usize = 1 << 20;
+
+/// How long a body may take to come.
+pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A JSON body, whatever its media type is said to be. None at all is the default.
+#[derive(Debug)]
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let bytes = read(request).await?;
+        let bad = |what: &dyn std::fmt::Display| {
+            Problem::new(Code::BadRequest, format!("the body is not what is expected: {what}"))
+        };
+        match bytes.trim_ascii_start().first() {
+            None => Ok(Self(T::default())),
+            // serde would take a list of the values, too.
+            Some(b'{') => serde_json::from_slice(&bytes).map(Self).map_err(|e| bad(&e)),
+            Some(_) => Err(bad(&"a JSON object, or none at all")),
+        }
+    }
+}
+
+async fn read(request: Request) -> Result<Bytes, Problem> {
+    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    match tokio::time::timeout(BODY_PATIENCE, body).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => {
+            Err(Problem::new(Code::TooLarge, format!("a body has at most {MAX_BODY} bytes")))
+        }
+        Ok(Err(e)) => Err(Problem::new(Code::BadRequest, format!("the body broke off: {e}"))),
+        Err(_) => {
+            Err(Problem::new(Code::TooSlow, format!("the body did not come within {} s", BODY_PATIENCE.as_secs())))
+        }
+    }
+}
+
+/// The parameters behind the `?`. One that is not known is refused: what is asked for in vain must not look granted.
+#[derive(Debug)]
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Query(params) = Query::try_from_uri(&parts.uri)
+            .map_err(|e| Problem::new(Code::BadRequest, format!("the query is not understood: {}", e.body_text())))?;
+        Ok(Self(params))
+    }
+}
+
+/// The name or pattern in the path.
+#[derive(Debug)]
+pub(super) struct Name(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(e) => Err(Problem::new(Code::BadRequest, format!("the path is not understood: {}", e.body_text()))),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Peer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let known = parts.extensions.get::<Self>().copied();
+        known.ok_or_else(|| Problem::new(Code::NotPermitted, "it is not known who asks"))
+    }
+}

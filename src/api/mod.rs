@@ -1,0 +1,33 @@
+//! The control socket: HTTP/1.1 and JSON over a unix socket, for the command line and for programs.
+//!
+//! Owned here: the shapes that clients script against, the paths, who may connect and how much. What is served is what
+//! workers have published: a read never asks an actor, so it costs the same while a worker takes half a minute to die.
+//! What is asked goes through [`manager`](crate::manager).
+//!
+//! ```text
+//!  socket  the file: mode, group, a stale one, its end
+//!  serve   accept, bounds, one connection ── peer  who it is
+//!  routes  what is under which path ── extract  what a request brings
+//!  wire    every shape ── problem  every error ── moment  every date ── usage  what running workers use
+//! ```
+//!
+//! Failure paths: a client that is slow, large or greedy loses its connection; one that goes away while it waits takes
+//! nothing back of what it asked. At the supervisor's end nothing is started any more (`going_down`), and reads and
+//! kills are answered until the last worker has ended.
+
+mod extract;
+mod moment;
+mod peer;
+mod problem;
+mod routes;
+mod serve;
+pub mod socket;
+mod usage;
+pub mod wire;
+
+pub use extract::MAX_BODY;
+pub use moment::Moment;
+pub use peer::{Peer, Role};
+pub use routes::Api;
+pub use serve::{Bounds, Server};
+pub use usage::Meter;

@@ -1,0 +1,65 @@
+//! Errors as RFC 9457 has them.
+
+use axum::{
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::wire::{Code, Problem, Settled, Word};
+use crate::manager::handle::NotAsked;
+use crate::manager::pattern::NoMatch;
+
+impl Problem {
+    /// An error with what to say about it.
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let status = code.status();
+        let title = StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
+        Self { title: title.to_owned(), status, code, detail: detail.into(), results: Vec::new() }
+    }
+
+    /// What `results` have failed in, if any of them has: in one way, or in several.
+    #[must_use]
+    pub fn of(results: &[Settled]) -> Option<Self> {
+        let mut failed = results.iter().filter(|settled| settled.outcome == Word::Failed);
+        let first = failed.next()?;
+        let others = failed.clone().count();
+        let code = first.code.unwrap_or(Code::Failed);
+        let code = if failed.all(|settled| settled.code == first.code) { code } else { Code::Failed };
+        let detail = format!("worker {}: {}", first.worker, first.error.as_deref().unwrap_or("it failed"));
+        let detail = match others {
+            0 => detail,
+            n => format!("{detail}; and {n} more of {} have failed", results.len()),
+        };
+        Some(Self { results: results.to_vec(), ..Self::new(code, detail) })
+    }
+}
+
+impl From<NoMatch> for Problem {
+    fn from(error: NoMatch) -> Self {
+        let code = match error {
+            NoMatch::NotFound { .. } => Code::NotFound,
+            NoMatch::TooMany { .. } => Code::BadRequest,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<NotAsked> for Problem {
+    fn from(error: NotAsked) -> Self {
+        match error {
+            NotAsked::NoMatch(error) => error.into(),
+            NotAsked::GoingDown => Self::new(Code::GoingDown, error.to_string()),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, axum::Json(self)).into_response();
+        let media_type = header::HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        response
+    }
+}

@@ -1,0 +1,263 @@
+//! What is served under which path. Everything that is read comes from what the workers have published.
+
+use std::{convert::Infallible, path::PathBuf, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures_util::stream;
+use serde::Deserialize;
+
+use super::extract::{Body, Name, Params};
+use super::moment::{Calendar, Moment};
+use super::peer::Peer;
+use super::usage::{self, Meter};
+use super::wire::{Ask, Code, Health, Problem, Results, Settled, Why, Worker};
+use crate::clock::Clock;
+use crate::manager::handle::{Action, Manager, Member};
+use crate::model::{Mono, RunId, State as WorkerState};
+
+/// How many workers are told in one piece of a list: what a list costs at once, in time and memory, however long it is.
+const PIECE: usize = 64;
+
+/// What the routes serve from. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    manager: Manager,
+    meter: Arc<dyn Meter>,
+    calendar: Calendar,
+    began: Mono,
+    logs: PathBuf,
+}
+
+impl Api {
+    /// Serves `manager`'s workers. `logs` is where their output is kept: `LOGS/ID/RUN.stderr`.
+    #[must_use]
+    pub fn new(manager: Manager, meter: Arc<dyn Meter>, clock: Clock, logs: PathBuf) -> Self {
+        let inner = Inner { manager, meter, calendar: Calendar::new(clock), began: clock.now(), logs };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// All routes. Every request must carry the [`Peer`] it came from.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/v1/health", get(health))
+            .route("/v1/workers", get(list))
+            .route("/v1/workers/{name}", get(one))
+            .route("/v1/workers/{name}/why", get(why))
+            .route("/v1/workers/{name}/start", post(start))
+            .route("/v1/workers/{name}/stop", post(stop))
+            .route("/v1/workers/{name}/restart", post(restart))
+            .route("/v1/workers/{name}/kill", post(kill))
+            .route("/v1/workers/{name}/signal", post(signal))
+            .route("/v1/workers/{name}/reset", post(reset))
+            .fallback(nothing_here)
+            .method_not_allowed_fallback(another_method)
+            .with_state(self)
+    }
+
+    fn find(&self, name: &str) -> Result<&Arc<Member>, Problem> {
+        let manager = &self.inner.manager;
+        manager.find(name).ok_or_else(|| {
+            let mut instances = manager.instances(name).map(|member| member.worker.id().as_str());
+            let some: Vec<&str> = instances.by_ref().take(5).collect();
+            let more = if instances.next().is_some() { ", …" } else { "" };
+            let detail = match some.as_slice() {
+                [] => format!("there is no worker {name:?}"),
+                some => format!("{name} has instances, of which one is to be named: {}{more}", some.join(", ")),
+            };
+            Problem::new(Code::NotFound, detail)
+        })
+    }
+
+    /// Members as they are now.
+    async fn tell(&self, members: &[Arc<Member>], with_usage: bool) -> Vec<Worker> {
+        let now = self.inner.calendar.now();
+        let mut told: Vec<Worker> = members.iter().map(|member| tell(member, &now)).collect();
+        if with_usage {
+            let running: Vec<usize> = (0..told.len()).filter(|i| told[*i].state == WorkerState::Running).collect();
+            let runs = running.iter().map(|i| RunId::new(told[*i].id.clone(), told[*i].run)).collect();
+            for (i, used) in running.into_iter().zip(usage::read(&self.inner.meter, runs).await) {
+                told[i].usage = Some(used);
+            }
+        }
+        told
+    }
+}
+
+fn tell(member: &Member, now: &Moment) -> Worker {
+    Worker::new(member, member.worker.status(), now)
+}
+
+/// Of `GET /v1/workers`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct List {
+    /// As everywhere; without one all.
+    pattern: String,
+    /// Whether what they use is read, too.
+    usage: bool,
+}
+
+/// Of `GET /v1/workers/{id}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct One {
+    /// Whether what it uses is read, too.
+    usage: bool,
+}
+
+async fn list(State(api): State<Api>, Params(list): Params<List>) -> Result<Response, Problem> {
+    let chosen = api.inner.manager.choose(&list.pattern)?;
+    // `{"workers":[…]}` in pieces: ten thousand workers are told without holding them all, and without keeping others
+    // waiting meanwhile.
+    let pieces = stream::unfold(Some(0), move |from| {
+        let (api, piece) =
+            (api.clone(), from.map(|from| chosen[from..].iter().take(PIECE).cloned().collect::<Vec<_>>()));
+        let end = from.map_or(0, |from| from + PIECE);
+        let last = end >= chosen.len();
+        async move {
+            let (from, piece) = (from?, piece?);
+            tokio::task::yield_now().await;
+            let workers = api.tell(&piece, list.usage).await;
+            let mut text = Vec::with_capacity(workers.len() * 512);
+            text.extend_from_slice(if from == 0 { b"{\"workers\":[" } else { b"" });
+            for (i, worker) in workers.iter().enumerate() {
+                text.extend_from_slice(if from + i == 0 { b"" } else { b"," });
+                // Nothing in a worker's shape can fail to be written.
+                serde_json::to_writer(&mut text, worker).unwrap_or_default();
+            }
+            text.extend_from_slice(if last { b"]}" } else { b"" });
+            Some((Ok::<_, Infallible>(text), (!last).then_some(end)))
+        }
+    });
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    Ok((json, axum::body::Body::from_stream(pieces)).into_response())
+}
+
+async fn one(State(api): State<Api>, Name(name): Name, Params(one): Params<One>) -> Result<Json<Worker>, Problem> {
+    let member = Arc::clone(api.find(&name)?);
+    let told = api.tell(&[member], one.usage).await;
+    told.into_iter().next().map(Json).ok_or_else(|| Problem::new(Code::Failed, "nothing was told"))
+}
+
+async fn why(State(api): State<Api>, Name(name): Name) -> Result<Json<Why>, Problem> {
+    let member = api.find(&name)?;
+    let worker = tell(member, &api.inner.calendar.now());
+    let stderr = |run: u32| api.inner.logs.join(&name).join(format!("{run}.stderr")).display().to_string();
+    Ok(Json(Why::new(worker, &member.worker.story(), (&*member.spec).into(), stderr)))
+}
+
+async fn health(State(api): State<Api>) -> Json<Health> {
+    let Inner { manager, calendar, began, .. } = &*api.inner;
+    let running = manager.all().iter().filter(|m| m.worker.status().state == WorkerState::Running).count();
+    let status = if manager.is_closed() { "going_down" } else { "ok" };
+    Json(Health {
+        status: status.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_ms: calendar.now().since_ms(*began),
+        workers: manager.all().len(),
+        running,
+    })
+}
+
+type Answered = Result<Json<Results>, Problem>;
+
+async fn start(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Start, &ask, peer).await
+}
+
+async fn stop(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Stop, &ask, peer).await
+}
+
+async fn restart(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Restart, &ask, peer).await
+}
+
+async fn kill(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Kill, &ask, peer).await
+}
+
+async fn signal(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Signal, &ask, peer).await
+}
+
+async fn reset(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Reset, &ask, peer).await
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Start,
+    Stop,
+    Restart,
+    Kill,
+    Signal,
+    Reset,
+}
+
+impl Verb {
+    /// The action, with what `ask` says of it and nothing that is about another.
+    fn with(self, ask: &Ask) -> Result<Action, Problem> {
+        let bad = |detail: String| Problem::new(Code::BadRequest, detail);
+        if ask.force && self != Self::Restart {
+            return Err(bad("force: it is for a restart only".to_owned()));
+        }
+        if ask.signal.is_some() && self != Self::Signal {
+            return Err(bad("signal: it is for the path …/signal only".to_owned()));
+        }
+        Ok(match self {
+            Self::Start => Action::Start,
+            Self::Stop => Action::Stop,
+            Self::Restart => Action::Restart { force: ask.force },
+            Self::Kill => Action::Kill,
+            Self::Reset => Action::Reset,
+            Self::Signal => {
+                let typed = ask.signal.as_deref().ok_or_else(|| bad("signal: which one is to be said".to_owned()))?;
+                let known = crate::spec::signal(typed);
+                Action::Signal(known.ok_or_else(|| {
+                    bad(format!(
+                        "signal: {typed:?} is none; write a name like HUP or RTMIN+3, or a number from 1 to 64"
+                    ))
+                })?)
+            }
+        })
+    }
+}
+
+impl Api {
+    async fn ask(&self, pattern: &str, verb: Verb, ask: &Ask, peer: Peer) -> Answered {
+        let action = verb.with(ask)?;
+        let within = ask.timeout.as_deref().map(crate::spec::time).transpose();
+        let within = within.map_err(|e| Problem::new(Code::BadRequest, format!("timeout: {e}")))?;
+        let asked = self.inner.manager.ask(pattern, action, &peer.to_string())?;
+        let told = if ask.wait { asked.done(within).await } else { asked.taken().await };
+        let results: Vec<Settled> = told.iter().map(|(member, outcome)| Settled::new(member, outcome)).collect();
+        match Problem::of(&results) {
+            None => Ok(Json(Results { results })),
+            Some(problem) => Err(problem),
+        }
+    }
+}
+
+async fn nothing_here(uri: axum::http::Uri) -> Problem {
+    Problem::new(Code::NotFound, format!("nothing is served under {:?}", uri.path()))
+}
+
+async fn another_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
+    Problem::new(Code::MethodNotAllowed, format!("{method} is not for {:?}", uri.path()))
+}
+
+#[cfg(test)]
+#[path = "routes_tests.rs"]
+mod tests;

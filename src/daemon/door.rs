@@ -1,0 +1,86 @@
+//! The control socket, joined to what it serves.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::api::socket::{self, Socket, SocketError, SocketFile};
+use crate::api::{Api, Bounds, Meter, Server};
+use crate::clock::Clock;
+use crate::kernel::host::HostKernel;
+use crate::manager::handle::Manager;
+use crate::model::{RunId, Usage};
+
+/// How long the host's user database may take to tell the socket's group: it can come over a network.
+const LOOK_UP: Duration = Duration::from_secs(5);
+
+/// A socket that listens, and is not answered yet: who connects waits.
+#[derive(Debug)]
+pub(super) struct Door {
+    socket: Socket,
+}
+
+/// A socket that is answered.
+#[derive(Debug)]
+pub(super) struct OpenDoor {
+    server: Server,
+    file: SocketFile,
+}
+
+impl Door {
+    /// Listens at `path`.
+    ///
+    /// # Errors
+    /// [`SocketError`].
+    pub(super) async fn at(path: &Path) -> Result<Self, SocketError> {
+        let group = match tokio::time::timeout(LOOK_UP, tokio::task::spawn_blocking(socket::group)).await {
+            Ok(Ok(Ok(group))) => group,
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(%error, "the socket gets no group: the user database cannot be asked");
+                None
+            }
+            _ => {
+                tracing::warn!("the socket gets no group: the user database does not answer");
+                None
+            }
+        };
+        Ok(Self { socket: Socket::bind(path, group)? })
+    }
+
+    /// Answers from now on.
+    ///
+    /// # Errors
+    /// Where a thread cannot be had.
+    pub(super) fn open(
+        self,
+        manager: Manager,
+        kernel: HostKernel,
+        clock: Clock,
+        logs: PathBuf,
+    ) -> io::Result<OpenDoor> {
+        let api = Api::new(manager, Arc::new(Gauge(kernel)), clock, logs);
+        let (listener, file) = self.socket.into_parts();
+        Ok(OpenDoor { server: Server::start(listener, api.router(), Bounds::default())?, file })
+    }
+}
+
+impl OpenDoor {
+    /// Closes, and removes the socket's file.
+    pub(super) async fn close(self) {
+        // The file first: who comes now finds no supervisor, rather than one that does not answer.
+        self.file.remove();
+        self.server.stop().await;
+    }
+}
+
+/// What runs use, by the kernel's word.
+struct Gauge(HostKernel);
+
+impl Meter for Gauge {
+    fn read(&self, run: &RunId) -> Usage {
+        self.0.glance(run)
+    }
+}
