@@ -9,11 +9,18 @@ use clap::Parser;
 use pinfold::{
     cli::{
         args::{Cli, Command},
+        ask::{Verb, ask},
+        client::Client,
         doctor,
         exit::{Exit, Failure, chain},
+        look,
         paths::{self, Who},
-        run, schema, validate, version,
+        render::Reader,
+        run,
+        said::Said,
+        schema, validate, version,
     },
+    clock,
     daemon::{supervisor, up},
     keeper::{self, role, setup},
     kernel::{place::scope, signals},
@@ -92,11 +99,30 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+fn say(said: &Said) -> Result<Exit, Failure> {
+    print(&said.out)?;
+    // There is nowhere to report that stderr is gone.
+    anstream::stderr().write_all(said.err.as_bytes()).ok();
+    Ok(said.exit)
+}
+
+/// Columns of the terminal, where stdout is one that says how many it has.
+fn width() -> Option<u16> {
+    rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col).filter(|w| *w > 0)
+}
+
+/// Whoever reads our stdout.
+fn reader() -> Reader {
+    let colour = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
+    Reader { width: width(), colour, zone: jiff::tz::TimeZone::system(), now: clock::wall() }
+}
+
 fn client(cli: &Cli) -> Result<Exit, Failure> {
     let globals = cli.globals();
     let cwd = std::env::current_dir().map_err(|err| Failure::failed("cannot find the current directory", err))?;
     let root = rustix::process::geteuid().is_root();
     let who = Who { root, cwd: &cwd, var: &|name| std::env::var_os(name) };
+    let to_supervisor = || Client::new(&globals, &who);
     match &cli.command {
         Command::Up(args) => match up::up(args, &globals) {
             Err(failure) => Err(failure),
@@ -112,6 +138,20 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
             anstream::stderr().write_all(answer.err.as_bytes()).ok();
             Ok(answer.exit)
         }
+        Command::Ps(args) => say(&look::ps(args, &to_supervisor()?, &reader())?),
+        Command::Status(args) => say(&look::status(args, &to_supervisor()?, &reader())?),
+        Command::Count(args) => say(&look::count(args, &to_supervisor()?)?),
+        Command::Why(args) => say(&look::why(args, &to_supervisor()?, &reader())?),
+        Command::Start(args) => say(&ask(&Verb::Start, &args.whom, args.output, &to_supervisor()?)?),
+        Command::Stop(args) => say(&ask(&Verb::Stop, &args.whom, args.output, &to_supervisor()?)?),
+        Command::Restart(args) => {
+            say(&ask(&Verb::Restart { force: args.force }, &args.whom, args.output, &to_supervisor()?)?)
+        }
+        Command::Kill(args) => say(&ask(&Verb::Kill, &args.whom, args.output, &to_supervisor()?)?),
+        Command::Signal(args) => {
+            say(&ask(&Verb::Signal(args.signal.clone()), &args.whom, args.output, &to_supervisor()?)?)
+        }
+        Command::Reset(args) => say(&ask(&Verb::Reset, &args.whom, args.output, &to_supervisor()?)?),
         Command::Schema(_) => {
             print(&schema::text())?;
             Ok(Exit::Ok)
@@ -121,8 +161,7 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         Command::Doctor(args) => {
-            let width =
-                rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col).filter(|w| *w > 0);
+            let width = width();
             let place = paths::cgroup_root(&globals, &who);
             let (text, exit) = doctor::doctor(place.as_deref(), args.output.output, width)?;
             print(&text)?;

@@ -43,6 +43,76 @@ fn the_help_names_every_command_and_flag() {
 }
 
 #[test]
+fn the_help_of_what_talks_to_a_supervisor() {
+    let dir = dir_with(&[]);
+    let commands = ["ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "why"];
+    insta::assert_snapshot!(commands.map(|command| session(&[command, "-h"], dir.path())).join("\n"));
+}
+
+#[test]
+fn without_a_supervisor_there_is_one_sentence_and_one_code() {
+    let dir = dir_with(&[]);
+    let lines = [
+        &["ps"][..],
+        &["ps", "-o", "json"],
+        &["status", "a"],
+        &["count", "a"],
+        &["start", "a"],
+        &["stop", "a", "b"],
+        &["restart", "--force", "a"],
+        &["kill", "a"],
+        &["signal", "HUP", "a"],
+        &["reset", "a"],
+        &["why", "a"],
+    ];
+    for args in lines {
+        let args = [args, &["--socket", "none.sock"]].concat();
+        let expected = format!(
+            "pinfold: no supervisor answers at {}/none.sock: start one with `pinfold up`, or name its socket with --socket\n",
+            dir.path().display()
+        );
+        let assert = pinfold(&args, dir.path()).assert().code(6).stdout("");
+        // On a host with a supervisor of root's, that one is mentioned behind it.
+        let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert_eq!(said.replace(" (there is one at /run/pinfold/api.sock)", ""), expected, "{args:?}");
+    }
+}
+
+#[test]
+fn what_is_asked_wrongly_is_usage_and_asks_nobody() {
+    let dir = dir_with(&[]);
+    let lines = [
+        &["start"][..],
+        &["signal", "HUP"],
+        &["signal", "NOTHING", "a"],
+        &["stop", "a", "--timeout", "soon"],
+        &["stop", "a", "--timeout", "1s", "--no-wait"],
+        &["stop", "a", "--force"],
+        &["ps", "a", "b"],
+        &["ps", "-q", "-o", "json"],
+        &["status"],
+    ];
+    for args in lines {
+        // A socket that is not there: whoever tried it would say so.
+        pinfold(&[args, &["--socket", "none.sock"]].concat(), dir.path()).assert().code(2);
+    }
+}
+
+#[test]
+fn a_user_without_a_runtime_directory_is_told_what_to_name() {
+    // Not as root, who has one.
+    let dir = dir_with(&[]);
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("pinfold"));
+    command.args(["ps"]).env_clear().current_dir("/");
+    if std::fs::metadata(dir.path()).is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0) {
+        std::os::unix::process::CommandExt::uid(&mut command, 65534);
+    }
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.contains("--runtime-dir")), (Some(2), true), "{said}");
+}
+
+#[test]
 fn a_wrong_command_line_is_usage() {
     let dir = dir_with(&[]);
     let lines = [

@@ -34,6 +34,26 @@ pub enum Command {
     Up(Up),
     /// Run one command in its own cgroup, without a supervisor; exit with its code
     Run(Box<Run>),
+    /// List workers: what they do, what they use, what comes next
+    Ps(Ps),
+    /// Say how one worker is; exit with 0 where it runs, with 3 where it does not
+    Status(Named),
+    /// Count the workers that run
+    Count(Count),
+    /// Start workers, and wait until they run
+    Start(Ask),
+    /// Stop workers, and wait until nothing of them is left
+    Stop(Ask),
+    /// Give workers a new run, and wait until it runs
+    Restart(Restart),
+    /// End workers at once, without asking them; as final as a stop
+    Kill(Ask),
+    /// Send a signal to the main processes of workers, and nothing else
+    Signal(Signal),
+    /// Close the restart breakers of workers; what an open one held down begins to start
+    Reset(Ask),
+    /// Say why a worker ended last, from which evidence, what was decided and what to change
+    Why(Named),
     /// Check config files; every problem with its line and what would be right
     Validate(Validate),
     /// Print the JSON Schema of the config
@@ -90,6 +110,25 @@ pub struct OutputArg {
     /// How to print
     #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "text")]
     pub output: Output,
+}
+
+/// How data is printed by the commands that talk to a supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    #[value(alias = "text")]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// `-o`, for the commands that talk to a supervisor.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct FormatArg {
+    /// How to print
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "table")]
+    pub format: Format,
 }
 
 /// `--on-term`.
@@ -178,6 +217,110 @@ pub struct Run {
     globals: Globals,
 }
 
+/// `pinfold ps`.
+#[derive(Debug, Args)]
+pub struct Ps {
+    /// A name, or part of it with * and ?; several with commas [default: all]
+    #[arg(value_name = "PATTERN")]
+    pub pattern: Option<String>,
+    /// Also workers that rest: stopped on request, done, or never started
+    #[arg(short = 'a', long)]
+    pub all: bool,
+    /// Only names
+    #[arg(short = 'q', long, conflicts_with = "format")]
+    pub quiet: bool,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// `pinfold status` and `pinfold why`.
+#[derive(Debug, Args)]
+pub struct Named {
+    /// The worker
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// `pinfold count`.
+#[derive(Debug, Args)]
+pub struct Count {
+    /// A name, or part of it with * and ?; several with commas [default: all]
+    #[arg(value_name = "PATTERN")]
+    pub pattern: Option<String>,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// Whom something is asked of, and how long to wait for it.
+#[derive(Debug, Args)]
+pub struct Whom {
+    /// Names, or parts of them with * and ?
+    #[arg(value_name = "PATTERN", required = true)]
+    pub patterns: Vec<String>,
+    /// Wait no longer than this (30s, 1m30s); what was asked goes on [default: until it is done]
+    #[arg(long, value_name = "DURATION", conflicts_with = "no_wait")]
+    pub timeout: Option<String>,
+    /// Do not wait until it is done, only until every worker has taken notice
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// `pinfold start`, `stop`, `kill` and `reset`.
+#[derive(Debug, Args)]
+pub struct Ask {
+    /// Whom.
+    #[command(flatten)]
+    pub whom: Whom,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// `pinfold restart`.
+#[derive(Debug, Args)]
+pub struct Restart {
+    /// Also where the restart breaker is open
+    #[arg(long)]
+    pub force: bool,
+    /// Whom.
+    #[command(flatten)]
+    pub whom: Whom,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// `pinfold signal`.
+#[derive(Debug, Args)]
+pub struct Signal {
+    /// Which signal: HUP, SIGUSR1, RTMIN+3, 10
+    #[arg(value_name = "SIG")]
+    pub signal: String,
+    /// Whom.
+    #[command(flatten)]
+    pub whom: Whom,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
 /// `pinfold validate`.
 #[derive(Debug, Args)]
 pub struct Validate {
@@ -226,6 +369,12 @@ impl Cli {
         let behind = match &self.command {
             Command::Up(args) => &args.globals,
             Command::Run(args) => &args.globals,
+            Command::Ps(args) => &args.globals,
+            Command::Status(args) | Command::Why(args) => &args.globals,
+            Command::Count(args) => &args.globals,
+            Command::Start(args) | Command::Stop(args) | Command::Kill(args) | Command::Reset(args) => &args.globals,
+            Command::Restart(args) => &args.globals,
+            Command::Signal(args) => &args.globals,
             Command::Validate(args) => &args.globals,
             Command::Schema(args) => &args.globals,
             Command::Doctor(args) => &args.globals,
@@ -296,6 +445,25 @@ mod tests {
     fn a_run_needs_a_command() {
         assert!(Cli::try_parse_from(["pinfold", "run"]).is_err());
         assert!(Cli::try_parse_from(["pinfold", "run", "-m", "1G", "--"]).is_err());
+    }
+
+    #[test]
+    fn several_patterns_are_given_as_words() {
+        let Command::Restart(args) = parse("pinfold restart --force 'web-*' db --timeout 5s").command else { panic!() };
+        assert_eq!(args.whom.patterns, ["web-*", "db"]);
+        assert_eq!((args.force, args.whom.timeout.as_deref(), args.whom.no_wait), (true, Some("5s"), false));
+        let Command::Signal(args) = parse("pinfold signal HUP web -o json").command else { panic!() };
+        assert_eq!((args.signal.as_str(), &args.whom.patterns[..]), ("HUP", &["web".to_owned()][..]));
+        assert!(Cli::try_parse_from(["pinfold", "stop"]).is_err(), "nobody named is nobody meant");
+        assert!(Cli::try_parse_from(["pinfold", "stop", "a", "--no-wait", "--timeout", "1s"]).is_err());
+    }
+
+    #[test]
+    fn a_list_is_of_names_alone_or_in_a_format() {
+        let Command::Ps(args) = parse("pinfold ps -aq web").command else { panic!() };
+        assert_eq!((args.all, args.quiet, args.pattern.as_deref()), (true, true, Some("web")));
+        assert!(Cli::try_parse_from(["pinfold", "ps", "-q", "-o", "json"]).is_err());
+        assert!(Cli::try_parse_from(["pinfold", "ps", "-o", "text"]).is_ok(), "as the other commands call it");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use nix::libc;
 
 use super::render::inert;
+use crate::api::wire::{Code, Problem};
 use crate::model::{self, ExitCause, ExitStatus, Stage, StartError};
 
 /// The exit codes of this version. Scripts depend on them.
@@ -14,8 +15,18 @@ pub enum Exit {
     Failed,
     /// The command line or a config is wrong.
     Usage,
+    /// `status`: the worker does not run.
+    NotRunning,
+    /// No such worker.
+    NoSuchWorker,
     /// Not permitted.
     NotPermitted,
+    /// No supervisor answers.
+    Unreachable,
+    /// It was not done in time.
+    TimedOut,
+    /// A restart breaker is open.
+    BreakerOpen,
     /// `run`: what became of the command.
     Command(CommandEnd),
     /// `run`: we could not do our part.
@@ -47,7 +58,12 @@ impl Exit {
             Self::Ok => 0,
             Self::Failed => 1,
             Self::Usage => 2,
+            Self::NotRunning => 3,
+            Self::NoSuchWorker => 4,
             Self::NotPermitted => 5,
+            Self::Unreachable => 6,
+            Self::TimedOut => 7,
+            Self::BreakerOpen => 8,
             Self::RunFailed => 125,
             Self::Command(end) => match end {
                 // waitid(2) gives the low 8 bits, so nothing is lost.
@@ -66,6 +82,29 @@ impl Exit {
 impl From<Exit> for std::process::ExitCode {
     fn from(exit: Exit) -> Self {
         exit.code().into()
+    }
+}
+
+/// What a command ends with that the API answered with `code`.
+#[must_use]
+pub const fn of_code(code: Code) -> Exit {
+    match code {
+        Code::NotFound => Exit::NoSuchWorker,
+        Code::BadRequest | Code::MethodNotAllowed | Code::TooLarge => Exit::Usage,
+        Code::NotPermitted => Exit::NotPermitted,
+        Code::TimedOut => Exit::TimedOut,
+        Code::BreakerOpen => Exit::BreakerOpen,
+        Code::TooSlow
+        | Code::TooManyConnections
+        | Code::GoingDown
+        | Code::NotRunning
+        | Code::StartFailed
+        | Code::Ended
+        | Code::NotNow
+        | Code::Superseded
+        | Code::Unkillable
+        | Code::Failed
+        | Code::Unknown => Exit::Failed,
     }
 }
 
@@ -121,6 +160,12 @@ pub enum Failure {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// No supervisor answers; the sentence says where it was looked for, and what to do.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The supervisor's own word.
+    #[error("{}", .0.detail)]
+    Answered(Box<Problem>),
     /// `run`: we could not do our part.
     #[error("{doing}")]
     Run {
@@ -145,6 +190,8 @@ impl Failure {
             Self::Usage(_) | Self::Config(_) => Exit::Usage,
             Self::Failed { source, .. } if denied(source.as_ref()) => Exit::NotPermitted,
             Self::Failed { .. } => Exit::Failed,
+            Self::Unreachable(_) => Exit::Unreachable,
+            Self::Answered(problem) => of_code(problem.code),
             Self::Run { .. } => Exit::RunFailed,
         }
     }
@@ -213,6 +260,22 @@ mod tests {
         assert_eq!(code(Stage::Exec, libc::ENOMEM), 125, "the host's fault, not the program's");
         assert_eq!(code(Stage::Chdir, libc::ENOENT), 125);
         assert_eq!(code(Stage::Limit, 0), 125);
+    }
+
+    #[test]
+    fn the_codes_of_what_the_supervisor_says() {
+        let exit = |code| Failure::Answered(Box::new(Problem::new(code, "x"))).exit().code();
+        assert_eq!(exit(Code::NotFound), 4);
+        assert_eq!(exit(Code::NotPermitted), 5);
+        assert_eq!(Failure::Unreachable("nobody".into()).exit().code(), 6);
+        assert_eq!(exit(Code::TimedOut), 7);
+        assert_eq!(exit(Code::BreakerOpen), 8);
+        assert_eq!(exit(Code::BadRequest), 2);
+        for failed in [Code::StartFailed, Code::Unkillable, Code::GoingDown, Code::NotRunning, Code::Unknown] {
+            assert_eq!(exit(failed), 1, "{failed:?}");
+        }
+        let hostile = Failure::Answered(Box::new(Problem::new(Code::NotFound, "no \u{1b}[2J\nworker")));
+        assert_eq!(hostile.sentence(), r"pinfold: no \u{1b}[2J\nworker");
     }
 
     #[test]

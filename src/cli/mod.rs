@@ -1,15 +1,20 @@
 //! The command line: what can be typed, what is printed, what we end with.
 //!
-//! One file per command. `run` needs no daemon and is complete here; of `up` the parsing and the printing are here, its
-//! processes are the composition root's (`crate::daemon`).
+//! A file for each command; `look` has those that read from a running supervisor and `ask` those that ask something of
+//! it, both over `client`. `run` needs no daemon and is complete here; of `up` the parsing and the printing are here,
+//! its processes are the composition root's (`crate::daemon`).
 
 pub mod args;
+pub mod ask;
+pub mod client;
 pub mod doctor;
 pub mod exit;
+pub mod look;
 pub mod paths;
 pub mod render;
 pub mod report;
 pub mod run;
+pub mod said;
 pub mod schema;
 pub mod validate;
 pub mod version;

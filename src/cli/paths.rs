@@ -8,6 +8,9 @@ use std::{
 
 use super::args::Globals;
 
+/// The runtime directory of a supervisor that runs as root.
+pub const SYSTEM_RUNTIME: &str = "/run/pinfold";
+
 /// Who asks, from where.
 pub struct Who<'a> {
     /// Whether the effective user is root.
@@ -82,14 +85,7 @@ pub fn resolve(globals: &Globals, files: &[PathBuf], who: &Who<'_>) -> Result<Pa
         var(name).filter(|path| path.is_absolute()).or_else(home).map(|path| path.join("pinfold"))
     };
 
-    let runtime = match chosen(&globals.runtime_dir, "PINFOLD_RUNTIME_DIR") {
-        Some(dir) => dir,
-        None if who.root => "/run/pinfold".into(),
-        None => var("XDG_RUNTIME_DIR")
-            .filter(|dir| dir.is_absolute())
-            .map(|dir| dir.join("pinfold"))
-            .ok_or(NoPlace::Runtime)?,
-    };
+    let runtime = runtime(globals, who)?;
     let state = match chosen(&globals.state_dir, "PINFOLD_STATE_DIR") {
         Some(dir) => dir,
         None if who.root => "/var/lib/pinfold".into(),
@@ -99,8 +95,33 @@ pub fn resolve(globals: &Globals, files: &[PathBuf], who: &Who<'_>) -> Result<Pa
             flag: "--state-dir",
         })?,
     };
-    let socket = chosen(&globals.socket, "PINFOLD_SOCKET").unwrap_or_else(|| runtime.join("api.sock"));
+    let socket = socket(globals, who)?;
     Ok(Paths { config: config(globals, files, who)?, runtime, state, socket, cgroup_root: cgroup_root(globals, who) })
+}
+
+/// Where sockets and locks are.
+fn runtime(globals: &Globals, who: &Who<'_>) -> Result<PathBuf, NoPlace> {
+    let var = |name: &str| (who.var)(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(dir) = globals.runtime_dir.clone().or_else(|| var("PINFOLD_RUNTIME_DIR")) {
+        return Ok(who.cwd.join(dir));
+    }
+    if who.root {
+        return Ok(SYSTEM_RUNTIME.into());
+    }
+    let own = var("XDG_RUNTIME_DIR").filter(|dir| dir.is_absolute());
+    own.map(|dir| dir.join("pinfold")).ok_or(NoPlace::Runtime)
+}
+
+/// The API's socket; by itself for the commands that talk to a supervisor, which need no other place.
+///
+/// # Errors
+/// [`NoPlace::Runtime`] where it is not named and a user's environment does not say where it would be.
+pub fn socket(globals: &Globals, who: &Who<'_>) -> Result<PathBuf, NoPlace> {
+    let var = || (who.var)("PINFOLD_SOCKET").filter(|value| !value.is_empty()).map(PathBuf::from);
+    match globals.socket.clone().or_else(var) {
+        Some(path) => Ok(who.cwd.join(path)),
+        None => Ok(runtime(globals, who)?.join("api.sock")),
+    }
 }
 
 /// The cgroup named by the user; by itself for `run`, which needs no other place.
@@ -262,6 +283,19 @@ mod tests {
         assert_eq!(paths.runtime, Path::new("/var-run"));
         assert_eq!(paths.socket, Path::new("/var-run/api.sock"), "the socket follows the runtime directory");
         assert_eq!(resolve_as(true, &Globals::default(), &vars).unwrap().state, Path::new("/cwd/from-var"));
+    }
+
+    #[test]
+    fn the_socket_alone_needs_no_home() {
+        let none = Who { root: false, cwd: Path::new("/cwd"), var: &|_| None };
+        assert_eq!(socket(&Globals::default(), &none), Err(NoPlace::Runtime));
+        let named = Globals { socket: Some("s".into()), ..Globals::default() };
+        assert_eq!(socket(&named, &none).unwrap(), Path::new("/cwd/s"));
+        let by_dir = Globals { runtime_dir: Some("/r".into()), ..Globals::default() };
+        assert_eq!(socket(&by_dir, &none).unwrap(), Path::new("/r/api.sock"));
+        let var = |name: &str| (name == "PINFOLD_SOCKET").then(|| "/v/s".into());
+        let who = Who { var: &var, ..none };
+        assert_eq!(socket(&by_dir, &who).unwrap(), Path::new("/v/s"), "named, by whatever, beats derived");
     }
 
     #[test]

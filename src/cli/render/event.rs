@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use anstyle::{AnsiColor, Effects, Style};
+use anstyle::{Effects, Style};
 use jiff::{Timestamp, tz::TimeZone};
 
+use super::reader::Tone;
 use super::words::{cause_sentence, duration, inert};
 use crate::model::{
     BreakerState, Decision, Detail, Event, EventKind, ExitCause, KilledBy, State, StoppingDetail, Trigger, Verdict,
@@ -19,15 +20,6 @@ pub struct EventLines {
     width: usize,
     zone: TimeZone,
     colour: bool,
-}
-
-/// How a line sounds; its colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tone {
-    Plain,
-    Good,
-    Warn,
-    Bad,
 }
 
 /// Who speaks where no worker does.
@@ -122,18 +114,6 @@ pub fn json_line(event: &Event) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
     Ok(line)
-}
-
-impl Tone {
-    fn style(self) -> Style {
-        let colour = match self {
-            Self::Plain => return Style::new(),
-            Self::Good => AnsiColor::Green,
-            Self::Warn => AnsiColor::Yellow,
-            Self::Bad => AnsiColor::Red,
-        };
-        Style::new().fg_color(Some(colour.into()))
-    }
 }
 
 /// Only what no other event tells: starts, ends and restarts have their own lines.

@@ -2,14 +2,27 @@
 //! colourful the reader is, so that every line has a snapshot.
 //!
 //! `words` has the sentences, `event` the lines of `up`, `prefix` the workers' own output, `summary` the table
-//! at the end.
+//! at the end. `workers`, `status`, `why` and `outcome` are what the commands print that talk to a supervisor, for a
+//! `reader`.
 
 mod event;
+mod outcome;
 mod prefix;
+mod reader;
+#[cfg(test)]
+mod samples;
+mod status;
 mod summary;
+mod why;
 mod words;
+mod workers;
 
 pub use event::{EventLines, json_line};
+pub use outcome::{Asked, failures, outcomes};
 pub use prefix::{MAX_LINE, Prefixer, Sgr, worker_style};
+pub use reader::Reader;
+pub use status::worker_status;
 pub use summary::Summary;
-pub use words::{cause_sentence, duration, inert, signal_name, size};
+pub use why::why;
+pub use words::{brief, cause_sentence, duration, inert, signal_name, size, text};
+pub use workers::{is_of_interest, worker_table};

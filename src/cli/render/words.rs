@@ -1,6 +1,6 @@
 //! Sentences and quantities, as a person reads them.
 
-use std::{borrow::Cow, fmt::Write};
+use std::{borrow::Cow, fmt::Write, time::Duration};
 
 use crate::model::{AboveReading, Confidence, Evidence, ExitCause, ExitStatus, KilledBy, OomScope, UnknownWhy};
 pub use crate::model::{duration, size};
@@ -112,6 +112,23 @@ fn memory_max(spec: &Spec) -> String {
 /// Appends to a `String`, which cannot fail.
 fn write_to(text: &mut String, args: std::fmt::Arguments<'_>) {
     text.write_fmt(args).unwrap_or_default();
+}
+
+/// A text of `lines`, each with its end.
+#[must_use]
+pub fn text(lines: impl IntoIterator<Item = String>) -> String {
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
+/// `2h 5m` as `2h5m`, `3days4h`, `1m30s`, `12s`, `250ms`: the two greatest units, for a column.
+#[must_use]
+pub fn brief(time: Duration) -> String {
+    let whole = if time < Duration::from_secs(1) {
+        Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(0))
+    } else {
+        Duration::from_secs(time.as_secs())
+    };
+    humantime::format_duration(whole).to_string().split(' ').take(2).collect()
 }
 
 /// `SIGTERM`, `SIGRTMIN+3`.
@@ -269,5 +286,21 @@ pub(super) mod tests {
             say(&cause, &evidence),
             @r"could not start: exec /tmp/\u{1b}[2J\nx: No such file or directory"
         );
+    }
+
+    #[test]
+    fn a_column_has_the_two_greatest_units() {
+        for (ms, text) in [
+            (0, "0s"),
+            (250, "250ms"),
+            (1999, "1s"),
+            (90_500, "1m30s"),
+            (7_500_000, "2h5m"),
+            (7_200_000, "2h"),
+            (7_205_000, "2h5s"),
+            (273_600_000, "3days4h"),
+        ] {
+            assert_eq!(brief(Duration::from_millis(ms)), text, "{ms}");
+        }
     }
 }

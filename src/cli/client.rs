@@ -1,0 +1,228 @@
+//! One request to a supervisor over its socket, and the answer: the only part of the command line that talks to one.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+use super::args::Globals;
+use super::exit::Failure;
+use super::paths::{self, Who};
+use crate::api::wire::Problem;
+
+/// What is answered at once is waited for so long: it comes in milliseconds, but a supervisor that begins takes over
+/// what lives first.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// All but the unreserved characters of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The way to a supervisor. Nothing is opened before something is asked.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+    /// Another supervisor's socket that is there, for whoever looked in the wrong place.
+    other: Option<PathBuf>,
+}
+
+impl Client {
+    /// To the supervisor that `globals` name, or the one of whoever asks.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] where there is no saying which one that is.
+    pub fn new(globals: &Globals, who: &Who<'_>) -> Result<Self, Failure> {
+        let socket = paths::socket(globals, who).map_err(|e| Failure::Usage(e.to_string()))?;
+        let system = Path::new(paths::SYSTEM_RUNTIME).join("api.sock");
+        let other = (system != socket && system.exists()).then_some(system);
+        Ok(Self { socket, other })
+    }
+
+    /// Reads what is under `path`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let answer = self.exchange(Method::GET, path, Bytes::new(), Some(PATIENCE))?;
+        self.read(&answer)?.map_err(|problem| Failure::Answered(Box::new(problem)))
+    }
+
+    /// Asks for something under `path`, and waits for as long as it takes. A problem may have more to tell than its
+    /// sentence, and is given back as it is.
+    ///
+    /// # Errors
+    /// [`Failure`], where there was no answer.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Result<T, Problem>, Failure> {
+        let body = serde_json::to_vec(body).map_err(|e| Failure::failed("cannot write the request", e))?;
+        let answer = self.exchange(Method::POST, path, body.into(), None)?;
+        self.read(&answer)
+    }
+
+    fn read<T: DeserializeOwned>(&self, answer: &Response<Bytes>) -> Result<Result<T, Problem>, Failure> {
+        let read = if answer.status().is_success() {
+            serde_json::from_slice(answer.body()).map(Ok)
+        } else {
+            serde_json::from_slice(answer.body()).map(Err)
+        };
+        read.map_err(|e| {
+            let doing = format!("{} answers what is not understood ({})", self.socket.display(), answer.status());
+            Failure::failed(doing, e)
+        })
+    }
+
+    fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Option<Duration>,
+    ) -> Result<Response<Bytes>, Failure> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "pinfold")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|e| Failure::Usage(format!("that is too much for one request: {e}")))?;
+        // Nothing but this one conversation.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let runtime = runtime.map_err(|e| Failure::failed("cannot talk to a supervisor", e))?;
+        runtime.block_on(async {
+            let talk = self.talk(request);
+            match patience {
+                None => talk.await,
+                Some(patience) => match tokio::time::timeout(patience, talk).await {
+                    Ok(answered) => answered,
+                    Err(_) => Err(self.silent(patience)),
+                },
+            }
+        })
+    }
+
+    async fn talk(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.no_connection(e))?;
+        let broken = |e: hyper::Error| {
+            let doing = format!("the supervisor at {} broke off before it had answered", self.socket.display());
+            Failure::failed(doing, e)
+        };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // How it ends is told by the answer, or by that there is none.
+        tokio::spawn(async move { drop(connection.await) });
+        let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
+        let body = body.collect().await.map_err(broken)?.to_bytes();
+        Ok(Response::from_parts(head, body))
+    }
+
+    fn no_connection(&self, error: io::Error) -> Failure {
+        let socket = self.socket.display();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
+                let other = self.other.as_ref().map(|other| format!(" (there is one at {})", other.display()));
+                Failure::Unreachable(format!(
+                    "no supervisor answers at {socket}: start one with `pinfold up`, or name its socket with --socket{}",
+                    other.unwrap_or_default()
+                ))
+            }
+            io::ErrorKind::PermissionDenied => Failure::failed(
+                format!("only root and members of the socket's group may use {socket}; ask as one of them"),
+                error,
+            ),
+            io::ErrorKind::WouldBlock => {
+                Failure::Unreachable(format!("the supervisor at {socket} is too busy to answer; try again in a moment"))
+            }
+            _ => Failure::failed(format!("cannot connect to {socket}"), error),
+        }
+    }
+
+    fn silent(&self, patience: Duration) -> Failure {
+        Failure::Unreachable(format!(
+            "the supervisor at {} has not answered for {} s: look whether it is stopped or stuck",
+            self.socket.display(),
+            patience.as_secs()
+        ))
+    }
+}
+
+/// `text` as one segment of a path, or as one value of a query.
+#[must_use]
+pub fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn client(socket: &Path) -> Client {
+        Client { socket: socket.to_owned(), other: None }
+    }
+
+    fn failure(client: &Client) -> (u8, String) {
+        let failure = client.get::<serde_json::Value>("/v1/health").unwrap_err();
+        (failure.exit().code(), failure.sentence())
+    }
+
+    #[test]
+    fn a_pattern_is_one_segment_whatever_is_in_it() {
+        assert_eq!(encoded("web-*,db?"), "web-%2A%2Cdb%3F");
+        assert_eq!(encoded("../x y%é"), "..%2Fx%20y%25%C3%A9");
+    }
+
+    #[test]
+    fn where_no_supervisor_is_it_is_said_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let absent = dir.path().join("api.sock");
+        let (code, sentence) = failure(&client(&absent));
+        assert_eq!(code, 6);
+        assert!(sentence.contains("pinfold up") && sentence.contains("--socket"), "{sentence}");
+        let stale = dir.path().join("stale.sock");
+        drop(UnixListener::bind(&stale).unwrap());
+        assert_eq!(failure(&client(&stale)).0, 6);
+        assert_eq!(failure(&client(&stale.join("x"))).0, 6);
+        let there = Client { other: Some("/run/pinfold/api.sock".into()), ..client(&absent) };
+        assert!(failure(&there).1.ends_with("--socket (there is one at /run/pinfold/api.sock)"));
+    }
+
+    #[test]
+    fn a_supervisor_that_breaks_off_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(listener.accept().unwrap()));
+            let (code, sentence) = failure(&client(&path));
+            assert_eq!(code, 1);
+            assert!(sentence.contains("broke off before it had answered"), "{sentence}");
+        });
+    }
+
+    #[test]
+    fn an_answer_that_is_none_of_a_supervisors_is_told() {
+        use std::io::{Read, Write};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut head = [0; 1024];
+                assert!(stream.read(&mut head).unwrap() > 0);
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>").unwrap();
+            });
+            let (code, sentence) = failure(&client(&path));
+            assert_eq!(code, 1);
+            assert!(sentence.contains("answers what is not understood (200 OK)"), "{sentence}");
+        });
+    }
+}

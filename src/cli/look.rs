@@ -1,0 +1,84 @@
+//! `ps`, `status`, `count` and `why`: what is read of a supervisor.
+
+use serde_json::json;
+
+use super::args::{Count, Format, Named, Ps};
+use super::client::{Client, encoded};
+use super::exit::{Exit, Failure};
+use super::render::{self, Reader};
+use super::said::{Said, document};
+use crate::api::wire::{Why, Worker, Workers};
+use crate::model::State;
+
+/// `pinfold ps`.
+///
+/// # Errors
+/// [`Failure`].
+pub fn ps(args: &Ps, client: &Client, reader: &Reader) -> Result<Said, Failure> {
+    // Names cost no reading.
+    let Workers { workers } = list(client, args.pattern.as_deref(), !args.quiet)?;
+    let matched = workers.len();
+    let shown: Vec<Worker> = workers.into_iter().filter(|w| args.all || render::is_of_interest(w)).collect();
+    let hidden = matched - shown.len();
+    let out = match args.output.format {
+        _ if args.quiet => render::text(shown.iter().map(|worker| worker.id.to_string())),
+        Format::Table => render::worker_table(&shown, reader),
+        Format::Json => document(&Workers { workers: shown.clone() })?,
+    };
+    // Whoever sees nothing and expected something is told.
+    let nothing = shown.is_empty() && hidden > 0 && args.output.format == Format::Table && !args.quiet;
+    let err = if nothing { format!("pinfold: {}\n", resting(hidden)) } else { String::new() };
+    Ok(Said { out, err, exit: Exit::Ok })
+}
+
+fn resting(hidden: usize) -> String {
+    match hidden {
+        1 => "1 worker rests, which -a shows".to_owned(),
+        n => format!("{n} workers rest, which -a shows"),
+    }
+}
+
+/// `pinfold status`.
+///
+/// # Errors
+/// [`Failure`].
+pub fn status(args: &Named, client: &Client, reader: &Reader) -> Result<Said, Failure> {
+    let worker: Worker = client.get(&format!("/v1/workers/{}?usage=true", encoded(&args.name)))?;
+    let out = match args.output.format {
+        Format::Table => render::worker_status(&worker, reader),
+        Format::Json => document(&worker)?,
+    };
+    let exit = if worker.state == State::Running { Exit::Ok } else { Exit::NotRunning };
+    Ok(Said { out, err: String::new(), exit })
+}
+
+/// `pinfold count`.
+///
+/// # Errors
+/// [`Failure`].
+pub fn count(args: &Count, client: &Client) -> Result<Said, Failure> {
+    let Workers { workers } = list(client, args.pattern.as_deref(), false)?;
+    let running = workers.iter().filter(|worker| worker.state == State::Running).count();
+    let out = match args.output.format {
+        Format::Table => format!("{running}\n"),
+        Format::Json => document(&json!({ "running": running, "workers": workers.len() }))?,
+    };
+    Ok(Said { out, err: String::new(), exit: Exit::Ok })
+}
+
+/// `pinfold why`.
+///
+/// # Errors
+/// [`Failure`].
+pub fn why(args: &Named, client: &Client, reader: &Reader) -> Result<Said, Failure> {
+    let why: Why = client.get(&format!("/v1/workers/{}/why", encoded(&args.name)))?;
+    let out = match args.output.format {
+        Format::Table => render::why(&why, reader),
+        Format::Json => document(&why)?,
+    };
+    Ok(Said { out, err: String::new(), exit: Exit::Ok })
+}
+
+fn list(client: &Client, pattern: Option<&str>, usage: bool) -> Result<Workers, Failure> {
+    client.get(&format!("/v1/workers?pattern={}&usage={usage}", encoded(pattern.unwrap_or_default())))
+}

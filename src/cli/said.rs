@@ -1,0 +1,22 @@
+//! What a command has to say, and what it ends with.
+
+use serde::Serialize;
+
+use super::exit::{Exit, Failure};
+
+/// All of it, printed once and at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// For stdout.
+    pub out: String,
+    /// For stderr.
+    pub err: String,
+    /// The exit code.
+    pub exit: Exit,
+}
+
+/// A JSON document for stdout, its end included.
+pub(super) fn document(value: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::failed("cannot write the answer", e))?;
+    Ok(text + "\n")
+}
