@@ -39,8 +39,8 @@ use crate::kernel::port::{Kernel, KernelError, RunNote};
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::kernel::{note, pidfd};
 use crate::model::{
-    AboveReading, Counters, KernelEvent, KernelEventKind, Mono, RunId, Sample, Stage, StartError, Target, Usage, Wanted,
-    WorkerId, chain,
+    AboveReading, Counters, KernelEvent, KernelEventKind, Mono, RunId, Sample, Stage, StartError, Target, Usage,
+    Wanted, WorkerId, chain,
 };
 use crate::spec::types::{Slice, Spec};
 
