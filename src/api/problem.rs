@@ -26,10 +26,11 @@ impl Problem {
         let others = failed.clone().count();
         let code = first.code.unwrap_or(Code::Failed);
         let code = if failed.all(|settled| settled.code == first.code) { code } else { Code::Failed };
-        let mut detail = format!("worker {}: {}", first.worker, first.error.as_deref().unwrap_or("it failed"));
-        if others > 0 {
-            detail.push_str(&format!("; and {others} more of {} have failed", results.len()));
-        }
+        let detail = format!("worker {}: {}", first.worker, first.error.as_deref().unwrap_or("it failed"));
+        let detail = match others {
+            0 => detail,
+            n => format!("{detail}; and {n} more of {} have failed", results.len()),
+        };
         Some(Self { results: results.to_vec(), ..Self::new(code, detail) })
     }
 }

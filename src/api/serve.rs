@@ -141,9 +141,10 @@ async fn serve(listener: &UnixListener, router: Router, bounds: Bounds, mut stop
                 continue;
             }
         };
-        match seats.take(peer) {
-            Some(seat) => attend(stream, peer, seat, router.clone(), bounds, &graceful),
-            None => tracing::debug!(%peer, "too many connections to the API: one is dropped"),
+        if let Some(seat) = seats.take(peer) {
+            attend(stream, peer, seat, router.clone(), bounds, &graceful);
+        } else {
+            tracing::debug!(%peer, "too many connections to the API: one is dropped");
         }
     }
     if tokio::time::timeout(LAST_WORDS, graceful.shutdown()).await.is_err() {

@@ -99,7 +99,7 @@ fn a_head_is_bounded_in_size_and_in_lines() {
         Err(e) => assert!(matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{e}"),
     }
     assert_eq!(status(&rest(&mut client)), "HTTP/1.1 431 Request Header Fields Too Large");
-    let many: String = (0..=MAX_HEADERS).map(|i| format!("x{i}: y\r\n")).collect();
+    let many = "x: y\r\n".repeat(MAX_HEADERS + 1);
     let answer = place.ask(&format!("GET /who HTTP/1.1\r\n{many}\r\n"));
     assert_eq!(status(&answer), "HTTP/1.1 431 Request Header Fields Too Large");
     assert_eq!(status(&place.ask(WHO)), "HTTP/1.1 200 OK", "others are served all the same");

@@ -1,5 +1,5 @@
 //! What goes over the socket, as JSON. Scripts and other programs depend on these shapes: add to them freely, break them
-//! never. Causes, evidence and events are those of the event stream ([`model`](crate::model)).
+//! never. Causes, evidence and events are those of the event stream ([`crate::model`]).
 //!
 //! Moments are RFC 3339 in UTC with milliseconds, and where a program would only subtract them from its own clock there
 //! is the length of time beside them: milliseconds where the name says `ms`, microseconds where it says `usec`. What is
@@ -288,6 +288,10 @@ pub enum Code {
     NotRunning,
     /// It could not be started.
     StartFailed,
+    /// It ran, and has ended already; no run follows by its restart policy.
+    Ended,
+    /// It is not the time for it.
+    NotNow,
     /// It was asked for the opposite meanwhile.
     Superseded,
     /// Processes of it survive SIGKILL.
@@ -418,9 +422,11 @@ impl Code {
             Refusal::StartFailed(_) => Self::StartFailed,
             Refusal::BreakerOpen { .. } => Self::BreakerOpen,
             Refusal::NotRunning => Self::NotRunning,
+            Refusal::Ended => Self::Ended,
+            Refusal::NotNow(_) => Self::NotNow,
             Refusal::Superseded => Self::Superseded,
             Refusal::Unkillable => Self::Unkillable,
-            _ => Self::Failed,
+            Refusal::Kernel(_) => Self::Failed,
         }
     }
 
@@ -433,9 +439,9 @@ impl Code {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::TooSlow => 408,
-            Self::BreakerOpen | Self::NotRunning | Self::Superseded | Self::Unkillable => 409,
+            Self::BreakerOpen | Self::NotRunning | Self::NotNow | Self::Superseded | Self::Unkillable => 409,
             Self::TooLarge => 413,
-            Self::StartFailed => 422,
+            Self::StartFailed | Self::Ended => 422,
             Self::Failed | Self::Unknown => 500,
             Self::TooManyConnections | Self::GoingDown => 503,
             Self::TimedOut => 504,

@@ -163,6 +163,8 @@ fn every_code_has_a_word_and_a_status_of_its_kind() {
         Code::BreakerOpen,
         Code::NotRunning,
         Code::StartFailed,
+        Code::Ended,
+        Code::NotNow,
         Code::Superseded,
         Code::Unkillable,
         Code::TimedOut,

@@ -99,6 +99,8 @@ pub const fn of_code(code: Code) -> Exit {
         | Code::GoingDown
         | Code::NotRunning
         | Code::StartFailed
+        | Code::Ended
+        | Code::NotNow
         | Code::Superseded
         | Code::Unkillable
         | Code::Failed

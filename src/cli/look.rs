@@ -21,7 +21,7 @@ pub fn ps(args: &Ps, client: &Client, reader: &Reader) -> Result<Said, Failure> 
     let shown: Vec<Worker> = workers.into_iter().filter(|w| args.all || render::is_of_interest(w)).collect();
     let hidden = matched - shown.len();
     let out = match args.output.format {
-        _ if args.quiet => shown.iter().map(|worker| format!("{}\n", worker.id)).collect(),
+        _ if args.quiet => render::text(shown.iter().map(|worker| worker.id.to_string())),
         Format::Table => render::worker_table(&shown, reader),
         Format::Json => document(&Workers { workers: shown.clone() })?,
     };

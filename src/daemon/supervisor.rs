@@ -30,6 +30,7 @@ use crate::kernel::ancestors::Ancestors;
 use crate::kernel::auxiliary::{self, Auxiliary};
 use crate::kernel::cgroup::{Dir, Namespace};
 use crate::kernel::host::{Found, HostKernel, Lost, Parts, Scan};
+use crate::kernel::launch::{Method, selftest};
 use crate::kernel::place::{self, record, settle};
 use crate::kernel::port::RunNote;
 use crate::manager::handle::{Manager, Member};
@@ -152,6 +153,13 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     };
 
     let auxiliary = auxiliary::Parts {
+        // Tried only where programs will be run: it takes a few clones.
+        method: if runs_probes(&config) {
+            let tried = selftest::run(tree.aux.path());
+            tried.map_err(failed("cannot try how processes get into a cgroup"))?.method
+        } else {
+            Method::IntoCgroup
+        },
         dir: tree.aux,
         limits: tree.limits.clone(),
         global_env: config.env.clone(),
@@ -265,6 +273,13 @@ fn probes(parts: auxiliary::Parts, chronicle: &mut Chronicle) -> Result<Arc<Tool
         chronicle.record(EventKind::Reconciled { what: format!("ended the probe {name} of an earlier supervisor") });
     }
     Ok(Arc::new(Tools::new(auxiliary)))
+}
+
+/// Whether some health check runs a program.
+fn runs_probes(config: &types::Config) -> bool {
+    let checks = config.workers.iter().filter_map(|worker| worker.spec.health.as_ref());
+    let mut probes = checks.flat_map(|c| [&c.startup, &c.liveness, &c.readiness]).flatten();
+    probes.any(|probe| matches!(probe.action, types::ProbeAction::Exec { .. }))
 }
 
 /// Has the health of each worker watched that has a check.

@@ -24,5 +24,5 @@ pub use reader::Reader;
 pub use status::worker_status;
 pub use summary::Summary;
 pub use why::why;
-pub use words::{brief, cause_sentence, duration, inert, signal_name, size};
+pub use words::{brief, cause_sentence, duration, inert, signal_name, size, text};
 pub use workers::{is_of_interest, worker_table};

@@ -1,7 +1,7 @@
 //! `start`, `stop` and their like: what came of it, a line for each worker.
 
 use super::reader::state_words;
-use super::words::inert;
+use super::words::{inert, text};
 use crate::api::wire::{Code, Settled, Word};
 
 /// What was asked for, as far as the words depend on it.
@@ -19,7 +19,7 @@ pub enum Asked {
 #[must_use]
 pub fn outcomes(results: &[Settled], asked: &Asked) -> String {
     let succeeded = results.iter().filter(|settled| settled.outcome != Word::Failed);
-    succeeded.map(|settled| format!("{}: {}\n", settled.worker, said(settled, asked))).collect()
+    text(succeeded.map(|settled| format!("{}: {}", settled.worker, said(settled, asked))))
 }
 
 fn said(settled: &Settled, asked: &Asked) -> String {
@@ -46,12 +46,12 @@ pub fn failures(results: &[Settled]) -> String {
             Some(Code::BreakerOpen) => {
                 format!("; `pinfold start {worker}` or `pinfold reset {worker}` closes it, --force tries all the same")
             }
-            Some(Code::StartFailed) => format!("; see `pinfold why {worker}`"),
+            Some(Code::StartFailed | Code::Ended) => format!("; see `pinfold why {worker}`"),
             _ => String::new(),
         };
-        format!("pinfold: {worker}: {error}{advice}\n")
+        format!("pinfold: {worker}: {error}{advice}")
     };
-    failed.map(line).collect()
+    text(failed.map(line))
 }
 
 #[cfg(test)]

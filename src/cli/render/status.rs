@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::reader::{Reader, Tone, state_words};
-use super::words::{brief, duration, inert, size};
+use super::words::{brief, duration, inert, size, text};
 use super::workers::next;
 use crate::api::wire::{Breaker, Worker};
 use crate::model::{BreakerState, KilledBy, PolicyName};
@@ -13,11 +13,8 @@ use crate::model::{BreakerState, KilledBy, PolicyName};
 pub fn worker_status(worker: &Worker, reader: &Reader) -> String {
     let age = brief(Duration::from_millis(worker.age_ms));
     let state = reader.painted(Tone::of(worker.detail), &state_words(worker.state, worker.detail));
-    let mut text = format!("{} is {state}, since {} ({age})\n", worker.id, reader.date(&worker.since));
-    for (what, said) in facts(worker) {
-        text.push_str(&format!("  {what:<11} {said}\n"));
-    }
-    text
+    let head = format!("{} is {state}, since {} ({age})", worker.id, reader.date(&worker.since));
+    text([head].into_iter().chain(facts(worker).into_iter().map(|(what, said)| format!("  {what:<11} {said}"))))
 }
 
 fn facts(worker: &Worker) -> Vec<(&'static str, String)> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::reader::{Reader, Tone, state_words};
-use super::words::{brief, cause_sentence, duration, inert, signal_name, size};
+use super::words::{brief, cause_sentence, duration, inert, signal_name, size, text};
 use super::workers::next;
 use crate::api::wire::{Limits, Why};
 use crate::model::{
@@ -23,19 +23,18 @@ pub fn why(why: &Why, reader: &Reader) -> String {
         let state = state_words(why.worker.state, why.worker.detail);
         return format!("{id} has not ended since the supervisor knows it; it is {state}\n");
     };
-    let mut text = String::new();
-    let mut part = |name: &str, lines: Vec<String>| {
-        if !lines.is_empty() {
-            text.push_str(&format!("\n{name}\n"));
-            lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
-        }
-    };
-    part("Evidence", proof(evidence, usage(why)));
-    part("Before it", before(why, exited.run, reader));
-    part("Decided", why.decisions.iter().flat_map(|event| decided(event, reader)).collect());
-    part("Now", vec![now(why, reader)]);
-    part("What to change", advice(cause, evidence, why));
-    format!("{}{text}", head(why, exited, cause, evidence, reader))
+    let parts = [
+        ("Evidence", proof(evidence, usage(why))),
+        ("Before it", before(why, exited.run, reader)),
+        ("Decided", why.decisions.iter().flat_map(|event| decided(event, reader)).collect()),
+        ("Now", vec![now(why, reader)]),
+        ("What to change", advice(cause, evidence, why)),
+    ];
+    let told = parts.into_iter().filter(|(_, lines)| !lines.is_empty()).flat_map(|(name, lines)| {
+        let lines = lines.into_iter().map(|line| format!("  {line}"));
+        [String::new(), name.to_owned()].into_iter().chain(lines)
+    });
+    head(why, exited, cause, evidence, reader) + &text(told)
 }
 
 fn head(why: &Why, exited: &Event, cause: &ExitCause, evidence: &Evidence, reader: &Reader) -> String {
@@ -231,7 +230,9 @@ fn advice(cause: &ExitCause, evidence: &Evidence, why: &Why) -> Vec<String> {
     }
     let its_output = || why.stderr.as_ref().map(|file| format!("what it said last: {}", inert(file)));
     match cause {
-        ExitCause::Exited { code: 0 } => {}
+        ExitCause::Exited { code: 0 }
+        | ExitCause::Killed { by: KilledBy::Stop | KilledBy::Operator | KilledBy::Shutdown, .. }
+        | ExitCause::Unknown { .. } => {}
         ExitCause::Exited { .. } => lines.extend(its_output()),
         ExitCause::Signaled { signal, core } => {
             lines.extend(its_output());
@@ -269,13 +270,11 @@ fn advice(cause: &ExitCause, evidence: &Evidence, why: &Why) -> Vec<String> {
             let resource = policy.as_deref().map_or("of its limit".into(), inert);
             lines.push(format!("raise the limit, or give it another policy (policy {resource}); then start it again"));
         }
-        ExitCause::Killed { by: KilledBy::Stop | KilledBy::Operator | KilledBy::Shutdown, .. } => {}
         ExitCause::KilledExternal => lines.push(
             "find who kills on this host: a person, another manager, a memory daemon (systemd-oomd, earlyoom)"
                 .to_owned(),
         ),
         ExitCause::StartFailed { stage, errno } => lines.extend(start_advice(*stage, *errno).map(str::to_owned)),
-        ExitCause::Unknown { .. } => {}
     }
     let held = matches!(
         why.decisions.last().map(|e| &e.kind),

@@ -69,7 +69,7 @@ fn each_cause_has_its_sentence_its_proof_and_its_advice() {
         let start_error = Some(StartError::os(stage, what, errno));
         ended(ExitCause::StartFailed { stage, errno }, Evidence { status: None, start_error, ..evidence() })
     };
-    let stories = [
+    let stories = vec![
         out_of_memory(OomScope::Ancestor),
         out_of_memory(OomScope::Host),
         ended(ExitCause::Exited { code: 0 }, exited(0)),
@@ -140,7 +140,7 @@ fn nothing_in_it_acts_on_a_terminal_or_forges_a_line() {
     let start_error = Some(StartError::os(Stage::Exec, HOSTILE, 2));
     let level = Level { path: HOSTILE.into(), before: MemoryEvents::default(), after: oom_kills(1) };
     let above = Some(Box::new(AboveReading { levels: vec![level], complete: false, host: None }));
-    let evidence = Evidence { start_error, above, ..evidence() };
+    let evidence = Evidence { above, start_error, ..evidence() };
     let mut story = ended(ExitCause::StartFailed { stage: Stage::Exec, errno: 2 }, evidence);
     story.exited.as_mut().unwrap().time = HOSTILE.into();
     story.stderr = Some(HOSTILE.into());

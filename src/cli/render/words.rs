@@ -114,6 +114,12 @@ fn write_to(text: &mut String, args: std::fmt::Arguments<'_>) {
     text.write_fmt(args).unwrap_or_default();
 }
 
+/// A text of `lines`, each with its end.
+#[must_use]
+pub fn text(lines: impl IntoIterator<Item = String>) -> String {
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
 /// `2h 5m` as `2h5m`, `3days4h`, `1m30s`, `12s`, `250ms`: the two greatest units, for a column.
 #[must_use]
 pub fn brief(time: Duration) -> String {
