@@ -3,7 +3,7 @@
 //! ```text
 //!  actor ── prepare, launch, kill, drain … ──▶ HostKernel ──▶ cgroupfs, keeper
 //!    ▲                                            │ table of runs
-//!    └──────── KernelEvent ──── Pump ◀────────────┴── keeper's messages, inotify's hints, janitor
+//!    └──────── KernelEvent ──── Pump ◀────────────┴── keeper's messages, inotify's hints, pressure, janitor
 //! ```
 //!
 //! What decides is elsewhere: this module reads, writes and passes on. Every answer is a level that was read, never a
@@ -12,6 +12,7 @@
 mod janitor;
 mod pump;
 mod scan;
+mod stuck;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,6 +35,7 @@ use crate::kernel::launch::plan::{LaunchPlan, Session};
 use crate::kernel::launch::resolve::{self, Inherit};
 use crate::kernel::news::NewsSender;
 use crate::kernel::port::{Kernel, KernelError, RunNote};
+use crate::kernel::pressure::{Pressure, triggers};
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::kernel::{note, pidfd};
 use crate::model::{
@@ -79,11 +81,12 @@ pub struct HostKernel {
 
 #[derive(Debug)]
 struct Inner {
-    workers: Dir,
+    workers: Arc<Dir>,
     namespace: Namespace,
     limits: limits::Host,
     keeper: Client,
     watches: Watches,
+    pressure: Pressure,
     janitor: Janitor,
     logs: PathBuf,
     global_env: BTreeMap<String, String>,
@@ -107,43 +110,59 @@ struct Run {
     counters: Counters,
     /// Whether its emptiness has been asked for and not yet been told.
     draining: bool,
+    /// Whether `memory.high` was last asked to be out of force.
+    lifted: bool,
+}
+
+impl Run {
+    const fn new(dir: Arc<Dir>, note: Option<RunNote>, counters: Counters) -> Self {
+        Self { dir, note, counters, draining: false, lifted: false }
+    }
 }
 
 impl HostKernel {
     /// Puts the parts together. Call it inside a tokio runtime; the [`Pump`] must run for any answer to come.
     ///
     /// # Errors
-    /// Where inotify or the janitor's thread cannot be had.
+    /// Where inotify or a thread cannot be had.
     pub fn new(parts: Parts) -> io::Result<(Self, Pump)> {
         let (watches, hints) = watch::channel(parts.clock)?;
         watches.add_parent(&parts.workers).map_err(io::Error::other)?;
         let (done, removed) = mpsc::unbounded_channel();
         let janitor = Janitor::start(parts.workers.try_clone().map_err(DirError::into_io)?, parts.logs.clone(), done)?;
+        let workers = Arc::new(parts.workers);
+        let (press, pressed) = mpsc::unbounded_channel();
+        let pressure = Pressure::start(Arc::clone(&workers), press, {
+            let janitor = janitor.clone();
+            move |run| janitor.remove(run)
+        })?;
         let inner = Arc::new(Inner {
-            workers: parts.workers,
+            workers,
             namespace: parts.namespace,
             limits: parts.limits,
             keeper: parts.keeper,
             watches,
+            pressure,
             janitor,
             logs: parts.logs,
             global_env: parts.global_env,
             inherited: parts.inherited,
             table: Mutex::default(),
         });
-        Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, parts.news, hints, removed)))
+        Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, parts.news, hints, pressed, removed)))
     }
 
-    /// Takes over a run that an earlier supervisor started. Its events come from now on.
+    /// Takes over a run that an earlier supervisor started, to be watched as `spec` says. Its events come from now on.
     ///
     /// # Errors
     /// Where its directory cannot be opened or read.
-    pub fn adopt(&self, note: RunNote) -> Result<(), DirError> {
+    pub fn adopt(&self, note: RunNote, spec: &Spec) -> Result<(), DirError> {
         let dir = Arc::new(self.inner.workers.open_below(&note.run.to_string())?);
         let counters = events::read(&dir)?;
         let run = note.run.clone();
         self.inner.watch(&run, &dir);
-        self.inner.table().runs.insert(run, Run { dir, note: Some(note), counters, draining: false });
+        self.inner.pressure.watch(&run, &dir, triggers(&spec.limits));
+        self.inner.table().runs.insert(run, Run::new(dir, Some(note), counters));
         Ok(())
     }
 
@@ -157,8 +176,7 @@ impl HostKernel {
         if let Err(e) = self.inner.watches.add(run, &dir, nothing) {
             tracing::warn!(%run, error = %chain(&e), "a run is not watched");
         }
-        let held = Run { dir, note: None, counters: Counters::default(), draining: false };
-        self.inner.table().runs.insert(run.clone(), held);
+        self.inner.table().runs.insert(run.clone(), Run::new(dir, None, Counters::default()));
         Ok(())
     }
 
@@ -272,19 +290,33 @@ impl Kernel for HostKernel {
         self.inner.watches.forget(run);
         heard(self.inner.keeper.ack(run));
         self.inner.table().runs.remove(run);
-        self.inner.janitor.remove(run.clone());
+        // With triggers it goes to the janitor once they are closed, which takes longer than an actor may wait.
+        if !self.inner.pressure.forget(run) {
+            self.inner.janitor.remove(run.clone());
+        }
     }
 
-    fn sample(&self, _run: &RunId, _wanted: Wanted) -> Sample {
-        Sample::default()
+    fn sample(&self, run: &RunId, wanted: Wanted) -> Sample {
+        self.inner.dir(run).map(|dir| stat::sample(&dir, wanted)).unwrap_or_default()
     }
 
-    fn tripwire(&self, _run: &RunId, _spec: &Arc<Spec>, _armed: bool) -> Result<(), KernelError> {
+    fn tripwire(&self, run: &RunId, spec: &Arc<Spec>, armed: bool) -> Result<(), KernelError> {
+        let Some(known) = self.inner.table().runs.get_mut(run).map(|known| {
+            known.lifted = !armed;
+            Arc::clone(&known.dir)
+        }) else {
+            return Ok(());
+        };
+        if !armed {
+            return self.inner.tripwire(run, &known, spec, false);
+        }
+        let (inner, run, spec) = (Arc::clone(&self.inner), run.clone(), Arc::clone(spec));
+        tokio::task::spawn_blocking(move || inner.arm_tripwire(&run, &known, &spec));
         Ok(())
     }
 
-    fn stuck_on(&self, _run: &RunId) -> Option<String> {
-        None
+    fn stuck_on(&self, run: &RunId) -> Option<String> {
+        stuck::describe(&processes_below(&*self.inner.dir(run)?).ok()?)
     }
 
     fn note(&self, run: &RunId, note: &RunNote) -> Result<(), KernelError> {
@@ -327,7 +359,9 @@ impl Inner {
         note::write(&dir, self.namespace, &note).map_err(|e| StartError::refused(Stage::Cgroup, chain(&e)))?;
         let dir = Arc::new(dir);
         self.watch(run, &dir);
-        self.table().runs.insert(run.clone(), Run { dir, note: Some(note), counters, draining: false });
+        // Last: nothing can fail any more, so that a directory with triggers is never removed but by `remove`.
+        self.pressure.watch(run, &dir, triggers(&spec.limits));
+        self.table().runs.insert(run.clone(), Run::new(dir, Some(note), counters));
         Ok(counters)
     }
 
@@ -335,6 +369,28 @@ impl Inner {
     fn watch(&self, run: &RunId, dir: &Arc<Dir>) {
         if let Err(e) = self.watches.add(run, dir, Interest::ALL) {
             tracing::warn!(%run, error = %chain(&e), "a run is not watched");
+        }
+    }
+
+    fn tripwire(&self, run: &RunId, dir: &Dir, spec: &Spec, armed: bool) -> Result<(), KernelError> {
+        match limits::tripwire(dir, &spec.limits.memory, self.limits.page_size, armed) {
+            // Its end is told by others.
+            Err(_) if !dir.has("cgroup.events") => Ok(()),
+            set => set.map_err(|e| refused("memory.high", run, io::Error::other(e))),
+        }
+    }
+
+    /// Puts `memory.high` in force again, which reclaims, and takes as long as it takes. Should it have been lifted once
+    /// more meanwhile, that is what holds in the end, whoever of the two wrote last.
+    fn arm_tripwire(&self, run: &RunId, dir: &Dir, spec: &Spec) {
+        let lifted = || self.table().runs.get(run).is_none_or(|known| known.lifted);
+        for armed in [true, false] {
+            if lifted() == armed {
+                continue;
+            }
+            if let Err(e) = self.tripwire(run, dir, spec, armed) {
+                tracing::error!(%run, error = %chain(&e), "memory.high of a living run is not as it should be");
+            }
         }
     }
 
