@@ -20,7 +20,9 @@ use pinfold::{
     spec::types::{Cpu, Io, Limits, Memory, OomGroup, Pids, Spec, ViolationPolicy},
 };
 
-use crate::fixture::{Place, Program, wait_until};
+use crate::fixture::{Place, Program, pause, wait_until};
+
+mod watched;
 
 fn tree(place: &Place) -> Tree {
     let own_the_top = !place.situation.systemd;

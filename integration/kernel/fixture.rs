@@ -64,6 +64,11 @@ pub(crate) fn wait_until(mut level: impl FnMut() -> bool) -> bool {
     true
 }
 
+/// The length of a measurement. Never "long enough".
+pub(crate) fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// A child that is killed and reaped when the test forgets to.
 pub(crate) struct Program(pub(crate) Child);
 

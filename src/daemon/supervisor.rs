@@ -479,7 +479,7 @@ fn begin(
     let mut adopted = 0;
     for worker in &config.workers {
         let found = if let Some((pid, note)) = takeover.alive.remove(&worker.id) {
-            match kernel.adopt(note.clone()) {
+            match kernel.adopt(note.clone(), &worker.spec) {
                 Ok(()) => {
                     adopted += 1;
                     actor::Found::Alive { pid, note: Box::new(note) }

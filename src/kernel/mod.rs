@@ -10,6 +10,7 @@ pub mod note;
 pub mod pidfd;
 pub mod place;
 pub mod port;
+pub mod pressure;
 pub mod probe;
 pub mod signals;
 pub mod watch;

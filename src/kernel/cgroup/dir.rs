@@ -232,7 +232,7 @@ impl Dir {
     }
 
     /// The same directory, opened anew.
-    pub(super) fn reopen(&self) -> Result<Self, DirError> {
+    pub(crate) fn reopen(&self) -> Result<Self, DirError> {
         let fd = rustix::fs::openat(&self.fd, ".", Self::FLAGS, Mode::empty())
             .map_err(|e| io_error("open", &self.path, e))?;
         Ok(Self { fd, path: self.path.clone(), write_flags: self.write_flags })
@@ -374,6 +374,17 @@ impl Dir {
     /// Where the file cannot be opened.
     pub fn open_events(&self) -> Result<OwnedFd, DirError> {
         self.open_file("cgroup.events", "read", OFlags::RDONLY)
+    }
+
+    /// Opens the pressure file `file` and sets a trigger in it (Linux Documentation/accounting/psi.rst), which lives as long as
+    /// the descriptor. `POLLPRI` says that it fired; asking takes that back, so the descriptor must be polled directly.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn open_trigger(&self, file: &str, text: &str) -> Result<OwnedFd, DirError> {
+        let fd = self.open_file(file, "set a trigger in", OFlags::RDWR | OFlags::NONBLOCK)?;
+        rustix::io::write(&fd, text.as_bytes()).map_err(|e| self.file_error("set a trigger in", file, e))?;
+        Ok(fd)
     }
 
     /// The processes directly in it. 0 stands for one in another pid namespace.

@@ -97,7 +97,7 @@ fn blame(setting: &Setting, limits: &Limits) -> &'static str {
 }
 
 fn memory(memory: &Memory, page_size: u64) -> Vec<Setting> {
-    let grain = |bytes: u64| bytes - bytes % page_size.max(1);
+    let grain = |bytes| grain(bytes, page_size);
     let mut settings = Vec::new();
     if memory.max.is_some() {
         settings.push(Setting::SwapMax(match memory.swap_max {
@@ -109,6 +109,10 @@ fn memory(memory: &Memory, page_size: u64) -> Vec<Setting> {
     settings.extend(memory.high.map(|bytes| Setting::MemoryHigh(grain(bytes))));
     settings.extend(memory.max.map(|bytes| Setting::MemoryMax(grain(bytes))));
     settings
+}
+
+const fn grain(bytes: u64, page_size: u64) -> u64 {
+    bytes - bytes % if page_size == 0 { 1 } else { page_size }
 }
 
 fn cpu(cpu: &Cpu, settings: &mut Vec<Setting>) -> Result<(), StartError> {
@@ -179,6 +183,18 @@ pub fn apply(dir: &Dir, plan: &[Setting]) -> Result<Effective, StartError> {
 pub fn change(dir: &Dir, setting: &Setting) -> Result<String, StartError> {
     setting.write_through(&handle::load(dir), dir).map_err(|e| refused(dir, setting, &e))?;
     read_back(dir, setting)
+}
+
+/// Takes `memory.high` of a living run out of force, or puts it in force again as `memory` says: the first never waits, the second
+/// reclaims within the call what is above it. Nothing to do where none is configured.
+///
+/// # Errors
+/// Where it is refused or reads back differently.
+pub fn tripwire(dir: &Dir, memory: &Memory, page_size: u64, armed: bool) -> Result<(), StartError> {
+    let Some(high) = memory.high else { return Ok(()) };
+    let setting = if armed { Setting::MemoryHigh(grain(high, page_size)) } else { Setting::NoMemoryHigh };
+    setting.write(dir).map_err(|e| refused(dir, &setting, &e))?;
+    read_back(dir, &setting).map(drop)
 }
 
 pub(super) fn read_back(dir: &Dir, setting: &Setting) -> Result<String, StartError> {
@@ -353,5 +369,17 @@ mod tests {
         let (_tmp, dir) = fixture(&[("cpu.weight", "100\n")]);
         let err = apply(&dir, &[Setting::CpuWeight(9), Setting::CpuBurst(9)]).unwrap_err();
         assert!(err.what.contains("cpu.max.burst is not there"), "{err}");
+    }
+
+    #[test]
+    fn the_tripwire_is_lifted_and_set_again_in_the_kernels_grain() {
+        let (_tmp, dir) = fixture(&[("memory.high", "89997312\n")]);
+        let memory = full().memory;
+        tripwire(&dir, &memory, 4096, false).unwrap();
+        assert_eq!(dir.read("memory.high").unwrap(), "max");
+        tripwire(&dir, &memory, 4096, true).unwrap();
+        assert_eq!(dir.read("memory.high").unwrap(), "89997312");
+        tripwire(&dir, &Memory::default(), 4096, false).unwrap();
+        assert_eq!(dir.read("memory.high").unwrap(), "89997312", "not ours to lift");
     }
 }

@@ -23,6 +23,8 @@ pub enum Setting {
     OomGroup(bool),
     /// `memory.high`, bytes.
     MemoryHigh(u64),
+    /// `memory.high` out of force: `max`.
+    NoMemoryHigh,
     /// `memory.max`, bytes.
     MemoryMax(u64),
     /// `cpu.max`, microseconds.
@@ -60,7 +62,7 @@ impl Setting {
         match self {
             Self::SwapMax(_) => "memory.swap.max",
             Self::OomGroup(_) => "memory.oom.group",
-            Self::MemoryHigh(_) => "memory.high",
+            Self::MemoryHigh(_) | Self::NoMemoryHigh => "memory.high",
             Self::MemoryMax(_) => "memory.max",
             Self::CpuMax { .. } => "cpu.max",
             Self::CpuBurst(_) => "cpu.max.burst",
@@ -74,7 +76,9 @@ impl Setting {
     #[must_use]
     pub const fn controller(&self) -> Controller {
         match self {
-            Self::SwapMax(_) | Self::OomGroup(_) | Self::MemoryHigh(_) | Self::MemoryMax(_) => Controller::Memory,
+            Self::SwapMax(_) | Self::OomGroup(_) | Self::MemoryHigh(_) | Self::NoMemoryHigh | Self::MemoryMax(_) => {
+                Controller::Memory
+            }
             Self::CpuMax { .. } | Self::CpuBurst(_) | Self::CpuWeight(_) => Controller::Cpu,
             Self::PidsMax(_) => Controller::Pids,
             Self::IoMax { .. } => Controller::Io,
@@ -85,7 +89,7 @@ impl Setting {
     #[must_use]
     pub fn value(&self) -> String {
         match self {
-            Self::SwapMax(None) => "max".to_owned(),
+            Self::SwapMax(None) | Self::NoMemoryHigh => "max".to_owned(),
             Self::SwapMax(Some(n))
             | Self::MemoryHigh(n)
             | Self::MemoryMax(n)
@@ -147,6 +151,7 @@ impl Setting {
         let done = match *self {
             Self::MemoryMax(n) => memory().map(|c| c.set_mem(SetMemory { max: Some(value(n)), ..nothing })),
             Self::MemoryHigh(n) => memory().map(|c| c.set_mem(SetMemory { high: Some(value(n)), ..nothing })),
+            Self::NoMemoryHigh => memory().map(|c| c.set_mem(SetMemory { high: Some(MaxValue::Max), ..nothing })),
             // -1 is its word for `max`.
             Self::SwapMax(n) => memory().map(|c| c.set_memswap_limit(n.map_or(-1, signed))),
             Self::CpuMax { quota, period } => cgroup
@@ -220,6 +225,7 @@ mod tests {
         let settings = [
             Setting::MemoryMax(8192),
             Setting::MemoryHigh(4096),
+            Setting::NoMemoryHigh,
             Setting::SwapMax(Some(12_288)),
             Setting::SwapMax(None),
             Setting::OomGroup(true),

@@ -1,7 +1,8 @@
-//! What a run used: `cpu.stat`, `memory.peak` and their like, and the totals of the pressure files.
+//! What a run used in all, and what a living one uses: `cpu.stat`, `memory.stat`, `memory.peak` and their like, and the
+//! totals of the pressure files.
 
 use super::dir::{Dir, flat};
-use crate::model::Usage;
+use crate::model::{CpuStat, Pressures, Sample, Stalled, Usage, Wanted};
 
 /// Reads all of it. What cannot be read is `None`: totals are a report, never a reason to fail.
 #[must_use]
@@ -48,15 +49,64 @@ pub fn glance(dir: &Dir) -> Usage {
     usage
 }
 
+/// Reads what is `wanted` of a living run, and no file for anything else. What cannot be read is `None`.
+#[must_use]
+pub fn sample(dir: &Dir, wanted: Wanted) -> Sample {
+    // The longest of them, memory.stat, is at most a page of the kernel's.
+    let mut buf = [0; 8192];
+    let mut sample = Sample::default();
+    if wanted.memory {
+        sample.resident_bytes = resident(dir, &mut buf);
+        sample.memory_current_bytes = number(dir, "memory.current", &mut buf);
+    }
+    if wanted.cpu {
+        sample.cpu = cpu(dir, &mut buf);
+    }
+    if wanted.pressure {
+        sample.pressure = Pressures {
+            memory: totals(dir, "memory.pressure", &mut buf),
+            cpu: totals(dir, "cpu.pressure", &mut buf),
+            io: totals(dir, "io.pressure", &mut buf),
+        };
+    }
+    sample
+}
+
+/// Anon + shmem of `memory.stat`: tmpfs is charged to who wrote it, and no more reclaimed than anonymous memory without swap.
+fn resident(dir: &Dir, buf: &mut [u8]) -> Option<u64> {
+    let text = dir.read_into("memory.stat", buf).ok()?;
+    let value = |key| flat(text).find_map(|(k, v)| (k == key).then_some(v));
+    Some(value("anon")? + value("shmem")?)
+}
+
+fn cpu(dir: &Dir, buf: &mut [u8]) -> Option<CpuStat> {
+    let text = dir.read_into("cpu.stat", buf).ok()?;
+    let mut stat = CpuStat::default();
+    for (key, value) in flat(text) {
+        match key {
+            "usage_usec" => stat.usage_usec = value,
+            "nr_periods" => stat.nr_periods = value,
+            "nr_throttled" => stat.nr_throttled = value,
+            "throttled_usec" => stat.throttled_usec = value,
+            _ => {}
+        }
+    }
+    Some(stat)
+}
+
+/// `total` of both lines, microseconds.
+fn totals(dir: &Dir, file: &str, buf: &mut [u8]) -> Option<Stalled> {
+    let text = dir.read_into(file, buf).ok()?;
+    let (some, full) = procfs::get_pressure(text.as_bytes()).ok()?;
+    Some(Stalled { some_usec: some.total, full_usec: full.total })
+}
+
 fn number(dir: &Dir, file: &str, buf: &mut [u8]) -> Option<u64> {
     dir.read_into(file, buf).ok()?.trim().parse().ok()
 }
 
-/// `total` of the `some` line, microseconds.
 fn stalled(dir: &Dir, file: &str, buf: &mut [u8]) -> Option<u64> {
-    let text = dir.read_into(file, buf).ok()?;
-    let (some, _full) = procfs::get_pressure(text.as_bytes()).ok()?;
-    Some(some.total)
+    Some(totals(dir, file, buf)?.some_usec)
 }
 
 #[cfg(test)]
@@ -115,5 +165,37 @@ mod tests {
         std::fs::write(tmp.path().join("cpu.stat"), "usage_usec 70\n").unwrap();
         let expected = Usage { cpu_usec: Some(70), ..Usage::default() };
         assert_eq!(usage(&Dir::on_any_fs(tmp.path())), expected);
+    }
+
+    #[test]
+    fn a_sample_reads_what_is_wanted_and_nothing_else() {
+        let tmp = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("memory.current", "70000\n"),
+            ("memory.stat", "anon 4096\nfile 60000\nkernel 1024\nshmem 8192\nfile_mapped 17\nanon_thp 2\n"),
+            (
+                "cpu.stat",
+                "usage_usec 70\nuser_usec 50\nsystem_usec 20\nnr_periods 11\nnr_throttled 4\nthrottled_usec 900\n",
+            ),
+            (
+                "io.pressure",
+                "some avg10=0.00 avg60=1.50 avg300=0.42 total=12\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=3\n",
+            ),
+        ] {
+            std::fs::write(tmp.path().join(name), text).unwrap();
+        }
+        let dir = Dir::on_any_fs(tmp.path());
+        assert_eq!(sample(&dir, Wanted::default()), Sample::default());
+        let memory = sample(&dir, Wanted { memory: true, ..Wanted::default() });
+        let expected =
+            Sample { resident_bytes: Some(4096 + 8192), memory_current_bytes: Some(70_000), ..Sample::default() };
+        assert_eq!(memory, expected);
+        let cpu = sample(&dir, Wanted { cpu: true, ..Wanted::default() });
+        let stat = CpuStat { usage_usec: 70, nr_periods: 11, nr_throttled: 4, throttled_usec: 900 };
+        assert_eq!(cpu, Sample { cpu: Some(stat), ..Sample::default() });
+        let pressure = sample(&dir, Wanted { pressure: true, ..Wanted::default() });
+        let io = Some(Stalled { some_usec: 12, full_usec: 3 });
+        assert_eq!(pressure.pressure, Pressures { io, ..Pressures::default() }, "what is not there is absent");
+        assert_eq!(pressure.cpu, None);
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  actor ── prepare, launch, kill, drain … ──▶ HostKernel ──▶ cgroupfs, keeper
 //!    ▲                                            │ table of runs
-//!    └──────── KernelEvent ──── Pump ◀────────────┴── keeper's messages, inotify's hints, janitor
+//!    └──────── KernelEvent ──── Pump ◀────────────┴── keeper's messages, inotify's hints, pressure, janitor
 //! ```
 //!
 //! What decides is elsewhere: this module reads, writes and passes on. Every answer is a level that was read, never a
@@ -13,6 +13,7 @@ mod janitor;
 mod places;
 mod pump;
 mod scan;
+mod stuck;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -36,6 +37,7 @@ use crate::kernel::launch::plan::{LaunchPlan, Session};
 use crate::kernel::launch::resolve::{self, Inherit};
 use crate::kernel::news::NewsSender;
 use crate::kernel::port::{Kernel, KernelError, RunNote};
+use crate::kernel::pressure::{Pressure, triggers};
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::kernel::{note, pidfd};
 use crate::model::{
@@ -93,6 +95,8 @@ struct Inner {
     keeper: Client,
     clock: Clock,
     watches: Watches,
+    pressure: Pressure,
+    leaving: Leaving,
     janitor: Janitor,
     logs: PathBuf,
     global_env: BTreeMap<String, String>,
@@ -121,21 +125,59 @@ struct Run {
     ended: bool,
     /// Whether its emptiness has been asked for and not yet been told.
     draining: bool,
+    /// Whether `memory.high` was last asked to be out of force.
+    lifted: bool,
+}
+
+impl Run {
+    const fn new(dir: Arc<Dir>, place: Arc<Place>, note: Option<RunNote>, kills: Kills) -> Self {
+        Self { dir, place, note, kills, ended: false, draining: false, lifted: false }
+    }
+}
+
+/// Runs that are over and whose triggers are being closed, with the directory that theirs is in.
+#[derive(Debug, Clone, Default)]
+struct Leaving(Arc<Mutex<HashMap<RunId, Arc<Place>>>>);
+
+impl Leaving {
+    fn add(&self, run: &RunId, place: &Arc<Place>) {
+        self.map().insert(run.clone(), Arc::clone(place));
+    }
+
+    fn take(&self, run: &RunId) -> Option<Arc<Place>> {
+        self.map().remove(run)
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Place>>> {
+        // The map is whole between any two of its operations.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl HostKernel {
     /// Puts the parts together. Call it inside a tokio runtime; the [`Pump`] must run for any answer to come.
     ///
     /// # Errors
-    /// Where inotify or the janitor's thread cannot be had.
+    /// Where inotify or a thread cannot be had.
     pub fn new(parts: Parts) -> io::Result<(Self, Pump)> {
         let (watches, hints) = watch::channel(parts.clock)?;
         watches.add_parent(&parts.workers).map_err(io::Error::other)?;
         let (done, removed) = mpsc::unbounded_channel();
+        let workers = Arc::new(parts.workers.try_clone().map_err(DirError::into_io)?);
         let places = Places::new(parts.workers, parts.ancestors, parts.limits.clone(), watches.clone(), parts.clock);
         places.declare(parts.slices);
         let places = Arc::new(places);
         let janitor = Janitor::start(Arc::clone(&places), parts.logs.clone(), done)?;
+        let (press, pressed) = mpsc::unbounded_channel();
+        let leaving = Leaving::default();
+        let pressure = Pressure::start(workers, press, {
+            let (janitor, leaving) = (janitor.clone(), leaving.clone());
+            move |run| {
+                if let Some(place) = leaving.take(&run) {
+                    janitor.remove(run, place);
+                }
+            }
+        })?;
         let inner = Arc::new(Inner {
             places,
             namespace: parts.namespace,
@@ -143,13 +185,15 @@ impl HostKernel {
             keeper: parts.keeper,
             clock: parts.clock,
             watches,
+            pressure,
+            leaving,
             janitor,
             logs: parts.logs,
             global_env: parts.global_env,
             inherited: parts.inherited,
             table: Mutex::default(),
         });
-        Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, parts.news, hints, removed)))
+        Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, parts.news, hints, pressed, removed)))
     }
 
     /// Looks at what stands in `ROOT/workers` and in its slices. Once, before anything of it is adopted, held or discarded.
@@ -160,19 +204,19 @@ impl HostKernel {
         self.inner.scan()
     }
 
-    /// Takes over a run that an earlier supervisor started. Its events come from now on.
+    /// Takes over a run that an earlier supervisor started, to be watched as `spec` says. Its events come from now on.
     ///
     /// # Errors
     /// Where its directory cannot be opened or read.
-    pub fn adopt(&self, note: RunNote) -> Result<(), DirError> {
+    pub fn adopt(&self, note: RunNote, spec: &Spec) -> Result<(), DirError> {
         let place = self.inner.place_of(&note.run);
         let dir = Arc::new(place.dir.open_below(&note.run.to_string())?);
         let mut kills = Kills::since(note.baseline);
         kills.read(self.inner.clock.now(), events::read(&dir)?);
         let run = note.run.clone();
         self.inner.watch(&run, &dir);
-        let known = Run { dir, place, note: Some(note), kills, ended: false, draining: false };
-        self.inner.table().runs.insert(run, known);
+        self.inner.pressure.watch(&run, &dir, triggers(&spec.limits));
+        self.inner.table().runs.insert(run, Run::new(dir, place, Some(note), kills));
         Ok(())
     }
 
@@ -188,8 +232,7 @@ impl HostKernel {
             tracing::warn!(%run, error = %chain(&e), "a run is not watched");
         }
         let kills = Kills::since(Counters::default());
-        let held = Run { dir, place, note: None, kills, ended: false, draining: false };
-        self.inner.table().runs.insert(run.clone(), held);
+        self.inner.table().runs.insert(run.clone(), Run::new(dir, place, None, kills));
         Ok(())
     }
 
@@ -318,19 +361,36 @@ impl Kernel for HostKernel {
         heard(self.inner.keeper.ack(run));
         let known = self.inner.table().runs.remove(run);
         let place = known.map_or_else(|| self.inner.place_of(run), |known| known.place);
-        self.inner.janitor.remove(run.clone(), place);
+        self.inner.leaving.add(run, &place);
+        // With triggers it goes to the janitor once they are closed, which takes longer than an actor may wait.
+        if !self.inner.pressure.forget(run)
+            && let Some(place) = self.inner.leaving.take(run)
+        {
+            self.inner.janitor.remove(run.clone(), place);
+        }
     }
 
-    fn sample(&self, _run: &RunId, _wanted: Wanted) -> Sample {
-        Sample::default()
+    fn sample(&self, run: &RunId, wanted: Wanted) -> Sample {
+        self.inner.dir(run).map(|dir| stat::sample(&dir, wanted)).unwrap_or_default()
     }
 
-    fn tripwire(&self, _run: &RunId, _spec: &Arc<Spec>, _armed: bool) -> Result<(), KernelError> {
+    fn tripwire(&self, run: &RunId, spec: &Arc<Spec>, armed: bool) -> Result<(), KernelError> {
+        let Some(known) = self.inner.table().runs.get_mut(run).map(|known| {
+            known.lifted = !armed;
+            Arc::clone(&known.dir)
+        }) else {
+            return Ok(());
+        };
+        if !armed {
+            return self.inner.tripwire(run, &known, spec, false);
+        }
+        let (inner, run, spec) = (Arc::clone(&self.inner), run.clone(), Arc::clone(spec));
+        tokio::task::spawn_blocking(move || inner.arm_tripwire(&run, &known, &spec));
         Ok(())
     }
 
-    fn stuck_on(&self, _run: &RunId) -> Option<String> {
-        None
+    fn stuck_on(&self, run: &RunId) -> Option<String> {
+        stuck::describe(&processes_below(&*self.inner.dir(run)?).ok()?)
     }
 
     fn note(&self, run: &RunId, note: &RunNote) -> Result<(), KernelError> {
@@ -390,9 +450,10 @@ impl Inner {
         note::write(&dir, self.namespace, &note).map_err(|e| StartError::refused(Stage::Cgroup, chain(&e)))?;
         let dir = Arc::new(dir);
         self.watch(run, &dir);
+        // Last: nothing can fail any more, so that a directory with triggers is never removed but by `remove`.
+        self.pressure.watch(run, &dir, triggers(&spec.limits));
         let (place, kills) = (Arc::clone(place), Kills::since(counters));
-        let known = Run { dir, place, note: Some(note), kills, ended: false, draining: false };
-        self.table().runs.insert(run.clone(), known);
+        self.table().runs.insert(run.clone(), Run::new(dir, place, Some(note), kills));
         Ok(counters)
     }
 
@@ -400,6 +461,28 @@ impl Inner {
     fn watch(&self, run: &RunId, dir: &Arc<Dir>) {
         if let Err(e) = self.watches.add(run, dir, Interest::ALL) {
             tracing::warn!(%run, error = %chain(&e), "a run is not watched");
+        }
+    }
+
+    fn tripwire(&self, run: &RunId, dir: &Dir, spec: &Spec, armed: bool) -> Result<(), KernelError> {
+        match limits::tripwire(dir, &spec.limits.memory, self.limits.page_size, armed) {
+            // Its end is told by others.
+            Err(_) if !dir.has("cgroup.events") => Ok(()),
+            set => set.map_err(|e| refused("memory.high", run, io::Error::other(e))),
+        }
+    }
+
+    /// Puts `memory.high` in force again, which reclaims, and takes as long as it takes. Should it have been lifted once
+    /// more meanwhile, that is what holds in the end, whoever of the two wrote last.
+    fn arm_tripwire(&self, run: &RunId, dir: &Dir, spec: &Spec) {
+        let lifted = || self.table().runs.get(run).is_none_or(|known| known.lifted);
+        for armed in [true, false] {
+            if lifted() == armed {
+                continue;
+            }
+            if let Err(e) = self.tripwire(run, dir, spec, armed) {
+                tracing::error!(%run, error = %chain(&e), "memory.high of a living run is not as it should be");
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! Turns what the keeper, inotify and the janitor say into the events of single runs.
+//! Turns what the keeper, inotify, pressure triggers and the janitor say into the events of single runs.
 
 use std::{fmt, io, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::keeper::protocol::FromKeeper;
 use crate::keeper::transport::TransportError;
 use crate::kernel::cgroup::DirError;
 use crate::kernel::watch::{Hint, Hints, Seen, Source};
-use crate::model::{Counters, KernelEventKind, MemoryEvents, RunId, chain};
+use crate::model::{Counters, KernelEventKind, Limit, MemoryEvents, RunId, chain};
 
 /// The task that all news comes through. It never waits for a worker.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub struct Pump {
     inner: Arc<Inner>,
     keeper: Events,
     hints: Hints,
+    pressed: UnboundedReceiver<(RunId, Limit)>,
     removed: UnboundedReceiver<(RunId, Result<(), DirError>)>,
 }
 
@@ -53,9 +54,10 @@ impl Pump {
         inner: Arc<Inner>,
         keeper: Events,
         hints: Hints,
+        pressed: UnboundedReceiver<(RunId, Limit)>,
         removed: UnboundedReceiver<(RunId, Result<(), DirError>)>,
     ) -> Self {
-        Self { inner, keeper, hints, removed }
+        Self { inner, keeper, hints, pressed, removed }
     }
 
     /// Passes on what the keeper answered to the first question for its list, before everything else.
@@ -69,7 +71,7 @@ impl Pump {
     pub async fn run(mut self) -> Lost {
         loop {
             tokio::select! {
-                // Exits first: their counters are waiting to be read. All three are cancel safe.
+                // Exits first: their counters are waiting to be read. All four are cancel safe.
                 biased;
                 message = self.keeper.next() => match message {
                     // The pidfd is let go of: the keeper, which has not reaped it, signals it for us.
@@ -80,6 +82,7 @@ impl Pump {
                     Ok(hint) => self.look(hint),
                     Err(e) => return Lost::Watches(e),
                 },
+                Some((run, limit)) = self.pressed.recv() => self.inner.tell(&run, KernelEventKind::Pressed(limit)),
                 Some((run, result)) = self.removed.recv() => {
                     if let Err(e) = result {
                         tracing::error!(%run, error = %chain(&e), "an empty run directory could not be removed");
@@ -194,8 +197,14 @@ mod tests {
     fn a_kill_keeps_the_watch_on_and_reclaim_at_the_limit_rests_it() {
         let kill = memory(MemoryEvents { max: 3, oom: 1, oom_kill: 1, ..MemoryEvents::default() });
         let reclaim = memory(MemoryEvents { max: 60, ..MemoryEvents::default() });
+        let throttled = memory(MemoryEvents { high: 60, ..MemoryEvents::default() });
         assert_eq!(weigh(Source::Memory, kill), Seen::Violation);
         assert_eq!(weigh(Source::Memory, reclaim), Seen::Noise);
+        assert_eq!(
+            weigh(Source::Memory, throttled),
+            Seen::Noise,
+            "it is told all the same: page cache does this for ever"
+        );
         assert_eq!(weigh(Source::Memory, memory(MemoryEvents::default())), Seen::Nothing);
     }
 

@@ -3,6 +3,7 @@
 use super::{Facts, Place, Pressure};
 use crate::{
     kernel::cgroup::{Controller, Namespace, Withheld},
+    kernel::pressure::LOOK,
     model::{Check, Soundness},
 };
 
@@ -229,18 +230,38 @@ fn exit_info(facts: &Facts) -> Check {
 }
 
 fn pressure(pressure: Pressure) -> Check {
-    let boot = "boot with psi=1".to_owned();
+    let every = LOOK.as_secs();
     match pressure {
-        Pressure { readable: false, .. } => {
-            bad(Soundness::Missing, "pressure", "no pressure information", "limits.pressure cannot be watched", boot)
-        }
-        Pressure { short_window: true, .. } => ok("pressure", "triggers of any window"),
-        Pressure { long_window: true, .. } => ok("pressure", "triggers of 2 s windows"),
-        _ => bad(
+        Pressure { readable: false, .. } => bad(
+            Soundness::Missing,
+            "pressure",
+            "no pressure information",
+            &format!(
+                "limits.pressure cannot be watched, nor io.max; throttling by cpu.max is looked for every {every} s instead of \
+                 being told"
+            ),
+            "boot with psi=1".to_owned(),
+        ),
+        Pressure { plain: true, any_window: true, .. } => ok("pressure", "triggers of any window"),
+        Pressure { plain: true, any_window: false, .. } => ok(
+            "pressure",
+            format!("triggers whose window is a multiple of 2 s; any other is looked at every {every} s"),
+        ),
+        Pressure { plain: false, any_window: true, .. } => bad(
+            Soundness::Degraded,
+            "pressure",
+            "triggers for the privileged only",
+            "a kernel thread for each worker with cpu.max_percent, io or pressure",
+            "Linux 6.1 or newer".to_owned(),
+        ),
+        Pressure { plain: false, any_window: false, .. } => bad(
             Soundness::Degraded,
             "pressure",
             "readable, but triggers are refused",
-            "limits.pressure cannot be watched",
+            &format!(
+                "limits.pressure and throttling by cpu.max are looked for every {every} s instead of being told; io.max is \
+                 not watched"
+            ),
             "CAP_SYS_RESOURCE, or Linux 6.1 or newer".to_owned(),
         ),
     }
@@ -342,6 +363,20 @@ mod tests {
         assert_eq!(find(&report(&facts), "swap").verdict, Soundness::Ok);
         facts.swap = 1 << 30;
         assert_eq!(find(&report(&facts), "swap").verdict, Soundness::Missing);
+    }
+
+    #[test]
+    fn what_pressure_costs_is_told_for_each_kind_of_host() {
+        let with = |readable, plain, any_window| {
+            let facts = Facts { pressure: Pressure { readable, plain, any_window }, ..samples::pure() };
+            let check = find(&report(&facts), "pressure").clone();
+            (check.verdict, check.cost.unwrap_or_default())
+        };
+        assert_eq!(with(true, true, true).0, Soundness::Ok);
+        assert_eq!(with(true, true, false).0, Soundness::Ok);
+        assert!(with(true, false, true).1.contains("kernel thread"));
+        assert!(with(true, false, false).1.contains("every 4 s"));
+        assert!(with(false, false, false).1.contains("cannot be watched"));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(crate) fn pure() -> Facts {
         launch: Ok(Launch { into_cgroup: Ok(()), after_target_kill: Ok(()), after_own_kill: Ok(()) }),
         pidfd: true,
         pidfd_exit_info: true,
-        pressure: Pressure { readable: true, short_window: true, long_window: true },
+        pressure: Pressure { readable: true, plain: true, any_window: true },
         inotify_watches: Some(524_288),
         inotify_instances: Some(1024),
         inotify: Ok(()),
@@ -88,7 +88,7 @@ pub(crate) fn rootless() -> Facts {
         place.dying = 4_000;
     }
     facts.pidfd_exit_info = false;
-    facts.pressure = Pressure { readable: true, short_window: false, long_window: true };
+    facts.pressure = Pressure { readable: true, plain: true, any_window: false };
     facts.open_files = 4_096;
     facts
 }
@@ -123,7 +123,7 @@ pub(crate) fn strangers() -> Facts {
         });
     }
     facts.launch = pure().launch;
-    facts.pressure = Pressure { readable: false, short_window: false, long_window: false };
+    facts.pressure = Pressure { readable: false, plain: false, any_window: false };
     facts
 }
 
