@@ -151,7 +151,7 @@ pub struct Change {
     pub rule: &'static str,
 }
 
-/// The changes of one call, in their order; mostly none.
+/// The changes of one call, those of one class in their order; mostly none.
 pub type Changes = Vec<Change>;
 
 impl Breaker {

@@ -102,7 +102,7 @@ impl Circuit {
         }
     }
 
-    /// What time does next, and when: the one source of both [`Breaker::tick`] and [`Breaker::deadline`].
+    /// What time does next, and when: the one source of both `tick` and `deadline`.
     pub(super) fn next(&self, policy: &RestartPolicy, alive: Option<Moment>) -> Option<(Moment, Step)> {
         let trial_time = policy.cooldown.unwrap_or(Duration::MAX).min(policy.reset_after);
         match self.phase {
