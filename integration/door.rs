@@ -451,7 +451,8 @@ fn a_status_is_read_as_fast_while_fifty_workers_are_stopping() {
     let count = parameter("PINFOLD_TEST_STOPPING", 50);
     let seconds = parameter("PINFOLD_TEST_STOP_SECONDS", 35);
     let told = case.file("told");
-    let timeout = format!("stop: {{timeout: {seconds}s}}");
+    // What is measured meanwhile takes longer on a slow machine.
+    let timeout = format!("stop: {{timeout: {}s}}", seconds * support::slowness() as usize);
     let workers = misbehaving("w", &["ignore-term", &told], &[&timeout]) + &format!("    instances: {count}\n");
     let mut up = Up::start(&case, &workers);
     wait_until("all are up", || (case.told("told").len() == count).then_some(()));
