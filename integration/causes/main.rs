@@ -165,8 +165,7 @@ fn open(gate: &str) -> File {
 }
 
 fn config(case: &Case, all: &[Death]) -> String {
-    let slices: Vec<String> =
-        (0..SLICES).map(|i| format!("s{i}: {{memory: {{max: {SLICE_MIB}MiB}}}}")).collect();
+    let slices: Vec<String> = (0..SLICES).map(|i| format!("s{i}: {{memory: {{max: {SLICE_MIB}MiB}}}}")).collect();
     // A core dump would be a cause of its own.
     let mut top = "defaults: {limits: {process: {max_core_size: 0}}}\n".to_owned();
     if all.iter().any(|d| d.slice.is_some()) {

@@ -103,7 +103,8 @@ impl Units {
     fn said(&self, deaths: &[&Death]) -> BTreeMap<String, Said> {
         let names: Vec<String> = deaths.iter().map(|d| self.service(d)).collect();
         let wanted = ["-p", "Id,ActiveState,MainPID,Result,ExecMainCode,ExecMainStatus"];
-        let shown = systemctl(&[&["show"], &wanted[..], &names.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+        let shown =
+            systemctl(&[&["show"], &wanted[..], &names.iter().map(String::as_str).collect::<Vec<_>>()].concat());
         let blocks = shown.split("\n\n").map(|block| {
             let value = |key: &str| {
                 let line = block.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
@@ -168,7 +169,8 @@ pub(crate) fn answers(places: &Places, all: &[Death]) -> BTreeMap<String, Said> 
         for (command, by) in [(&["stop"][..], By::Stop), (&["kill", "--signal=KILL"], By::Kill)] {
             let names: Vec<String> = first.iter().filter(|d| d.by == by).map(|d| units.service(d)).collect();
             if !names.is_empty() {
-                let names = move || systemctl(&[command, &names.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+                let names =
+                    move || systemctl(&[command, &names.iter().map(String::as_str).collect::<Vec<_>>()].concat());
                 scope.spawn(names);
             }
         }

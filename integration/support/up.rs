@@ -102,12 +102,7 @@ impl Up {
     }
 
     /// The same from the event number `next` on, which moves behind the one that is found: for one who takes thousands.
-    pub(crate) fn wait_from(
-        &mut self,
-        next: &mut usize,
-        what: &str,
-        mut wanted: impl FnMut(&Event) -> bool,
-    ) -> Event {
+    pub(crate) fn wait_from(&mut self, next: &mut usize, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Event {
         let started = clock::monotonic();
         loop {
             while let Some(event) = self.seen.get(*next) {
