@@ -6,11 +6,13 @@
 //! read it. What can be had from `/bin/sh` (exit codes, signals) is not here.
 #![expect(clippy::disallowed_methods, reason = "a program that idles on purpose sleeps")]
 
+mod life;
+
 use std::{
     env,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::{fs::OpenOptionsExt, process::CommandExt},
     path::Path,
     process::{Command, ExitCode, Stdio},
     thread,
@@ -26,18 +28,33 @@ const USAGE: &str = "usage: misbehave SUBCOMMAND
   limits [FILE]            read the own cgroup's files at entry, tell them, exit 0
   sleep [FILE]             tell the pid, then idle
   exit CODE [FILE]         tell the pid, exit
+  signal N                 end by signal N
+  later MS SUBCOMMAND…     go on as SUBCOMMAND after a while
+  after FIFO SUBCOMMAND…   go on as SUBCOMMAND once somebody opens FIFO for writing
+  once FILE SUBCOMMAND…    go on as SUBCOMMAND in the first life, idle in any other (FILE says which it is)
   leak [MIB_PER_SECOND]    touch memory for ever, as fast as possible without a rate
-  leak-child FILE          let a child leak; tell how it died; idle
+  leak-child FILE [SUBCOMMAND…]
+                           let a child leak; tell how it died; go on as SUBCOMMAND, or idle
+  hog MIB PACE_MS FILE     touch MIB of memory, one each PACE_MS, tell `mib N NS` (the time) before each; hold it; give
+                           it back on SIGUSR1 and tell `free`; idle
+  read FILE                read FILE from its beginning to its end, for ever
   fork-bomb                every process forks for ever
+  forks N [FILE]           start N children that idle, tell `forks N` of how many it got, idle
   burn                     spin
   ignore-term FILE         block SIGTERM, tell the pid, idle
+  on-term MS CODE [FILE]   tell `ready`, wait for SIGTERM, tell `asked`, exit with CODE MS later
   double-fork FILE         leave a session leader's orphan behind, tell both pids, idle
   leave-behind MS FILE     leave a child that needs MS after SIGTERM (0: never ends), tell its pid, exit 0
   hold-lock LOCK FILE      tell `begin PID`, or `second PID` and exit 99 where another life holds LOCK; idle
   write-disk DIR           write past the page cache for ever
   print N                  N numbered lines on stdout, exit 0
   flood                    lines on stdout for ever
-  tick FILE                a numbered line on stdout and in FILE every 20 ms, for ever";
+  tick FILE                a numbered line on stdout and in FILE every 20 ms, for ever
+  serve SICK PORT          answer HTTP on the loopback's PORT: 200, or 503 while the file SICK is there
+  life LOCK FILE [SICK PORT]
+                           the same lock and telling as hold-lock, with the run's number; serve, where a PORT is given;
+                           on SIGTERM tell `end PID RUN` and exit 0, on SIGHUP the same and exit 3, on SIGUSR1 use
+                           memory for a moment, on SIGUSR2 have children for a moment, on SIGALRM leak";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -67,8 +84,29 @@ fn run(args: &[&str]) -> io::Result<ExitCode> {
         }
         ["leak"] => leak(None),
         ["leak", rate] => leak(Some(number(rate)?)),
-        ["leak-child", file] => leak_child(file),
+        ["leak-child", file, ref then @ ..] => return leak_child(file, then),
+        ["signal", number] => return end_by(number),
+        ["later", ms, ref then @ ..] => {
+            thread::sleep(Duration::from_millis(number(ms)?));
+            return run(then);
+        }
+        ["after", fifo, ref then @ ..] => {
+            // Nobody has to write: an open waits until the other end is opened as well, fifo(7).
+            drop(File::open(fifo)?);
+            return run(then);
+        }
+        ["once", file, ref then @ ..] => {
+            return match File::create_new(file) {
+                Ok(_) => run(then),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => run(&["sleep"]),
+                Err(e) => Err(e),
+            };
+        }
+        ["hog", mib, pace, file] => hog(number(mib)?, Duration::from_millis(number(pace)?), file),
+        ["read", file] => read_for_ever(file),
         ["fork-bomb"] => fork_bomb(),
+        ["forks", n] => forks(number(n)?, None),
+        ["forks", n, file] => forks(number(n)?, Some(file)),
         ["burn"] => loop {
             std::hint::spin_loop();
         },
@@ -77,6 +115,8 @@ fn run(args: &[&str]) -> io::Result<ExitCode> {
             tell(file, &own_pid())?;
             idle()
         }
+        ["on-term", ms, code] => return on_term(ms, code, None),
+        ["on-term", ms, code, file] => return on_term(ms, code, Some(file)),
         ["double-fork", file] => double_fork(file),
         ["orphan", file] => {
             unistd::setsid()?;
@@ -97,6 +137,9 @@ fn run(args: &[&str]) -> io::Result<ExitCode> {
             print_line("all work and no play makes a worker a dull process")?;
         },
         ["tick", file] => tick(file),
+        ["serve", sick, port] => life::serve(sick, number(port)?),
+        ["life", lock, file] => return life::live(lock, file, None),
+        ["life", lock, file, sick, port] => return life::live(lock, file, Some((sick, number(port)?))),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, USAGE)),
     }?;
     Ok(ExitCode::SUCCESS)
@@ -163,21 +206,77 @@ fn limits() -> io::Result<String> {
     Ok(fields.join("\t"))
 }
 
+const MIB: usize = 1 << 20;
+
 fn leak(mib_per_second: Option<u32>) -> io::Result<()> {
-    const MIB: usize = 1 << 20;
+    // Without a rate in large pieces: the kernel can give huge pages, and a whole machine is full in seconds.
+    let piece = if mib_per_second.is_some() { MIB } else { 32 * MIB };
     loop {
         // A non-zero fill: the kernel has to give every page.
-        std::mem::forget(vec![0xA5_u8; MIB]);
+        std::mem::forget(vec![0xA5_u8; piece]);
         if let Some(rate) = mib_per_second {
             thread::sleep(Duration::from_secs(1) / rate.max(1));
         }
     }
 }
 
-fn leak_child(file: &str) -> io::Result<()> {
+fn leak_child(file: &str, then: &[&str]) -> io::Result<ExitCode> {
     let status = me(&["leak"]).spawn()?.wait()?;
     tell(file, &format!("child {status}"))?;
+    run(if then.is_empty() { &["sleep"] } else { then })
+}
+
+/// By a shell in our place: its `kill` knows every number, the real-time signals among them.
+fn end_by(signal: &str) -> io::Result<ExitCode> {
+    Err(Command::new("/bin/sh").args(["-c", "kill -\"$1\" $$", "sh", signal]).exec())
+}
+
+fn hog(mib: u32, pace: Duration, file: &str) -> io::Result<()> {
+    // Blocked before it holds anything, so that no order comes too early.
+    let give_back = SigSet::from(Signal::SIGUSR1);
+    give_back.thread_block()?;
+    let mut held = Vec::new();
+    for n in 1..=mib {
+        tell(file, &format!("mib {n} {}", monotonic_ns()))?;
+        // A non-zero fill: the kernel has to give every page.
+        held.push(vec![0xA5_u8; MIB]);
+        thread::sleep(pace);
+    }
+    tell(file, "held")?;
+    give_back.wait()?;
+    drop(held);
+    tell(file, "free")?;
     idle()
+}
+
+/// `CLOCK_MONOTONIC`, which every process of the machine shares.
+fn monotonic_ns() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+fn read_for_ever(file: &str) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        let mut file = File::open(file)?;
+        while file.read(&mut buffer)? > 0 {}
+    }
+}
+
+fn forks(n: u32, file: Option<&str>) -> io::Result<()> {
+    let got = (0..n).map_while(|_| me(&["sleep"]).spawn().ok()).count();
+    file.map_or(Ok(()), |file| tell(file, &format!("forks {got}")))?;
+    idle()
+}
+
+fn on_term(ms: &str, code: &str, file: Option<&str>) -> io::Result<ExitCode> {
+    block_term()?;
+    let say = |line| file.map_or(Ok(()), |file| tell(file, line));
+    say("ready")?;
+    SigSet::from(Signal::SIGTERM).wait()?;
+    say("asked")?;
+    thread::sleep(Duration::from_millis(number(ms)?));
+    Ok(ExitCode::from(number::<u8>(code)?))
 }
 
 fn fork_bomb() -> io::Result<()> {

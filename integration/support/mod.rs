@@ -180,8 +180,13 @@ impl Case {
 
     /// Writes a configuration of `workers` (the entries of the list, in YAML); its path.
     pub(crate) fn config(&self, workers: &str) -> String {
+        self.config_with("", workers)
+    }
+
+    /// The same, with further keys of the whole configuration (`slices: …`) on lines of their own.
+    pub(crate) fn config_with(&self, top: &str, workers: &str) -> String {
         let path = self.file("pinfold.yaml");
-        fs::write(&path, format!("env: {{{MARK}: {}}}\nworkers:\n{workers}\n", self.mark)).unwrap();
+        fs::write(&path, format!("env: {{{MARK}: {}}}\n{top}workers:\n{workers}\n", self.mark)).unwrap();
         path
     }
 
@@ -194,6 +199,18 @@ impl Case {
         command.envs(self.mark()).env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
         command.current_dir("/");
         command
+    }
+
+    /// A command of the control socket, which must succeed.
+    pub(crate) fn ask(&self, subcommand: &str, args: &[&str]) -> run::Ran {
+        let ran = run::finish(self.pinfold(subcommand).args(args));
+        assert_eq!(ran.code, Some(0), "pinfold {subcommand} {}: {ran:?}", args.join(" "));
+        ran
+    }
+
+    /// The control socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("run/api.sock")
     }
 
     /// The cgroup of a run.

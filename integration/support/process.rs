@@ -1,6 +1,6 @@
 //! What `/proc` and pidfds say, read without the product.
 
-use std::{fs, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{fs, os::fd::OwnedFd, path::PathBuf, process::Command, time::Duration};
 
 use pinfold::{clock, model::Mono};
 use rustix::{
@@ -26,6 +26,16 @@ impl Process {
 
     pub(crate) fn signal(&self, signal: Signal) {
         pidfd_send_signal(&self.fd, signal).unwrap_or_else(|e| panic!("signal {signal:?} to {}: {e}", self.pid));
+    }
+
+    /// The same by number. The real-time signals, which rustix has no names for, go through a shell's `kill`.
+    pub(crate) fn signal_number(&self, number: i32) {
+        if let Some(signal) = Signal::from_named_raw(number) {
+            return self.signal(signal);
+        }
+        let kill = ["-c", "kill -\"$1\" \"$2\"", "sh", &number.to_string(), &self.pid.to_string()];
+        let ran = super::run::finish(Command::new("/bin/sh").args(kill));
+        assert_eq!(ran.code, Some(0), "signal {number} to {}: {ran:?}", self.pid);
     }
 
     pub(crate) fn alive(&self) -> bool {

@@ -97,12 +97,16 @@ impl Up {
     }
 
     /// The first event, past or to come, that `wanted` accepts.
-    pub(crate) fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Event {
+    pub(crate) fn wait_for(&mut self, what: &str, wanted: impl FnMut(&Event) -> bool) -> Event {
+        self.wait_from(&mut 0, what, wanted)
+    }
+
+    /// The same from the event number `next` on, which moves behind the one that is found: for one who takes thousands.
+    pub(crate) fn wait_from(&mut self, next: &mut usize, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Event {
         let started = clock::monotonic();
-        let mut looked = 0;
         loop {
-            while let Some(event) = self.seen.get(looked) {
-                looked += 1;
+            while let Some(event) = self.seen.get(*next) {
+                *next += 1;
                 if wanted(event) {
                     return event.clone();
                 }
