@@ -109,6 +109,7 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
                 started: found.started_mono_ns.map_or(now, |ns| Mono(Duration::from_nanos(ns))),
                 baseline: found.baseline,
                 breaker: found.breaker.clone(),
+                recorded_running: found.pid.is_some(),
                 restarts: found.restarts,
                 desired_up: found.desired_up,
             };

@@ -253,6 +253,8 @@ pub struct Adopted {
     pub baseline: Counters,
     /// What the restart breaker had counted.
     pub breaker: Saved,
+    /// Whether that was recorded when its program ran already, and not before its launch.
+    pub recorded_running: bool,
     /// Automatic restarts before it, in all.
     pub restarts: RestartCounts,
     /// Whether it should be up; where not, its stop is taken up again.
@@ -292,6 +294,15 @@ impl State {
         let mut state = Self::new(id, spec, found.run, now);
         state.wish = if found.desired_up { Wish::Up } else { Wish::Down(Some(Behalf::STOP)) };
         state.breaker = Breaker::restore(&found.breaker, now);
+        if found.recorded_running {
+            // A restart that was due is lost with the supervisor that had decided it.
+            for class in Class::ALL {
+                state.breaker.withdraw(class);
+            }
+        } else {
+            // What was in flight is the run that was found.
+            state.breaker.began();
+        }
         state.restarts = found.restarts;
         state.since = found.started;
         let mut life = Box::new(Life::new(found.started, found.baseline));

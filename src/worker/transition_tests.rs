@@ -386,6 +386,7 @@ proptest! {
                     started: now,
                     baseline: Counters::default(),
                     breaker: Saved::default(),
+                    recorded_running: from == 1,
                     restarts: RestartCounts::default(),
                     desired_up: true,
                 };
