@@ -3,6 +3,8 @@
 //! A seed decides everything: the workers, what their runs do, what is asked of them and when the supervisor dies. A failing
 //! seed is printed. `PINFOLD_SEEDS=100000` runs more of them, `PINFOLD_SEED=17` one.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,

@@ -214,7 +214,7 @@ pub enum Rest {
 pub fn decide(trigger: &Trigger<'_>, facts: &Facts<'_>, breaker: &mut Breaker) -> Outcome {
     match trigger {
         Trigger::Exit(exit) => exited(exit, facts, breaker),
-        Trigger::Violation(breach) => violated(breach, facts, breaker),
+        Trigger::Violation(breach) => violated(*breach, facts, breaker),
         Trigger::Health { probe } => unhealthy(probe, facts, breaker),
         Trigger::Trial(class) => tried(*class, facts, breaker),
         Trigger::Operator(order) => ordered(*order, facts, breaker),
@@ -261,8 +261,8 @@ fn ordered(order: Order, facts: &Facts<'_>, breaker: &mut Breaker) -> Outcome {
     record(found, Source::Operator, "operator", "asked for".into(), None, facts.now)
 }
 
-fn violated(breach: &Breach, facts: &Facts<'_>, breaker: &mut Breaker) -> Outcome {
-    let Breach { limit, severity, policy, mode } = *breach;
+fn violated(breach: Breach, facts: &Facts<'_>, breaker: &mut Breaker) -> Outcome {
+    let Breach { limit, severity, policy, mode } = breach;
     let evidence = format!("{limit} ({})", severity.as_str());
     let response = respond(policy, mode);
     let found = match response {

@@ -149,12 +149,13 @@ fn an_asked_for_restart_uses_no_budget_and_is_refused_while_the_breaker_is_open_
     }
 }
 
+fn oom(cause: &ExitCause) -> Trigger<'_> {
+    Trigger::Exit(Exit { cause, memory: (Restart, External) })
+}
+
 #[test]
 fn an_oom_kill_at_the_own_limit_is_the_limits_matter_however_it_was_noticed() {
     let p = policy(RestartMode::Never);
-    fn oom(cause: &ExitCause) -> Trigger<'_> {
-        Trigger::Exit(Exit { cause, memory: (Restart, External) })
-    }
     let f = facts(&p, Wish::Up, Life::Over);
     let outcome = decide(&oom(&OOM), &f, &mut Breaker::default());
     assert_eq!(outcome.act, Act::Run { due: at(110.0), class: Some(Class::Violation) }, "twice the delay of an exit");

@@ -21,7 +21,7 @@ use crate::clock::{self, Clock};
 use crate::kernel::news::{NewsReceiver, news};
 use crate::kernel::port::{Kernel, RunNote};
 use crate::model::{self, EventKind, Mono, RunId, Story, WorkerId, chain};
-use crate::spec::types::Spec;
+use crate::spec::types::{Spec, ViolationPolicy};
 
 use super::effect::{Effect, Refusal};
 use super::event::{Event, Ticket, Turn};
@@ -218,7 +218,8 @@ impl Actor {
             for effect in self.state.advance(now_this, turn) {
                 self.perform(effect);
             }
-            event = self.next.pop_front_if(|next| !failed_at_once(next));
+            let at_once = self.next.front().is_some_and(|next| !failed_at_once(next));
+            event = if at_once { self.next.pop_front() } else { None };
         }
     }
 
@@ -312,9 +313,10 @@ impl Actor {
     fn emit(&mut self, run: Option<u32>, kind: EventKind) {
         if let EventKind::Decision(model::Decision { limit: Some(limit), policy, evidence, rule, .. }) = &kind {
             let worker = self.state.run().worker;
-            match policy.as_str() {
-                "alert" => tracing::error!(%worker, %limit, "violated: {evidence}"),
-                _ => tracing::info!(%worker, %limit, "violated: {evidence}; {rule}"),
+            if policy == ViolationPolicy::Alert.as_str() {
+                tracing::error!(%worker, %limit, "violated: {evidence}");
+            } else {
+                tracing::info!(%worker, %limit, "violated: {evidence}; {rule}");
             }
         }
         self.seq += 1;

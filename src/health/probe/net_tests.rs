@@ -95,7 +95,7 @@ fn failed(observed: &str) -> Outcome {
 }
 
 /// A port of the loopback that nobody listens on, and nobody else is given for now.
-async fn closed_port() -> (u16, tokio::net::TcpSocket) {
+fn closed_port() -> (u16, tokio::net::TcpSocket) {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     (socket.local_addr().unwrap().port(), socket)
@@ -195,7 +195,7 @@ async fn redirects_without_end_are_a_failure() {
 
 #[tokio::test]
 async fn nobody_there_is_a_failure_at_once() {
-    let (port, _held) = closed_port().await;
+    let (port, _held) = closed_port();
     let outcome = Client::new().get(&request(port, "/"), PATIENCE).await;
     assert_eq!(outcome, failed(&format!("http://127.0.0.1:{port}/: Connection refused")));
 }
@@ -204,7 +204,7 @@ async fn nobody_there_is_a_failure_at_once() {
 async fn no_answer_is_a_failure_at_the_timeout() {
     let silent = Server::start(|stream, _| async move {
         let _held = stream;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     })
     .await;
     let expected = |port| failed(&format!("http://127.0.0.1:{port}/: no answer within 500ms"));
@@ -339,7 +339,7 @@ async fn an_accepted_connection_is_success_even_if_nobody_takes_it() {
 
 #[tokio::test]
 async fn a_refused_connection_and_a_name_that_is_none_are_failures() {
-    let (port, _held) = closed_port().await;
+    let (port, _held) = closed_port();
     let outcome = tcp::connect("127.0.0.1", port, PATIENCE).await;
     assert_eq!(outcome, failed(&format!("127.0.0.1:{port}: Connection refused")));
     let outcome = tcp::connect("no-such-host.invalid", 80, PATIENCE).await;
@@ -365,7 +365,7 @@ async fn a_connection_that_is_not_answered_is_a_failure_at_the_timeout() {
 #[tokio::test]
 async fn a_connection_to_itself_is_nobody_there() {
     // Linux draws a source port for each connection; bound to the very port that is called, it is certain.
-    let (port, caller) = closed_port().await;
+    let (port, caller) = closed_port();
     let own = caller.connect(format!("127.0.0.1:{port}").parse().unwrap()).await.unwrap();
     let refused = tcp::other_end(&own).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);

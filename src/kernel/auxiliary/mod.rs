@@ -57,7 +57,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A directory that is busy for so long is left to the next start.
 const GIVE_UP: Duration = Duration::from_secs(30);
-/// The soft RLIMIT_NOFILE where the worker has none of its own: the kernel's default. Ours is raised to the hard limit,
+/// The soft `RLIMIT_NOFILE` where the worker has none of its own: the kernel's default. Ours is raised to the hard limit,
 /// and many a program closes every descriptor up to it.
 const MAX_DESCRIPTORS: u64 = 1024;
 
@@ -349,12 +349,11 @@ impl Inner {
     async fn clear(self: &Arc<Self>, dir: &Dir) {
         let empty = empty(dir);
         tokio::pin!(empty);
-        let emptied = match tokio::time::timeout(SLOW, &mut empty).await {
-            Ok(emptied) => emptied,
-            Err(_) => {
-                tracing::warn!(dir = dir.name(), "killed, and still there: its processes are in uninterruptible sleep");
-                empty.await
-            }
+        let emptied = if let Ok(emptied) = tokio::time::timeout(SLOW, &mut empty).await {
+            emptied
+        } else {
+            tracing::warn!(dir = dir.name(), "killed, and still there: its processes are in uninterruptible sleep");
+            empty.await
         };
         match emptied {
             Err(e) if e.is_absent() => return,

@@ -130,6 +130,7 @@ struct Run {
 }
 
 impl Run {
+    #[expect(clippy::large_types_passed_by_value, reason = "it is moved into place")]
     const fn new(dir: Arc<Dir>, place: Arc<Place>, note: Option<RunNote>, kills: Kills) -> Self {
         Self { dir, place, note, kills, ended: false, draining: false, lifted: false }
     }

@@ -12,12 +12,11 @@ impl Transition<'_> {
     pub(super) fn asked(&mut self, ask: Ask, who: Option<&str>, ticket: Option<Ticket>) {
         if let Some((role, what)) = match ask {
             Ask::Start { trigger: Trigger::Operator } => Some(("operator", "start")),
-            Ask::Start { .. } => None,
             Ask::Restart { force: false, .. } => Some(("operator", "restart")),
             Ask::Restart { force: true, .. } => Some(("operator", "restart by force")),
             Ask::Signal { .. } => Some(("operator", "signal")),
             Ask::Reset => Some(("operator", "reset")),
-            Ask::Health { .. } => None,
+            Ask::Start { .. } | Ask::Health { .. } => None,
             Ask::Stop { by } => Some((role(by), "stop")),
             Ask::Kill { by } => Some((role(by), "kill")),
         } {
@@ -30,20 +29,20 @@ impl Transition<'_> {
                 self.start(ticket, false);
             }
             // The configuration has nothing to say about what the breaker counted.
-            Ask::Start { .. } => match self.s.phase {
-                Phase::Resting(Rest::Held(class)) => self.reply(ticket, Err(breaker_open(class))),
-                _ => {
-                    self.wish_up();
-                    self.start(ticket, false);
+            Ask::Start { .. } => {
+                if let Phase::Resting(Rest::Held(class)) = self.s.phase {
+                    return self.reply(ticket, Err(breaker_open(class)));
                 }
-            },
-            Ask::Restart { seen, force } => match self.ordered(Order::Restart { force }) {
-                Act::Refuse(class) => self.reply(ticket, Err(breaker_open(class))),
-                _ => {
-                    self.wish_up();
-                    self.start(ticket, seen >= self.s.last_run);
+                self.wish_up();
+                self.start(ticket, false);
+            }
+            Ask::Restart { seen, force } => {
+                if let Act::Refuse(class) = self.ordered(Order::Restart { force }) {
+                    return self.reply(ticket, Err(breaker_open(class)));
                 }
-            },
+                self.wish_up();
+                self.start(ticket, seen >= self.s.last_run);
+            }
             Ask::Signal { signal } => match self.s.main_process() {
                 Some(_) => {
                     self.signal(signal, Target::Main);
@@ -59,7 +58,7 @@ impl Transition<'_> {
                 }
                 self.reply(ticket, Ok(()));
             }
-            Ask::Health { run, report } => self.health(run, report, ticket),
+            Ask::Health { run, report } => self.health(run, &report, ticket),
             Ask::Stop { by } => {
                 self.ordered(Order::Stop);
                 self.wish_down(by.into());

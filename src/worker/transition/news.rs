@@ -284,6 +284,7 @@ impl Transition<'_> {
 const KILLED: ExitStatus = ExitStatus::Signaled { signal: SIGKILL, core: false };
 
 /// How the time left is counted once the main process has been reaped.
+#[derive(Clone, Copy)]
 enum Timing {
     Fresh,
     Asked { kill_at: Mono },

@@ -79,7 +79,7 @@ impl Transition<'_> {
                 Finding::Recovered { limit, lasted } => self.recovered(limit, lasted),
                 Finding::LiftHigh { why } => self.lift(why),
                 Finding::RearmHigh => self.arm(),
-                Finding::ThrottleExpired(violation) => breaches.extend(self.throttle_expired(violation)),
+                Finding::ThrottleExpired(violation) => breaches.extend(self.throttle_expired(&violation)),
             }
         }
         breaches
@@ -146,7 +146,7 @@ impl Transition<'_> {
     }
 
     /// Throttling has not helped: the policy of `memory.max` acts, or nothing holds it any longer.
-    fn throttle_expired(&mut self, violation: Violation) -> Option<Breach> {
+    fn throttle_expired(&mut self, violation: &Violation) -> Option<Breach> {
         let limits = &self.s.spec.limits;
         let (policy, mode) = (limits.memory.policy, limits.monitoring.violation_handling);
         if respond(policy, mode) == Response::Record {
@@ -252,7 +252,7 @@ impl Transition<'_> {
 
     // ── health ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    pub(super) fn health(&mut self, run: u32, report: HealthReport, ticket: Option<Ticket>) {
+    pub(super) fn health(&mut self, run: u32, report: &HealthReport, ticket: Option<Ticket>) {
         let Phase::Running { life, .. } = &mut self.s.phase else {
             return self.reply(ticket, Err(Refusal::NotRunning));
         };
@@ -260,7 +260,7 @@ impl Transition<'_> {
             return self.reply(ticket, Err(Refusal::NotRunning));
         }
         let waits_for_readiness = self.s.spec.health.as_ref().is_some_and(|check| check.readiness.is_some());
-        let healthy = match &report {
+        let healthy = match report {
             HealthReport::Started { .. } => {
                 life.unready = waits_for_readiness;
                 true
