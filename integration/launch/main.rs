@@ -617,13 +617,15 @@ fn the_logger_is_deaf_to_requests_to_end() {
     let run = run("ticker", 1);
     bed.launch(&fake, &plan(&run, &[MISBEHAVE, "tick", "1"]));
     launched(fake.next().0);
+    let path = bed.logs(&run).stdout;
+    let lines = || std::fs::read_to_string(&path).map_or(0, |text| text.lines().count());
+    // One that has only been started has not blocked anything yet.
+    wait_for("the first lines", || (lines() > 10).then_some(()));
     let logger = bed.logger_pid();
     let pidfd = pidfd::open(logger).unwrap();
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
         pidfd::signal(pidfd.as_fd(), signal).unwrap();
     }
-    let path = bed.logs(&run).stdout;
-    let lines = || std::fs::read_to_string(&path).map_or(0, |text| text.lines().count());
     let before = lines();
     wait_for("lines after the signals", || (lines() > before + 50).then_some(()));
     assert_eq!(bed.tree.pids("logger"), [logger]);
