@@ -14,6 +14,7 @@ mod places;
 mod pump;
 mod scan;
 mod stuck;
+mod tripwire;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -376,18 +377,7 @@ impl Kernel for HostKernel {
     }
 
     fn tripwire(&self, run: &RunId, spec: &Arc<Spec>, armed: bool) -> Result<(), KernelError> {
-        let Some(known) = self.inner.table().runs.get_mut(run).map(|known| {
-            known.lifted = !armed;
-            Arc::clone(&known.dir)
-        }) else {
-            return Ok(());
-        };
-        if !armed {
-            return self.inner.tripwire(run, &known, spec, false);
-        }
-        let (inner, run, spec) = (Arc::clone(&self.inner), run.clone(), Arc::clone(spec));
-        tokio::task::spawn_blocking(move || inner.arm_tripwire(&run, &known, &spec));
-        Ok(())
+        tripwire::pull(&self.inner, run, spec, armed)
     }
 
     fn stuck_on(&self, run: &RunId) -> Option<String> {
@@ -462,28 +452,6 @@ impl Inner {
     fn watch(&self, run: &RunId, dir: &Arc<Dir>) {
         if let Err(e) = self.watches.add(run, dir, Interest::ALL) {
             tracing::warn!(%run, error = %chain(&e), "a run is not watched");
-        }
-    }
-
-    fn tripwire(&self, run: &RunId, dir: &Dir, spec: &Spec, armed: bool) -> Result<(), KernelError> {
-        match limits::tripwire(dir, &spec.limits.memory, self.limits.page_size, armed) {
-            // Its end is told by others.
-            Err(_) if !dir.has("cgroup.events") => Ok(()),
-            set => set.map_err(|e| refused("memory.high", run, io::Error::other(e))),
-        }
-    }
-
-    /// Puts `memory.high` in force again, which reclaims, and takes as long as it takes. Should it have been lifted once
-    /// more meanwhile, that is what holds in the end, whoever of the two wrote last.
-    fn arm_tripwire(&self, run: &RunId, dir: &Dir, spec: &Spec) {
-        let lifted = || self.table().runs.get(run).is_none_or(|known| known.lifted);
-        for armed in [true, false] {
-            if lifted() == armed {
-                continue;
-            }
-            if let Err(e) = self.tripwire(run, dir, spec, armed) {
-                tracing::error!(%run, error = %chain(&e), "memory.high of a living run is not as it should be");
-            }
         }
     }
 
