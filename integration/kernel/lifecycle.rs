@@ -16,7 +16,8 @@ use pinfold::{
         probe::{Facts, report},
         watch::{self, Hint, Interest},
     },
-    model::{Check, Counters, RunId},
+    model::{Check, Counters, RestartCounts, RunId},
+    policy::breaker::Saved,
 };
 
 use crate::fixture::{Place, Program, wait_until};
@@ -27,8 +28,8 @@ fn record_of(run: &RunId) -> RunNote {
         uuid: "0190b5a1-7b1e-7000-8000-0123456789ab".into(),
         run: run.clone(),
         spec_hash: 42,
-        attempts: 1,
-        restarts: 2,
+        breaker: Saved::default(),
+        restarts: RestartCounts { exit: 2, ..Default::default() },
         desired_up: true,
         pid: Some(77),
         pid_start_ticks: None,

@@ -149,8 +149,9 @@ impl Transition<'_> {
     fn throttle_expired(&mut self, violation: &Violation) -> Option<Breach> {
         let limits = &self.s.spec.limits;
         let (policy, mode) = (limits.memory.policy, limits.monitoring.violation_handling);
+        // Whatever follows and when: it was to be held for so long at the most.
+        self.lift(&violation.observed);
         if respond(policy, mode) == Response::Record {
-            self.lift(&violation.observed);
             return None;
         }
         Some(Breach { limit: violation.limit, severity: violation.severity, policy, mode })
