@@ -1,4 +1,4 @@
-//! What is noticed of a run, what [`decide`](crate::policy::decide) makes of it, and what then happens: violated limits,
+//! What is noticed of a run, what [`decide`] makes of it, and what then happens: violated limits,
 //! health checks, and what time brings to the breaker.
 
 use crate::model::{
