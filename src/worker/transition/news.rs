@@ -1,8 +1,8 @@
 //! What the kernel says of a run.
 
 use crate::model::{
-    AboveReading, Counters, EventKind, ExitStatus, KernelEvent, KernelEventKind, Mono, RunId, StartError, Target,
-    UnknownWhy, Usage,
+    AboveReading, Counters, EventKind, ExitStatus, KernelEvent, KernelEventKind, Limit, Mono, RunId, Severity,
+    StartError, Target, UnknownWhy, Usage,
 };
 use crate::policy::cause::End;
 use crate::spec::types::KillMode;
@@ -131,7 +131,24 @@ impl Transition<'_> {
         let Some(life) = self.s.phase.life_mut() else { return Vec::new() };
         let grown = life.readings.read(counters, takes_all, now);
         let findings = life.watch.counted(&rules, grown, now);
+        let own = life.watch.open().any(|limit| limit == Limit::MemoryMax);
+        let kills = grown.memory.or(grown.local).map_or(0, |events| events.oom_kill);
+        if kills > 0 && !own {
+            self.lost_to_others(kills, grown);
+        }
         self.tell(findings, grown)
+    }
+
+    /// A process was taken for a limit further up, or by the host: on record, and no policy of this worker's is asked.
+    fn lost_to_others(&mut self, kills: u64, counters: Counters) {
+        self.emit(EventKind::Violation {
+            resource: Limit::MemoryMax.resource().to_owned(),
+            limit: Limit::MemoryMax,
+            severity: Severity::Warning.as_str().to_owned(),
+            observed: format!("oom_kill +{kills}, for a limit further up or for the host"),
+            configured: "not its own".to_owned(),
+            counters,
+        });
     }
 
     /// What is above a run comes with the news of its end, before that is reported.
