@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod health;
 pub mod keeper;
 pub mod kernel;
+pub mod limit_manager;
 pub mod logger;
 pub mod logs;
 pub mod manager;

@@ -58,6 +58,13 @@ const TABLE: &[Row] = &[
         never: &["nix", "rustix"],
     },
     Row {
+        files: "limit_manager",
+        may_use: &["model", "policy", "spec::types", "kernel", "clock", "worker::rules", "limit_manager"],
+        never: &["nix", "inotify"],
+    },
+    Row { files: "limit_manager/judge.rs", may_use: &["model", "policy", "spec::types", "worker::rules"], never: PURE },
+    Row { files: "limit_manager/history.rs", may_use: &["model", "policy"], never: PURE },
+    Row {
         files: "testing",
         may_use: &["model", "policy", "spec::types", "worker", "kernel::port", "kernel::news", "clock", "testing"],
         never: &["nix", "rustix"],

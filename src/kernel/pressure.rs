@@ -128,7 +128,7 @@ impl Pressure {
         Ok(Self { workers, told, fleet: Mutex::default() })
     }
 
-    /// Sets `triggers` of `run`, whose directory is `dir`, somewhere below that of the workers. What cannot be set is logged, for
+    /// Sets `triggers` of `run`, whose directory is `dir`, that of the workers or somewhere below it. What cannot be set is logged, for
     /// a run is held to its limits without.
     pub fn watch(&self, run: &RunId, dir: &Dir, triggers: Vec<Trigger>) {
         if triggers.is_empty() {
@@ -139,6 +139,7 @@ impl Pressure {
             tracing::error!(%run, directory = %dir.path().display(), "a run outside of the workers' directory is not watched");
             return;
         };
+        let below = if below.is_empty() { "." } else { below };
         let load = triggers.len();
         let mut fleet = self.fleet();
         let free = fleet.shards.iter().position(|seat| seat.load + load <= PER_SHARD);

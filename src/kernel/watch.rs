@@ -37,7 +37,7 @@ use tokio::sync::Notify;
 use super::cgroup::{Dir, DirError};
 use crate::{
     clock::Clock,
-    model::{Mono, RunId},
+    model::{Counters, MemoryEvents, Mono, RunId},
 };
 
 /// How long a noisy watch stays off: the first time, doubled each time after …
@@ -83,6 +83,21 @@ pub enum Seen {
     Noise,
     /// The counters are as they were.
     Nothing,
+}
+
+impl Seen {
+    /// Whether a file that fired, whereupon the counters were found to have grown by `grown`, did so for something that matters.
+    /// Page cache at a limit, and a fork bomb that has been reported, fire sixty times a second for ever.
+    #[must_use]
+    pub fn of(source: Source, grown: Counters) -> Self {
+        let kills = |events: Option<MemoryEvents>| events.map_or(0, |m| m.oom_kill);
+        match source {
+            Source::Memory if kills(grown.memory) + kills(grown.local) > 0 => Self::Violation,
+            Source::Memory if grown.memory.is_some_and(|m| m != MemoryEvents::default()) => Self::Noise,
+            Source::Pids if grown.pids_max.unwrap_or(0) > 0 => Self::Noise,
+            Source::Memory | Source::Pids => Self::Nothing,
+        }
+    }
 }
 
 /// Which files of a run to watch.
@@ -759,5 +774,31 @@ mod tests {
         f.watches.seen(&run(1), Source::Memory, Seen::Violation);
         dir.write("memory.events", "oom 2\n").unwrap();
         assert_eq!(f.hints.next().await.unwrap(), Hint::Changed(run(1), Source::Memory));
+    }
+
+    fn memory(events: MemoryEvents) -> Counters {
+        Counters { memory: Some(events), ..Counters::default() }
+    }
+
+    #[test]
+    fn a_kill_keeps_the_watch_on_and_reclaim_at_the_limit_rests_it() {
+        let kill = memory(MemoryEvents { max: 3, oom: 1, oom_kill: 1, ..MemoryEvents::default() });
+        let reclaim = memory(MemoryEvents { max: 60, ..MemoryEvents::default() });
+        assert_eq!(Seen::of(Source::Memory, kill), Seen::Violation);
+        assert_eq!(Seen::of(Source::Memory, reclaim), Seen::Noise);
+        let throttled = memory(MemoryEvents { high: 60, ..MemoryEvents::default() });
+        assert_eq!(
+            Seen::of(Source::Memory, throttled),
+            Seen::Noise,
+            "it is told all the same: page cache does this for ever"
+        );
+        assert_eq!(Seen::of(Source::Memory, memory(MemoryEvents::default())), Seen::Nothing);
+    }
+
+    #[test]
+    fn refused_forks_are_told_and_then_rested() {
+        let refused = Counters { pids_max: Some(12), ..Counters::default() };
+        assert_eq!(Seen::of(Source::Pids, refused), Seen::Noise);
+        assert_eq!(Seen::of(Source::Pids, Counters::default()), Seen::Nothing);
     }
 }

@@ -54,7 +54,8 @@ fn stall(trigger: &PressureTrigger) -> Stall {
 }
 
 /// The policy of `limit`.
-pub(super) fn policy_of(limits: &Limits, limit: Limit) -> ViolationPolicy {
+#[must_use]
+pub fn policy_of(limits: &Limits, limit: Limit) -> ViolationPolicy {
     let pressure =
         |trigger: &Option<PressureTrigger>| trigger.as_ref().map_or(ViolationPolicy::Log, |trigger| trigger.policy);
     match limit {

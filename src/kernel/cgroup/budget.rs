@@ -1,4 +1,4 @@
-//! Limits of a cgroup that lives on while its configuration changes: a slice's.
+//! Limits of a cgroup that lives on while its configuration changes: a slice's, or one of a user of the library.
 //!
 //! A run's cgroup is fresh, and its limits are written once, before anything is in it. A slice may be there from an earlier
 //! supervisor, with other limits and with workers in it. So what is in force already is not written; what no key asks for any
@@ -42,13 +42,7 @@ const CHUNK: u64 = 64 << 20;
 /// At the first setting that is refused, reads back differently, or would have the kernel kill what lives there. The
 /// settings before it are in force then.
 pub fn renew(dir: &Dir, plan: &[Setting], patience: Duration) -> Result<(), StartError> {
-    for setting in plan {
-        if let Setting::MemoryMax(max) = setting
-            && !is_in_force(dir, setting)
-        {
-            make_room(dir, *max, patience)?;
-        }
-    }
+    make_room_for(dir, plan, patience)?;
     let new_quota = plan.iter().any(|s| matches!(s, Setting::CpuMax { .. }) && !is_in_force(dir, s));
     for (file, default) in DEFAULTS {
         let kept = plan.iter().any(|setting| setting.file() == file) && !(new_quota && file == "cpu.max.burst");
@@ -57,20 +51,51 @@ pub fn renew(dir: &Dir, plan: &[Setting], patience: Duration) -> Result<(), Star
         }
     }
     lift_rates(dir, plan).map_err(|e| e.at(Stage::Limit))?;
-    for setting in plan.iter().filter(|setting| !is_in_force(dir, setting)) {
-        match setting.write(dir) {
-            Ok(()) => drop(read_back(dir, setting)?),
-            // A kernel without swap has no file to forbid it with.
-            Err(e) if e.is_absent() && *setting == Setting::SwapMax(Some(0)) && no_swap() => {}
-            Err(e) => return Err(refused(dir, setting, &e)),
+    write(dir, plan)
+}
+
+/// As [`renew`], but what `plan` does not name is left as it is.
+///
+/// # Errors
+/// As there.
+pub fn amend(dir: &Dir, plan: &[Setting], patience: Duration) -> Result<(), StartError> {
+    make_room_for(dir, plan, patience)?;
+    let has = |file: &str| plan.iter().any(|s| s.file() == file && !is_in_force(dir, s));
+    // The old one may not fit in the new quota, and the kernel would refuse that.
+    if has("cpu.max.burst") && has("cpu.max") {
+        lift(dir, "cpu.max.burst", "0").map_err(|e| e.at(Stage::Limit))?;
+    }
+    write(dir, plan)
+}
+
+/// Whether `setting` is what the kernel says. Not where it cannot be read.
+#[must_use]
+pub fn is_in_force(dir: &Dir, setting: &Setting) -> bool {
+    let mut buf = [0; 4096];
+    match dir.read_into(setting.file(), &mut buf) {
+        Ok(text) => setting.is_in(text),
+        // A kernel without swap has no file to forbid it with, and nothing to forbid.
+        Err(e) => e.is_absent() && *setting == Setting::SwapMax(Some(0)) && no_swap(),
+    }
+}
+
+fn make_room_for(dir: &Dir, plan: &[Setting], patience: Duration) -> Result<(), StartError> {
+    for setting in plan {
+        if let Setting::MemoryMax(max) = setting
+            && !is_in_force(dir, setting)
+        {
+            make_room(dir, *max, patience)?;
         }
     }
     Ok(())
 }
 
-fn is_in_force(dir: &Dir, setting: &Setting) -> bool {
-    let mut buf = [0; 4096];
-    dir.read_into(setting.file(), &mut buf).is_ok_and(|text| setting.is_in(text))
+fn write(dir: &Dir, plan: &[Setting]) -> Result<(), StartError> {
+    for setting in plan.iter().filter(|setting| !is_in_force(dir, setting)) {
+        setting.write(dir).map_err(|e| refused(dir, setting, &e))?;
+        read_back(dir, setting)?;
+    }
+    Ok(())
 }
 
 /// Takes a limit off. A file that is not there has none.
@@ -189,6 +214,32 @@ mod tests {
         assert_eq!(dir.read("memory.max").unwrap(), "16384\n", "the old limit holds");
         renew(&dir, &[Setting::MemoryMax(12_288)], NOW).unwrap();
         assert_eq!(dir.read("memory.max").unwrap(), "12288");
+    }
+
+    #[test]
+    fn what_a_plan_does_not_name_is_left_alone_where_it_only_amends() {
+        let (_tmp, dir) = fixture(&[
+            ("cpu.max", "90000 100000\n"),
+            ("cpu.max.burst", "50000\n"),
+            ("cpu.weight", "333\n"),
+            ("memory.current", "5000\n"),
+            ("memory.max", "max\n"),
+            ("io.max", "8:0 rbps=7 wbps=max riops=max wiops=max\n"),
+        ]);
+        let plan =
+            [Setting::MemoryMax(8192), Setting::CpuMax { quota: 20_000, period: 100_000 }, Setting::CpuBurst(9000)];
+        amend(&dir, &plan, NOW).unwrap();
+        for (file, text) in [
+            ("memory.max", "8192"),
+            ("cpu.max", "20000 100000"),
+            ("cpu.max.burst", "9000"),
+            ("cpu.weight", "333\n"),
+            ("io.max", "8:0 rbps=7 wbps=max riops=max wiops=max\n"),
+        ] {
+            assert_eq!(dir.read(file).unwrap(), text, "{file}");
+        }
+        let err = amend(&dir, &[Setting::MemoryMax(4096)], NOW).unwrap_err();
+        assert!(err.to_string().contains("below the 5000 bytes in use"), "{err}");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!     ── events   memory.events, pids.events → Counters
 //!     ── stat     cpu.stat, memory.peak, … → Usage
 //!     ── kill     cgroup.kill, freeze, remove
+//!     ── signal   to every process
 //!     ── handle   the same directory as a `cgroups_rs::fs::Cgroup`
 //! ```
 
@@ -21,6 +22,7 @@ pub mod handle;
 pub mod kill;
 pub mod limits;
 pub mod setting;
+pub mod signal;
 pub mod stat;
 
 pub use controller::{Controller, Why, Withheld};

@@ -33,7 +33,7 @@ use crate::keeper::client::{Client, Events};
 use crate::keeper::protocol::LogFiles;
 use crate::keeper::transport::TransportError;
 use crate::kernel::ancestors::{Ancestors, history::Kills};
-use crate::kernel::cgroup::{Dir, DirError, Namespace, events, kill, limits, setting::Setting, stat};
+use crate::kernel::cgroup::{Dir, DirError, Namespace, events, kill, limits, setting::Setting, signal, stat};
 use crate::kernel::launch::plan::{LaunchPlan, Session};
 use crate::kernel::launch::resolve::{self, Inherit};
 use crate::kernel::news::NewsSender;
@@ -315,7 +315,7 @@ impl Kernel for HostKernel {
     }
 
     fn signal(&self, run: &RunId, signal: i32, to: Target) -> Result<(), KernelError> {
-        if let Some(Err(e)) = self.inner.dir(run).map(|dir| thaw(&dir)) {
+        if let Some(Err(e)) = self.inner.dir(run).map(|dir| signal::make_heard(&dir)) {
             tracing::warn!(%run, error = %chain(&e), "a frozen run cannot be thawed");
         }
         match to {
@@ -326,7 +326,7 @@ impl Kernel for HostKernel {
             }
             Target::All => {
                 let Some(dir) = self.inner.dir(run) else { return Ok(()) };
-                signal_all(&dir, signal).map_err(|source| refused("signal", run, source))
+                signal::all(&dir, signal).map_err(|source| refused("signal", run, source))
             }
         }
     }
@@ -381,7 +381,7 @@ impl Kernel for HostKernel {
     }
 
     fn stuck_on(&self, run: &RunId) -> Option<String> {
-        stuck::describe(&processes_below(&*self.inner.dir(run)?).ok()?)
+        stuck::describe(&signal::processes_below(&*self.inner.dir(run)?).ok()?)
     }
 
     fn note(&self, run: &RunId, note: &RunNote) -> Result<(), KernelError> {
@@ -562,55 +562,6 @@ fn heard(sent: Result<(), TransportError>) {
     if let Err(e) = sent {
         tracing::error!(error = %chain(&e), "the keeper cannot be told");
     }
-}
-
-/// A process that froze itself, or was frozen, hears no signal before it is thawed.
-fn thaw(dir: &Dir) -> Result<(), DirError> {
-    match dir.read("cgroup.freeze") {
-        Ok(text) if text.trim() == "1" => kill::thaw(dir),
-        Err(e) if !e.is_absent() => Err(e),
-        _ => Ok(()),
-    }
-}
-
-/// SIGNAL to every process of `dir` and below. A process that forks meanwhile can leave a child without it, as with
-/// kill(2) of a process group; what remains is killed by `cgroup.kill`.
-fn signal_all(dir: &Dir, signal: i32) -> io::Result<()> {
-    let mut held = Vec::new();
-    for pid in processes_below(dir)? {
-        match pidfd::open(pid) {
-            Ok(fd) => held.push((pid, fd)),
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    // A number that is listed while its pidfd is open is that process's own, or that of another process of the run.
-    let listed = processes_below(dir)?;
-    for (pid, fd) in held {
-        if listed.contains(&pid) {
-            match pidfd::signal(fd.as_fd(), signal) {
-                Err(e) if e.raw_os_error() != Some(libc::ESRCH) => return Err(e),
-                _ => {}
-            }
-        }
-    }
-    Ok(())
-}
-
-fn processes_below(dir: &Dir) -> io::Result<Vec<i32>> {
-    let mut all = match dir.processes() {
-        // Without the second, in a threaded cgroup: its processes are listed by the one above, where it is threaded from.
-        Err(e) if e.is_absent() || e.is(&[rustix::io::Errno::OPNOTSUPP]) => Vec::new(),
-        other => other.map_err(DirError::into_io)?,
-    };
-    for child in dir.children().map_err(DirError::into_io)? {
-        match dir.open_below(&child) {
-            Ok(child) => all.extend(processes_below(&child)?),
-            Err(e) if e.is_absent() => {}
-            Err(e) => return Err(e.into_io()),
-        }
-    }
-    Ok(all)
 }
 
 /// Where the output of `run` goes: `LOGS/ID/RUN.stdout` and `LOGS/ID/RUN.stderr`.

@@ -10,7 +10,7 @@ use crate::keeper::protocol::FromKeeper;
 use crate::keeper::transport::TransportError;
 use crate::kernel::cgroup::DirError;
 use crate::kernel::watch::{Hint, Hints, Seen, Source};
-use crate::model::{Counters, KernelEventKind, Limit, MemoryEvents, RunId, chain};
+use crate::model::{KernelEventKind, Limit, MemoryEvents, RunId, chain};
 
 /// The task that all news comes through. It never waits for a worker.
 #[derive(Debug)]
@@ -116,10 +116,10 @@ impl Pump {
             Hint::Changed(run, source) => {
                 if let Some((before, now)) = self.inner.count(&run) {
                     let grown = now.since(before);
-                    if kills(grown) > 0 {
+                    if Seen::of(Source::Memory, grown) == Seen::Violation {
                         self.inner.observe_above(&run);
                     }
-                    self.inner.watches.seen(&run, source, weigh(source, grown));
+                    self.inner.watches.seen(&run, source, Seen::of(source, grown));
                     if now != before {
                         self.inner.tell(&run, KernelEventKind::Counted(now));
                     }
@@ -167,51 +167,5 @@ impl Pump {
                 self.look(Hint::PopulatedMaybe(run));
             }
         }
-    }
-}
-
-/// Whether a file that fired did so for something that matters. Page cache at a limit, and a fork bomb that has been
-/// reported, fire sixty times a second for ever.
-fn weigh(source: Source, grown: Counters) -> Seen {
-    match source {
-        Source::Memory if kills(grown) > 0 => Seen::Violation,
-        Source::Memory if grown.memory.is_some_and(|m| m != MemoryEvents::default()) => Seen::Noise,
-        Source::Pids if grown.pids_max.unwrap_or(0) > 0 => Seen::Noise,
-        Source::Memory | Source::Pids => Seen::Nothing,
-    }
-}
-
-fn kills(grown: Counters) -> u64 {
-    grown.memory.map_or(0, |m| m.oom_kill) + grown.local.map_or(0, |m| m.oom_kill)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn memory(events: MemoryEvents) -> Counters {
-        Counters { memory: Some(events), ..Counters::default() }
-    }
-
-    #[test]
-    fn a_kill_keeps_the_watch_on_and_reclaim_at_the_limit_rests_it() {
-        let kill = memory(MemoryEvents { max: 3, oom: 1, oom_kill: 1, ..MemoryEvents::default() });
-        let reclaim = memory(MemoryEvents { max: 60, ..MemoryEvents::default() });
-        let throttled = memory(MemoryEvents { high: 60, ..MemoryEvents::default() });
-        assert_eq!(weigh(Source::Memory, kill), Seen::Violation);
-        assert_eq!(weigh(Source::Memory, reclaim), Seen::Noise);
-        assert_eq!(
-            weigh(Source::Memory, throttled),
-            Seen::Noise,
-            "it is told all the same: page cache does this for ever"
-        );
-        assert_eq!(weigh(Source::Memory, memory(MemoryEvents::default())), Seen::Nothing);
-    }
-
-    #[test]
-    fn refused_forks_are_told_and_then_rested() {
-        let refused = Counters { pids_max: Some(12), ..Counters::default() };
-        assert_eq!(weigh(Source::Pids, refused), Seen::Noise);
-        assert_eq!(weigh(Source::Pids, Counters::default()), Seen::Nothing);
     }
 }

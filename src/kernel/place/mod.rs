@@ -32,7 +32,7 @@ pub mod scope;
 pub mod settle;
 
 pub use claim::{Claimant, Claimed, claim};
-pub use settle::{Leaf, Tree, settle, settle_beside};
+pub use settle::{Leaf, Tree, settle, settle_beside, withheld};
 
 /// Name of our directory where we make it ourselves.
 const OWN_NAME: &str = "pinfold";

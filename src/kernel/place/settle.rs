@@ -231,6 +231,13 @@ fn ancestors(mount: &Path, dir: &Path) -> Vec<PathBuf> {
     chain
 }
 
+/// The controllers that the cgroup at `dir`, below the mount, does not have, and who keeps each from it. `dir` is absolute and free
+/// of links.
+#[must_use]
+pub fn withheld(situation: &Situation, dir: &Path) -> Vec<Withheld> {
+    missing_above(situation, &ancestors(&situation.mount.path, dir))
+}
+
 /// The controllers that `chain`'s last directory does not have. Without a single wanted one, nothing more is read.
 fn missing_above(situation: &Situation, chain: &[PathBuf]) -> Vec<Withheld> {
     let chain: Vec<(PathBuf, String)> = chain
