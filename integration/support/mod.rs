@@ -4,6 +4,7 @@
 //! - [`Case`]: one test's place (a root cgroup and directories of its own) and its leak check at the end.
 //! - [`up::Up`]: a running `pinfold up` and the events it told.
 //! - [`run`]: one `pinfold run` to its end.
+//! - [`door`]: the control socket, spoken to without the product.
 //! - [`tree`], [`process`]: what the kernel says.
 //!
 //! Nothing here waits for a while: everything waits for a level, with a deadline that only a failure reaches. On a slow
@@ -11,6 +12,7 @@
 #![allow(dead_code, reason = "every test program uses another part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a harness fails by panicking")]
 
+pub(crate) mod door;
 pub(crate) mod process;
 pub(crate) mod run;
 pub(crate) mod tree;

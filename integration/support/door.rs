@@ -1,0 +1,68 @@
+//! The control socket, spoken to without the product: HTTP by hyper, one connection that is kept.
+
+use std::path::Path;
+
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request,
+    body::Bytes,
+    client::conn::http1::{SendRequest, handshake},
+};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{net::UnixStream, runtime::Runtime};
+
+use super::patience;
+
+/// One connection. Everything happens on the caller's thread: nothing but the supervisor takes time.
+pub(crate) struct Door {
+    runtime: Runtime,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+/// An answer: its status and its document.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
+}
+
+impl Door {
+    pub(crate) fn open(socket: &Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let sender = runtime.block_on(async {
+            let stream = UnixStream::connect(socket).await.unwrap_or_else(|e| panic!("{}: {e}", socket.display()));
+            let (sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
+            // How it ends is told by a request that gets no answer.
+            tokio::spawn(async move { drop(connection.await) });
+            sender
+        });
+        Self { runtime, sender }
+    }
+
+    pub(crate) fn get(&mut self, path: &str) -> Answer {
+        self.ask(Method::GET, path, Vec::new())
+    }
+
+    pub(crate) fn post(&mut self, path: &str, body: &Value) -> Answer {
+        self.ask(Method::POST, path, serde_json::to_vec(body).unwrap())
+    }
+
+    fn ask(&mut self, method: Method, path: &str, body: Vec<u8>) -> Answer {
+        let what = format!("{method} {path}");
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header("host", "pinfold").header("content-type", "application/json");
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        let sender = &mut self.sender;
+        let answer = async {
+            sender.ready().await?;
+            let (head, body) = sender.send_request(request).await?.into_parts();
+            Ok::<_, hyper::Error>((head.status.as_u16(), body.collect().await?.to_bytes()))
+        };
+        let answer = self.runtime.block_on(async { tokio::time::timeout(patience(), answer).await });
+        let answer = answer.unwrap_or_else(|_| panic!("{what}: no answer in {:?}", patience()));
+        let (status, bytes) = answer.unwrap_or_else(|e| panic!("{what}: {e}"));
+        let body = serde_json::from_slice(&bytes);
+        Answer { status, body: body.unwrap_or_else(|e| panic!("{what}: {status}: {e}")) }
+    }
+}
