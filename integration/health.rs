@@ -228,10 +228,13 @@ async fn what_it_leaves_behind_goes_with_it_and_is_not_waited_for() {
 #[tokio::test]
 async fn a_program_that_has_moved_out_of_its_cgroup_is_killed_all_the_same() {
     let bed = Bed::new();
-    let elsewhere = bed.case.root.join("runs/cgroup.procs");
-    let script = format!("echo 0 > {}; exec sleep 1000", elsewhere.display());
+    // A leaf of its own: a cgroup that passes controllers on takes no process.
+    let elsewhere = bed.case.root.join("runs/elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let script = format!("echo 0 > {}/cgroup.procs; exec sleep 1000", elsewhere.display());
     assert_eq!(bed.sh(&script, short()).await, Outcome::TimedOut { output: Vec::new() });
     bed.gone().await;
+    fs::remove_dir(&elsewhere).unwrap();
 }
 
 #[tokio::test]
