@@ -266,6 +266,9 @@ fn advice(cause: &ExitCause, evidence: &Evidence, why: &Why) -> Vec<String> {
                 signal_name(signal)
             ));
         }
+        ExitCause::Killed { by: KilledBy::Policy, policy } if policy.as_deref() == Some("health") => {
+            lines.push("mend what the check asks about, or give it more time (timeout, failure_threshold)".to_owned());
+        }
         ExitCause::Killed { by: KilledBy::Policy, policy } => {
             let resource = policy.as_deref().map_or("of its limit".into(), inert);
             lines.push(format!("raise the limit, or give it another policy (policy {resource}); then start it again"));

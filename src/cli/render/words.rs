@@ -99,6 +99,7 @@ fn killed(by: KilledBy, policy: Option<&str>, evidence: &Evidence, spec: &Spec) 
         KilledBy::Shutdown => format!("stopped because the supervisor goes down: {end}"),
         KilledBy::Policy => match policy {
             Some("timeout") => format!("stopped because its time had passed: {end}"),
+            Some("health") => format!("stopped because its health check failed: {end}"),
             Some(resource) => format!("stopped by the policy of its {} limit: {end}", inert(resource)),
             None => format!("stopped by the policy of a limit: {end}"),
         },
@@ -257,6 +258,7 @@ pub(super) mod tests {
             killed(KilledBy::Operator, None),
             killed(KilledBy::Shutdown, None),
             killed(KilledBy::Policy, Some("pids")),
+            killed(KilledBy::Policy, Some("health")),
             killed(KilledBy::Policy, Some("timeout")),
         ];
         let said: Vec<String> = all.iter().map(|cause| say(cause, &evidence)).collect();
@@ -266,6 +268,7 @@ pub(super) mod tests {
         killed on request
         stopped because the supervisor goes down: ended by SIGTERM
         stopped by the policy of its pids limit: ended by SIGTERM
+        stopped because its health check failed: ended by SIGTERM
         stopped because its time had passed: ended by SIGTERM
         ");
     }
