@@ -183,11 +183,15 @@ fn an_open_breaker_admits_nothing(events: &[Event]) -> Result<(), String> {
 }
 
 /// A stop by request is never followed by an automatic restart: between it and the next word of a person no run is begun
-/// by itself. What the world below counts as begun is a `Prepare`; here the decisions are looked at.
+/// by itself. What the world below counts as begun is a `Prepare`; here the decisions are looked at. The wish is on the
+/// run's record, so that it is lost with the supervisor where a stranger had removed the run's cgroup: one supervisor's word.
 fn no_restart_follows_a_stop(events: &[Event]) -> Result<(), String> {
     let mut down: BTreeSet<WorkerId> = BTreeSet::new();
     for event in events {
         let Some(worker) = &event.worker else { continue };
+        if event.seq == 1 {
+            down.remove(worker);
+        }
         match &event.kind {
             EventKind::Operator { what, .. } => match what.as_str() {
                 "stop" | "kill" => drop(down.insert(worker.clone())),
