@@ -470,3 +470,15 @@ async fn usage_samples_are_taken_at_their_period_and_only_where_they_are_asked_f
     let samples = bench.recorded().iter().filter(|e| matches!(e.kind, EventKind::Sample { .. })).count();
     assert_eq!(samples, 5);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_that_lost_its_cgroup_ends_the_main_process_all_the_same() {
+    let bench = Bench::new(1);
+    let script = Script { kill_refusals: 99, on_signal: OnSignal::Ignores, ..Script::default() };
+    let worker = started(&bench, spec(|_| {}), script).await;
+    let killed = worker.kill(KilledBy::Operator);
+    tokio::time::sleep(SEC / 20).await;
+    bench.kernel.steal_directory(&run_of(&worker, 1));
+    killed.await.unwrap();
+    assert_eq!(worker.status().state, Public::Stopped);
+}

@@ -228,13 +228,14 @@ impl Transition<'_> {
     fn kill_again(&mut self, life: Box<Life>, body: Body, after: After) {
         if !life.cgroup_gone {
             self.out.push(Effect::Kill(self.s.run()));
+        } else if matches!(body, Body::Alive(_)) {
+            self.signal(SIGKILL, Target::Main);
         }
         self.s.phase = Phase::Killing { life, body, give_up: self.now + KILL_PATIENCE, retry: None, after };
     }
 
     /// The cgroup is gone and the main process was not reaped: it is dead and will be, or somebody moved it out of its limits.
     fn unfenced(&mut self, life: Box<Life>, main: Main, after: After) {
-        self.signal(SIGKILL, Target::Main);
         self.kill_again(life, Body::Alive(main), after);
     }
 

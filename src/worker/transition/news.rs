@@ -76,7 +76,9 @@ impl Transition<'_> {
             // The kill may have come before the child was there.
             Phase::Killing { life, body: Body::Unborn, give_up, retry, after } => {
                 self.began(main);
-                if !life.cgroup_gone {
+                if life.cgroup_gone {
+                    self.signal(SIGKILL, Target::Main);
+                } else {
                     self.out.push(Effect::Kill(self.s.run()));
                 }
                 self.s.phase = Phase::Killing { life, body: Body::Alive(main), give_up, retry, after };
@@ -275,7 +277,10 @@ impl Transition<'_> {
         }
         match self.take() {
             Phase::Running { life, main } => self.unfenced(life, main, After::Policy),
-            Phase::Terminating { life, main, after, .. } => self.unfenced(life, main, after),
+            // A kill of the cgroup may have been refused, and can not be tried again.
+            Phase::Terminating { life, main, after, .. }
+            | Phase::Killing { life, body: Body::Alive(main), after, .. }
+            | Phase::Stuck { life, body: Body::Alive(main), after } => self.unfenced(life, main, after),
             // A directory can only be removed when nothing lives in it.
             Phase::Draining { life, remains, after, .. }
             | Phase::Killing { life, body: Body::Gone(remains), after, .. }
