@@ -24,15 +24,19 @@ use pinfold::{
         launch::Method,
         place::{Situation, settle::settle},
     },
-    model::{ExitStatus, HealthReport, HealthVerdict, ProbeKind, RunId, Stage, WorkerId},
+    model::{Event, EventKind, ExitStatus, HealthReport, HealthVerdict, ProbeKind, RunId, Stage, State, WorkerId},
     spec::types::{HealthCheck, HttpGet, Probe, ProbeAction, Spec},
 };
-use support::{Case, patience, scaled, tree, wait_until};
+use support::{
+    Case, misbehaving, patience, scaled, tree,
+    up::{Up, is},
+    wait_until, worker as worker_of,
+};
 use tokio::sync::{mpsc, watch};
 
-/// A timeout that is meant to be reached.
+/// A timeout that is meant to be reached, and in which a program is executed for certain.
 fn short() -> Duration {
-    scaled(Duration::from_millis(400))
+    scaled(Duration::from_secs(1))
 }
 
 /// A case with its tree, and what runs programs in it.
@@ -139,7 +143,8 @@ async fn a_program_is_told_by_its_code_and_its_output() {
 async fn the_other_way_into_the_cgroup_leads_there_too() {
     let bed = Bed::on(Case::new(), Method::Move);
     assert_eq!(bed.sh("echo there; exit 3", patience()).await, exited(3, "there\n"));
-    assert!(matches!(bed.sh("sleep 1000", short()).await, Outcome::TimedOut { .. }));
+    // The move waits for the kernel's other work: 10 ms on an idle host.
+    assert!(matches!(bed.sh("sleep 1000", 3 * short()).await, Outcome::TimedOut { .. }));
     bed.gone().await;
 }
 
@@ -467,4 +472,83 @@ fn children() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+// --- through the product ------------------------------------------------------
+
+/// A health event of run `run` that says `healthy` of `kind`.
+fn tells<'a>(worker: &'a str, run: u32, kind: &'a str, healthy: bool) -> impl FnMut(&Event) -> bool + 'a {
+    move |event| {
+        let told =
+            matches!(&event.kind, EventKind::Health { probe, healthy: now, .. } if probe == kind && *now == healthy);
+        is(event, worker) && event.run == Some(run) && told
+    }
+}
+
+#[test]
+fn a_worker_that_fails_its_liveness_check_is_restarted_and_one_that_is_unready_is_not() {
+    let case = Case::new();
+    let [alive, ready] = ["alive", "ready"].map(|name| case.file(name));
+    for file in [&alive, &ready] {
+        fs::write(file, "").unwrap();
+    }
+    let check = format!(
+        "health_check: {{liveness: {{exec: {{command: [test, -e, {alive}]}}, period: 100ms, timeout: {0}s}}, \
+         readiness: {{exec: {{command: [test, -e, {ready}]}}, period: 100ms, timeout: {0}s}}}}",
+        patience().as_secs()
+    );
+    let restart = "restart: {policy: always, retry_delay: 0s, max_retries: 0}";
+    let mut up = Up::start(&case, &misbehaving("web", &["sleep"], &[&check, restart]));
+    let main = up.started("web", 1);
+    up.state("web", State::Running, "ready");
+    fs::remove_file(&ready).unwrap();
+    up.state("web", State::Running, "unready");
+    assert!(main.alive(), "it is put up with");
+    fs::remove_file(&alive).unwrap();
+    up.wait_for("a failed liveness check", tells("web", 1, "liveness", false));
+    fs::write(&alive, "").unwrap();
+    let second = up.started("web", 2);
+    up.wait_for("a passed liveness check", tells("web", 2, "liveness", true));
+    fs::write(&ready, "").unwrap();
+    up.wait_for("a passed readiness check", tells("web", 2, "readiness", true));
+    assert!(second.alive() && !main.alive());
+    up.stop();
+}
+
+#[test]
+fn a_probe_that_hangs_holds_nothing_up_and_is_gone_with_the_supervisor() {
+    let case = Case::new();
+    let told = case.file("told");
+    let script = format!("trap '' TERM; echo begun > {told}; sleep 1000");
+    let command = serde_json::to_string(&["sh", "-c", &script]).unwrap();
+    let check = format!("health_check: {{liveness: {{exec: {{command: {command}}}, timeout: 1000s}}}}");
+    let mut up = Up::start(&case, &misbehaving("web", &["sleep"], &[&check]));
+    up.started("web", 1);
+    wait_until("the probe", || Path::new(&told).exists().then_some(()));
+    assert_eq!(tree::children(&case.root.join("aux")).len(), 1);
+    // The case itself sees that nothing is left.
+    up.stop();
+}
+
+#[test]
+fn a_probe_of_a_supervisor_that_was_killed_is_ended_by_the_next_and_the_worker_is_not() {
+    let case = Case::new();
+    let told = case.file("told");
+    let script = format!("echo pid $$$$ >> {told}; exec sleep 1000");
+    let command = serde_json::to_string(&["sh", "-c", &script]).unwrap();
+    let check = format!("health_check: {{liveness: {{exec: {{command: {command}}}, timeout: 1000s}}}}");
+    let mut up = Up::start(&case, &worker_of("web", &["sleep", "1000"], &[&check]));
+    let main = up.started("web", 1);
+    let probe = case.wait_told("told", "pid");
+    let probe = support::process::Process::open(probe).unwrap();
+    case.role("supervisor").signal(rustix::process::Signal::KILL);
+    wait_until("the end of the probe", || (!probe.alive()).then_some(()));
+    wait_until("the next supervisor's probe", || (case.told("told").len() >= 2).then_some(()));
+    assert!(main.alive());
+    let swept = |e: &Event| matches!(&e.kind, EventKind::Reconciled { what } if what.contains("probe web.1.1"));
+    up.wait_for("what was swept", swept);
+    // A second supervisor's events begin at 1 again, which `Up::stop` does not expect.
+    up.signal(rustix::process::Signal::TERM);
+    up.reap_killed();
+    up.wait_silent();
 }

@@ -247,6 +247,10 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         left = stop(&handles, &mut signals) => left,
     };
     close(door).await;
+    // The runs are over, and with them their probes: what those had started is on its way out.
+    if tokio::time::timeout(TIDY, probes.idle()).await.is_err() {
+        tracing::error!("what probes have started could not be ended; the next start tries again");
+    }
     finish(console, &handles);
     // What was found alive and is nobody's we know was told at the start, and not touched since.
     let left: Vec<RunId> = left.into_iter().filter(|run| !takeover.held.contains(run)).collect();

@@ -109,6 +109,11 @@ impl Tools {
     pub const fn new(auxiliary: Auxiliary) -> Self {
         Self { http: http::Client::new(), auxiliary }
     }
+
+    /// Waits until nothing is left of what probes have started, once nobody probes any more.
+    pub async fn idle(&self) {
+        self.auxiliary.idle().await;
+    }
 }
 
 /// The prober of one worker.
