@@ -20,5 +20,4 @@ pub mod policy;
 pub mod spec;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod tls;
 pub mod worker;

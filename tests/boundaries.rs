@@ -107,7 +107,7 @@ const TABLE: &[Row] = &[
     Row { files: "health/monitor.rs", may_use: &["model", "spec::types", "health"], never: PURE },
     Row {
         files: "health/probe",
-        may_use: &["model", "spec::types", "health", "kernel::auxiliary", "tls"],
+        may_use: &["model", "spec::types", "health", "kernel::auxiliary"],
         never: &["nix", "rustix", "inotify", "cgroups_rs"],
     },
     Row {
@@ -115,7 +115,6 @@ const TABLE: &[Row] = &[
         may_use: &["model", "spec::types", "health", "kernel::auxiliary", "kernel::launch::plan"],
         never: &["nix", "rustix", "inotify", "cgroups_rs"],
     },
-    Row { files: "tls.rs", may_use: &[], never: ASYNC },
     Row { files: "logs", may_use: &["model", "spec::types", "logs"], never: &["tokio"] },
     Row { files: "lib.rs", may_use: &[], never: ASYNC },
     Row { files: "main.rs", may_use: &[], never: ASYNC },

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!           next_run, run_over, frozen                    begin, end                 exec ─▶ kernel::auxiliary
-//! Patient ─────────────────────────────▶ task::attend ◀──────────────▶ Monitor       http ─▶ reqwest
+//! Patient ─────────────────────────────▶ task::attend ◀──────────────▶ Monitor       http ─▶ hyper
 //!    ▲                                        │    │                   (pure)        tcp  ─▶ tokio
 //!    └───────────── report, verdict ──────────┘    └──────── probe ─────────────────▶ Prober
 //! ```

@@ -3,6 +3,7 @@
 mod exec;
 mod http;
 mod tcp;
+mod tls;
 
 use std::{io, sync::Arc, time::Duration};
 
