@@ -29,7 +29,7 @@ pub use health::{HealthReport, HealthVerdict, ProbeKind};
 pub use id::{BadWorkerId, RunId, SliceName, WorkerId};
 pub use quantity::{duration, size};
 pub use record::{Decision, Event, EventKind, Evidence, Story, Trigger, Verdict};
-pub use start_error::{Stage, StartError};
+pub use start_error::{Stage, StartError, Way};
 pub use status::{BreakerStatus, Detail, Readiness, RestartCounts, State, StoppedDetail, StoppingDetail, WorkerStatus};
 pub use time::Mono;
 pub use violation::{BreakerState, Class, Limit, PolicyName, Severity, Violation};

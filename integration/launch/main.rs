@@ -17,7 +17,7 @@ use pinfold::keeper::protocol::{FromKeeper, ToKeeper};
 use pinfold::kernel::launch::plan::{Ids, LaunchPlan, Rlimit};
 use pinfold::kernel::launch::{Method, Progress, selftest, spawn};
 use pinfold::kernel::pidfd::{self, Whom};
-use pinfold::model::{ExitStatus, RunId, Stage};
+use pinfold::model::{ExitStatus, RunId, Stage, Way};
 use serde_bytes::ByteBuf;
 use support::{Bed, MISBEHAVE, TESTBED, Tree, plan, run, wait_for};
 
@@ -358,7 +358,7 @@ fn a_run_is_not_launched_twice_and_a_request_without_its_descriptors_is_refused(
     assert_eq!(bed.tree.pids("once.1"), [pid]);
     let other = support::run("once", 2);
     let logs = bed.logs(&other);
-    fake.send(&ToKeeper::Launch { run: other, logs }, &[cgroup.as_fd()]);
+    fake.send(&ToKeeper::Launch { run: other, logs, way: Way::Usual }, &[cgroup.as_fd()]);
     let (FromKeeper::Failed { error, .. }, _) = fake.next() else { panic!() };
     assert_eq!(
         error.to_string(),
@@ -379,17 +379,36 @@ fn the_self_test_leaves_nothing_behind_and_says_which_way_works() {
 }
 
 #[test]
-fn a_child_killed_at_birth_is_born_again_the_other_way() {
+fn a_child_killed_at_birth_is_told_and_not_made_again() {
     let tree = Tree::new();
     let has_the_bug = selftest::run(&tree.root).unwrap().after_target_kill.is_err();
     let bed = Bed::start("into-cgroup");
     let (mut fake, ..) = bed.greeted();
+    let cgroup = bed.tree.make("lost.1");
+    bed.tree.write("lost.1/cgroup.kill", "1");
+    bed.launch_in(&fake, &plan(&run("lost", 1), &[MISBEHAVE, "sleep"]), cgroup.as_fd());
+    match fake.next().0 {
+        FromKeeper::Failed { error, .. } if has_the_bug => assert!(error.is_spawn_fault(), "{error}"),
+        FromKeeper::Launched { .. } if !has_the_bug => {}
+        other => panic!("with the bug {has_the_bug}: {other:?}"),
+    }
+    assert_eq!(bed.tree.pids("lost.1").is_empty(), has_the_bug);
+    assert_eq!(bed.said(), "");
+}
+
+#[test]
+fn the_other_way_is_gone_where_it_is_asked_for_and_kept_once_a_program_runs() {
+    let bed = Bed::start("into-cgroup");
+    let (mut fake, ..) = bed.greeted();
+    let cgroup = bed.tree.make("typo.1");
+    bed.launch_by(Way::Other, &fake, &plan(&run("typo", 1), &["/nonexistent"]), cgroup.as_fd());
+    assert!(matches!(fake.next().0, FromKeeper::Failed { .. }));
+    assert_eq!(bed.said(), "", "nothing runs yet");
     let cgroup = bed.tree.make("reborn.1");
-    bed.tree.write("reborn.1/cgroup.kill", "1");
-    bed.launch_in(&fake, &plan(&run("reborn", 1), &[MISBEHAVE, "sleep"]), cgroup.as_fd());
+    bed.launch_by(Way::Other, &fake, &plan(&run("reborn", 1), &[MISBEHAVE, "sleep"]), cgroup.as_fd());
     let (_, pid) = launched(fake.next().0);
     assert_eq!(bed.tree.pids("reborn.1"), [pid]);
-    assert_eq!(bed.said().contains("launching by Move from now on"), has_the_bug, "{}", bed.said());
+    assert!(bed.said().contains("launching by Move from now on"), "{}", bed.said());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use pinfold::clock::monotonic;
 use pinfold::keeper::protocol::{FromKeeper, LogFiles, ToKeeper, VERSION};
 use pinfold::keeper::transport::{self, Inbox, TransportError};
 use pinfold::kernel::launch::plan::{LaunchPlan, Session};
-use pinfold::model::{RunId, WorkerId};
+use pinfold::model::{RunId, Way, WorkerId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_bytes::ByteBuf;
@@ -186,10 +186,14 @@ impl Bed {
     }
 
     pub(crate) fn launch_in(&self, fake: &Fake, plan: &LaunchPlan, cgroup: BorrowedFd<'_>) {
+        self.launch_by(Way::Usual, fake, plan, cgroup);
+    }
+
+    pub(crate) fn launch_by(&self, way: Way, fake: &Fake, plan: &LaunchPlan, cgroup: BorrowedFd<'_>) {
         let run = RunId::from_dir_name(&plan.cgroup_name).unwrap();
         let body = transport::seal_body(plan).unwrap();
         let logs = self.logs(&run);
-        fake.send(&ToKeeper::Launch { run, logs }, &[cgroup, body.as_fd()]);
+        fake.send(&ToKeeper::Launch { run, logs, way }, &[cgroup, body.as_fd()]);
     }
 
     /// Ends the supervisor with a code; the keeper's own.

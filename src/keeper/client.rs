@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::protocol::{FromKeeper, LogFiles, ToKeeper, VERSION};
 use super::transport::{self, Inbox, Outbox, TransportError};
 use crate::kernel::launch::plan::LaunchPlan;
-use crate::model::RunId;
+use crate::model::{RunId, Way};
 
 /// Asks the keeper. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -68,10 +68,11 @@ impl Client {
         logs: LogFiles,
         cgroup: BorrowedFd<'_>,
         plan: &LaunchPlan,
+        way: Way,
     ) -> Result<(), TransportError> {
         let cgroup = cgroup.try_clone_to_owned().map_err(TransportError::Io)?;
         let body = transport::seal_body(plan)?;
-        self.send(&ToKeeper::Launch { run: run.clone(), logs }, vec![cgroup, body])
+        self.send(&ToKeeper::Launch { run: run.clone(), logs, way }, vec![cgroup, body])
     }
 
     /// The exit record of `run` has been taken over.

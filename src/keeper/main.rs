@@ -24,7 +24,7 @@ use crate::clock::monotonic;
 use crate::kernel::launch::plan::{LaunchPlan, Rlimit, Session};
 use crate::kernel::launch::{self, Method};
 use crate::kernel::pidfd::{self, Whom};
-use crate::model::{ExitStatus, Mono, RunId, Stage, StartError, chain};
+use crate::model::{ExitStatus, Mono, RunId, Stage, StartError, Way, chain};
 
 /// What became readable. Launches in flight have the tokens from here on.
 const SIGNALS: u64 = 0;
@@ -298,11 +298,16 @@ impl Keeper {
     fn obey(&mut self, message: ToKeeper, fds: Vec<OwnedFd>, now: Mono) {
         match message {
             ToKeeper::Hello { version } => self.supervisor.greet(version),
-            ToKeeper::Launch { run, logs } => {
+            ToKeeper::Launch { run, logs, way } => {
                 self.supervisor.listens();
-                let told = self.read_plan(&run, fds).map_err(|e| (run.clone(), e)).and_then(|(cgroup, plan)| {
-                    self.runs.launch((run, logs, plan, cgroup), &self.null, self.method, now)
-                });
+                let method = match way {
+                    Way::Usual => self.method,
+                    Way::Other => self.method.other(),
+                };
+                let told = self
+                    .read_plan(&run, fds)
+                    .map_err(|e| (run.clone(), e))
+                    .and_then(|(cgroup, plan)| self.runs.launch((run, logs, plan, cgroup), &self.null, method, now));
                 match told {
                     Ok(token) => self.watch_launch(token),
                     Err((run, error)) => self.tell_failed(run, error, now),
@@ -367,11 +372,12 @@ impl Keeper {
     }
 
     fn launched(&mut self, launch: Launch, now: Mono) {
-        if let Some(better) = launch.proven_method().filter(|method| *method != self.method) {
-            say("keeper", &format_args!("launching by {better:?} from now on: the other way lost a child at birth"));
-            self.method = better;
+        if launch.method != self.method {
+            self.method = launch.method;
+            let way = self.method;
+            say("keeper", &format_args!("launching by {way:?} from now on: the other way lost a child at birth"));
         }
-        let (large, run, pid) = (launch.plan_is_large(), launch.run, launch.child.pid);
+        let (large, run, pid) = (launch.plan_was_large, launch.run, launch.child.pid);
         self.runs.is_alive(run.clone(), pid, now);
         // First of all: from here on its output no longer depends on us.
         self.logs.attach(&run, launch.logs, launch.ends);
@@ -380,20 +386,18 @@ impl Keeper {
             self.supervisor.tell(&news, vec![launch.child.pidfd], now);
         }
         if large {
-            drop((launch.plan, launch.cgroup));
             launch::give_back();
         }
     }
 
     fn launch_reaped(&mut self, token: u64, status: ExitStatus, now: Mono) {
-        match self.runs.child_reaped(token, &self.null, now) {
+        match self.runs.child_reaped(token) {
             Some(Reaped::Ran(launch)) => {
                 let pid = launch.child.pid;
                 self.unwatch_launch(&launch);
                 self.launched(*launch, now);
                 self.run_ended(pid, status, now);
             }
-            Some(Reaped::Again(token)) => self.watch_launch(token),
             Some(Reaped::Failed(run, error)) => self.tell_failed(run, error, now),
             None => {}
         }

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ExitStatus, Mono, RunId, StartError};
+use crate::model::{ExitStatus, Mono, RunId, StartError, Way};
 
 /// The version of all three conversations. A peer of another version is refused with a sentence.
 pub const VERSION: u32 = 1;
@@ -27,6 +27,9 @@ pub enum ToKeeper {
         run: RunId,
         /// Where its output goes.
         logs: LogFiles,
+        /// How it gets into its cgroup.
+        #[serde(default)]
+        way: Way,
     },
     /// The exit record of `run` has been taken over and may be forgotten.
     Ack {

@@ -30,10 +30,9 @@ pub(super) struct Launch {
     pub(super) logs: LogFiles,
     pub(super) ends: Ends,
     pub(super) child: Child,
-    pub(super) plan: Box<LaunchPlan>,
-    pub(super) cgroup: OwnedFd,
-    method: Method,
-    retried: bool,
+    /// Whether the plan was large enough to leave a hole in the heap.
+    pub(super) plan_was_large: bool,
+    pub(super) method: Method,
     deadline: Mono,
     doomed: Option<StartError>,
 }
@@ -66,8 +65,6 @@ pub(super) enum Outcome {
 pub(super) enum Reaped {
     /// It had executed its program after all, and that has ended.
     Ran(Box<Launch>),
-    /// It is in flight again, under this token.
-    Again(u64),
     Failed(RunId, StartError),
 }
 
@@ -115,8 +112,8 @@ impl Runs {
         match born {
             Ok((ends, child)) => {
                 let deadline = now + EXEC_DEADLINE;
-                let (retried, doomed) = (false, None);
-                let launch = Launch { run, logs, ends, child, plan, cgroup, method, retried, deadline, doomed };
+                let plan_was_large = is_large(&plan);
+                let launch = Launch { run, logs, ends, child, plan_was_large, method, deadline, doomed: None };
                 Ok(self.put_in_flight(launch))
             }
             Err(e) => Err((run, e)),
@@ -197,8 +194,9 @@ impl Runs {
         self.lives.retain(|_, life| !matches!(life, Life::Failed(_)));
     }
 
-    /// The child of a launch in flight was reaped.
-    pub(super) fn child_reaped(&mut self, token: u64, null: &OwnedFd, now: Mono) -> Option<Reaped> {
+    /// The child of a launch in flight was reaped. One that was lost at birth is not made again here: whether somebody
+    /// has killed it meanwhile, the supervisor knows.
+    pub(super) fn child_reaped(&mut self, token: u64) -> Option<Reaped> {
         if let Outcome::Execed(launch) = self.confirm(token) {
             return Some(Reaped::Ran(launch));
         }
@@ -206,18 +204,7 @@ impl Runs {
         // The pipe has ended with the child, unless somebody else was given its end.
         let pending = || StartError::refused(Stage::Spawn, format!("the child of {} died in silence", launch.run));
         let error = launch.doomed.take().unwrap_or_else(pending);
-        if !error.is_spawn_fault() || launch.retried {
-            return Some(Reaped::Failed(launch.run, error));
-        }
-        let method = launch.method.other();
-        match spawn(&launch.plan, &launch.cgroup, null, &launch.ends, method) {
-            Ok(child) => {
-                (launch.child, launch.method, launch.retried) = (child, method, true);
-                launch.deadline = now + EXEC_DEADLINE;
-                Some(Reaped::Again(self.put_in_flight(*launch)))
-            }
-            Err(error) => Some(Reaped::Failed(launch.run, error)),
-        }
+        Some(Reaped::Failed(launch.run, error))
     }
 
     /// The next deadline of a launch in flight.
@@ -243,17 +230,9 @@ impl Runs {
     }
 }
 
-impl Launch {
-    /// Whether the plan was large enough to leave a hole in the heap.
-    pub(super) fn plan_is_large(&self) -> bool {
-        let strings = self.plan.argv.iter().chain(&self.plan.env);
-        strings.map(|s| s.len()).sum::<usize>() > 64 * 1024
-    }
-
-    /// The way by which a retried child came in after the first had failed: the better one for all that follow.
-    pub(super) fn proven_method(&self) -> Option<Method> {
-        self.retried.then_some(self.method)
-    }
+fn is_large(plan: &LaunchPlan) -> bool {
+    let strings = plan.argv.iter().chain(&plan.env);
+    strings.map(|s| s.len()).sum::<usize>() > 64 * 1024
 }
 
 fn spawn(

@@ -285,6 +285,7 @@ mod tests {
         prop_oneof![
             any::<u32>().prop_map(|version| ToKeeper::Hello { version }),
             (run(), "/\\PC{0,300}", "/\\PC{0,300}").prop_map(|(run, stdout, stderr)| ToKeeper::Launch {
+                way: crate::model::Way::Other,
                 run,
                 logs: LogFiles { stdout: stdout.into(), stderr: stderr.into() }
             }),

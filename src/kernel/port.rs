@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::news::NewsSender;
-use crate::model::{Counters, RestartCounts, RunId, Sample, StartError, Target, Wanted, WorkerId};
+use crate::model::{Counters, RestartCounts, RunId, Sample, StartError, Target, Wanted, Way, WorkerId};
 use crate::policy::breaker::Saved;
 use crate::spec::types::Spec;
 
@@ -26,7 +26,7 @@ pub trait Kernel: Send + Sync + 'static {
 
     /// Asks for the program to be executed in the prepared cgroup.
     /// Answer: `Launched` or `LaunchFailed`, in any case one of them, within a deadline.
-    fn launch(&self, run: &RunId, spec: &Arc<Spec>);
+    fn launch(&self, run: &RunId, spec: &Arc<Spec>, way: Way);
 
     /// Sends `signal`. A run that has just ended is no error.
     ///

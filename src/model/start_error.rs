@@ -50,6 +50,17 @@ pub enum Stage {
     Keeper,
 }
 
+/// How a run is launched into its cgroup, as far as whoever asks for it can choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// The one that the keeper has found to work here.
+    #[default]
+    Usual,
+    /// The other one: the run before was lost at birth, and nobody had killed it ([`Stage::Spawn`]).
+    Other,
+}
+
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -101,8 +112,8 @@ impl StartError {
         Self { stage, errno: 0, what: sentence.into() }
     }
 
-    /// Whether it is no fault of the worker or its configuration: never a strike, retried at once by the other way
-    /// into the cgroup.
+    /// Whether it is no fault of the worker or its configuration: never a strike, and the next run is launched the
+    /// other [`Way`] into its cgroup.
     #[must_use]
     pub fn is_spawn_fault(&self) -> bool {
         self.stage == Stage::Spawn

@@ -71,7 +71,7 @@ use serde::{Deserialize, Serialize};
 
 use self::circuit::{Circuit, Moment};
 use super::{backoff::Backoff, restart::RestartPolicy};
-use crate::model::{BreakerState, BreakerStatus, Class, Mono, Severity};
+use crate::model::{BreakerState, BreakerStatus, Class, Mono, Severity, Way};
 
 /// How long a launch may take before a trial without a run has failed: longer than any launch that is still watched.
 pub const LAUNCH_PATIENCE: Duration = Duration::from_secs(120);
@@ -237,6 +237,12 @@ impl Breaker {
         let due = now + SPAWN_FAULT.delay(self.spawn_faults, draw);
         self.spawn_faults = self.spawn_faults.saturating_add(1);
         due
+    }
+
+    /// How the next run is to be launched: after each fault of ours in a row the other way.
+    #[must_use]
+    pub const fn way(&self) -> Way {
+        if self.spawn_faults % 2 == 1 { Way::Other } else { Way::Usual }
     }
 
     /// Whether the class admits nothing. A half-open one does, once.

@@ -14,7 +14,7 @@ use crate::kernel::news::NewsSender;
 use crate::kernel::port::{Kernel, KernelError, RunNote};
 use crate::model::{
     AboveReading, Counters, CpuStat, ExitStatus, KernelEvent, KernelEventKind, MemoryEvents, Mono, Pressures, RunId,
-    Sample, Stage, StartError, Target, Wanted, WorkerId,
+    Sample, Stage, StartError, Target, Wanted, Way, WorkerId,
 };
 use crate::spec::types::Spec;
 
@@ -39,7 +39,7 @@ pub struct FakeKernel {
 #[expect(missing_docs, reason = "the names are the port's")]
 pub enum Call {
     Prepare(RunId),
-    Launch(RunId),
+    Launch(RunId, Way),
     Signal(RunId, i32, Target),
     Kill(RunId),
     Drain(RunId),
@@ -314,9 +314,9 @@ impl Kernel for FakeKernel {
         Ok(counters)
     }
 
-    fn launch(&self, run: &RunId, _spec: &Arc<Spec>) {
+    fn launch(&self, run: &RunId, _spec: &Arc<Spec>, way: Way) {
         let mut world = self.world();
-        let Some(found) = world.called(self.clock.now(), Call::Launch(run.clone()), run) else { return };
+        let Some(found) = world.called(self.clock.now(), Call::Launch(run.clone(), way), run) else { return };
         if found.main != Main::Unborn {
             return world.breach(format!("{run} is launched twice"));
         }

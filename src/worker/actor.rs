@@ -233,7 +233,7 @@ impl Actor {
                 }
                 self.next.push_back(Event::Prepared { run: run.number, result: Box::new(result) });
             }
-            Effect::Launch(run) => self.shared.kernel.launch(&run, self.state.spec()),
+            Effect::Launch(run, way) => self.shared.kernel.launch(&run, self.state.spec(), way),
             Effect::Signal { run, signal, to } => {
                 let sent = self.shared.kernel.signal(&run, signal, to);
                 self.record_failure(&run, sent);

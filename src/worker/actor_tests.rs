@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::model::{
     Detail, ExitCause, ExitStatus, KilledBy, OomScope, Stage, StartError, State as Public, StoppingDetail, Target,
-    Trigger,
+    Trigger, Way,
 };
 use crate::policy::restart::{RestartMode, RestartPolicy};
 use crate::spec::types::{KillMode, Limits, Memory, OomGroup};
@@ -54,7 +54,7 @@ async fn a_start_makes_the_cgroup_first_and_is_answered_when_the_program_runs() 
     assert_eq!((status.state, status.run, status.pid), (Public::Running, 1, Some(300)));
     let calls: Vec<_> = bench.kernel.calls().into_iter().map(|(_, call)| call).collect();
     let r = run(&worker, 1);
-    assert_eq!(calls, [Call::Prepare(r.clone()), Call::Launch(r.clone()), Call::Note(r.clone())]);
+    assert_eq!(calls, [Call::Prepare(r.clone()), Call::Launch(r.clone(), Way::Usual), Call::Note(r.clone())]);
     let note = bench.kernel.note_of(&r).unwrap();
     assert_eq!((note.pid, note.desired_up, note.uuid.len()), (Some(300), true, 36));
 }
@@ -278,6 +278,9 @@ async fn a_program_that_ran_ends_a_row_of_spawn_faults() {
     }
     drop(worker.start(Trigger::Operator));
     wait_for(&worker, SOON, |s| s.run == 3 && s.state == Public::Running).await.unwrap();
+    let ways = |(_, call)| if let Call::Launch(_, way) = call { Some(way) } else { None };
+    let ways: Vec<Way> = bench.kernel.calls().into_iter().filter_map(ways).collect();
+    assert_eq!(ways, [Way::Usual, Way::Other, Way::Usual], "after a fault, the other way");
     bench.kernel.script(worker.id(), Script::fails(Stage::Spawn, 0));
     drop(worker.restart(false));
     let waiting = wait_for(&worker, SOON, |s| s.run == 4 && s.next_attempt.is_some()).await.unwrap();
@@ -295,7 +298,7 @@ async fn a_limit_that_cannot_be_set_is_a_failed_start_without_a_launch() {
     let answer = worker.start(Trigger::Operator).await;
     assert_eq!(answer, Err(AskError::Refused { worker: worker.id().clone(), why: Refusal::StartFailed(error) }));
     rest(&worker).await;
-    assert!(!bench.kernel.calls().iter().any(|(_, c)| matches!(c, Call::Launch(_))));
+    assert!(!bench.kernel.calls().iter().any(|(_, c)| matches!(c, Call::Launch(..))));
 }
 
 struct StartErrorOf;

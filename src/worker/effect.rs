@@ -1,6 +1,6 @@
 //! What a step wants done. Performed in order, by the actor alone.
 
-use crate::model::{EventKind, RunId, StartError, Target, Wanted};
+use crate::model::{EventKind, RunId, StartError, Target, Wanted, Way};
 
 use super::event::Ticket;
 
@@ -11,7 +11,7 @@ pub enum Effect {
     /// other event.
     Prepare(RunId),
     /// Have its program executed.
-    Launch(RunId),
+    Launch(RunId, Way),
     /// Send a signal.
     Signal {
         /// To which run.

@@ -208,7 +208,7 @@ impl Witness {
                 prop_assert!(!self.down, "{run} is begun although a stop was asked for");
                 self.prepared.push(run.number);
             }
-            Effect::Launch(run) => {
+            Effect::Launch(run, _) => {
                 prop_assert!(self.limits_precede_launch(run.number), "{run} is launched without a cgroup");
                 prop_assert!(!self.down, "{run} is launched although a stop was asked for");
                 self.live = Some(run.number);

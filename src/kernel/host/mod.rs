@@ -43,7 +43,7 @@ use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::kernel::{note, pidfd};
 use crate::model::{
     AboveReading, Counters, KernelEvent, KernelEventKind, Mono, RunId, Sample, Stage, StartError, Target, Usage,
-    Wanted, WorkerId, chain,
+    Wanted, Way, WorkerId, chain,
 };
 use crate::spec::types::{Slice, Spec};
 
@@ -288,14 +288,14 @@ impl Kernel for HostKernel {
         }
     }
 
-    fn launch(&self, run: &RunId, spec: &Arc<Spec>) {
+    fn launch(&self, run: &RunId, spec: &Arc<Spec>, way: Way) {
         let inner = Arc::clone(&self.inner);
         let (run, spec) = (run.clone(), Arc::clone(spec));
         // What can wait for a disk or a network is looked up aside, and only then: a thread hop costs a restart more
         // than the rest of the plan.
         if spec.user.is_none() && spec.group.is_none() && spec.env_files.is_empty() {
             let plan = inner.resolve(&run, &spec);
-            return inner.launch(&run, plan);
+            return inner.launch(&run, plan, way);
         }
         tokio::spawn(async move {
             let aside = {
@@ -310,7 +310,7 @@ impl Kernel for HostKernel {
                     format!("looking up user, group and env files took more than {} s", LOOK_UP.as_secs()),
                 )),
             };
-            inner.launch(&run, plan);
+            inner.launch(&run, plan, way);
         });
     }
 
@@ -466,11 +466,11 @@ impl Inner {
         resolve::resolve(spec, &context)
     }
 
-    fn launch(&self, run: &RunId, plan: Result<LaunchPlan, StartError>) {
+    fn launch(&self, run: &RunId, plan: Result<LaunchPlan, StartError>, way: Way) {
         let Some(dir) = self.dir(run) else { return };
         let logs = log_files(&self.logs, run);
         let asked = plan.and_then(|plan| {
-            let asked = self.keeper.launch(run, logs, dir.as_fd(), &plan);
+            let asked = self.keeper.launch(run, logs, dir.as_fd(), &plan, way);
             asked.map_err(|e| StartError::refused(Stage::Keeper, chain(&e)))
         });
         if let Err(error) = asked {

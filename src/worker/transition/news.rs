@@ -42,7 +42,7 @@ impl Transition<'_> {
                     self.s.phase =
                         Phase::Draining { life, remains, kill_at: self.now + KILL_PATIENCE, after: After::Policy };
                 } else {
-                    self.out.push(Effect::Launch(self.s.run()));
+                    self.out.push(Effect::Launch(self.s.run(), self.s.breaker.way()));
                     self.s.phase = Phase::Launching { life, patience: self.now + LAUNCH_PATIENCE };
                 }
             }
