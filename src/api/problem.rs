@@ -13,25 +13,31 @@ impl Problem {
     /// An error with what to say about it.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        let status = code.status();
-        let title = StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
-        Self { title: title.to_owned(), status, code, detail: detail.into(), results: Vec::new() }
+        Self::with_status(code.status(), code, detail.into())
     }
 
-    /// What `results` have failed in, if any of them has: in one way, or in several.
+    fn with_status(status: u16, code: Code, detail: String) -> Self {
+        let title = StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
+        Self { title: title.to_owned(), status, code, detail, results: Vec::new() }
+    }
+
+    /// What `results` have failed in, if any of them has: in one way, or in several. The HTTP status is that of all of
+    /// them, where it is one: conflicts of several kinds are no fault of the server.
     #[must_use]
     pub fn of(results: &[Settled]) -> Option<Self> {
-        let mut failed = results.iter().filter(|settled| settled.outcome == Word::Failed);
-        let first = failed.next()?;
-        let others = failed.clone().count();
-        let code = first.code.unwrap_or(Code::Failed);
-        let code = if failed.all(|settled| settled.code == first.code) { code } else { Code::Failed };
+        let failed = results.iter().filter(|settled| settled.outcome == Word::Failed);
+        let first = failed.clone().next()?;
+        let others = failed.clone().count() - 1;
+        let codes = || failed.clone().map(|settled| settled.code.unwrap_or(Code::Failed));
+        let one = first.code.unwrap_or(Code::Failed);
+        let code = if codes().all(|code| code == one) { one } else { Code::Failed };
+        let status = if codes().all(|code| code.status() == one.status()) { one } else { Code::Failed }.status();
         let detail = format!("worker {}: {}", first.worker, first.error.as_deref().unwrap_or("it failed"));
         let detail = match others {
             0 => detail,
             n => format!("{detail}; and {n} more of {} have failed", results.len()),
         };
-        Some(Self { results: results.to_vec(), ..Self::new(code, detail) })
+        Some(Self { results: results.to_vec(), ..Self::with_status(status, code, detail) })
     }
 }
 

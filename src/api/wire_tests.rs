@@ -192,6 +192,8 @@ fn what_several_failed_in_is_told_as_one_only_where_it_is_one() {
     let open = Some(Code::BreakerOpen);
     assert_eq!(code(&[settled("a", None), settled("b", open)]), Some((Code::BreakerOpen, 409)));
     assert_eq!(code(&[settled("a", open), settled("b", open)]), Some((Code::BreakerOpen, 409)));
+    let conflicts = [settled("a", open), settled("b", Some(Code::Superseded))];
+    assert_eq!(code(&conflicts), Some((Code::Failed, 409)), "nothing is wrong with the server");
     let mixed = [settled("a", open), settled("b", Some(Code::TimedOut)), settled("c", None)];
     assert_eq!(code(&mixed), Some((Code::Failed, 500)));
     let problem = Problem::of(&mixed).unwrap();
