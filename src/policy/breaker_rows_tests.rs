@@ -325,7 +325,12 @@ proptest! {
             for (class, state) in seen.changes {
                 match state {
                     BreakerState::Closed => made[class as usize] = Made::default(),
-                    BreakerState::Open | BreakerState::HalfOpen => made[class as usize].trials = 0,
+                    BreakerState::Open | BreakerState::HalfOpen => {
+                        let made = &mut made[class as usize];
+                        // A trial that was not taken in time is one no more.
+                        made.in_flight &= made.trials == 0;
+                        made.trials = 0;
+                    }
                 }
             }
             if let Some((class, answer)) = seen.asked {
