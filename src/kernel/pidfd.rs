@@ -118,6 +118,22 @@ pub fn start_ticks(pid: i32) -> Option<u64> {
     text.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// Whether `pid` has SIGKILL before it or is dead: `ShdPnd` and `SigPnd` of `/proc/PID/status` (`proc_pid_status(5)`). The
+/// kernel leaves it there until the process is reaped, also once it is on its way out. One of which nothing can be read
+/// is dead.
+#[must_use]
+pub fn is_dying(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/status")).map_or(true, |text| says_dying(&text))
+}
+
+fn says_dying(status: &str) -> bool {
+    const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
+    let field = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    let pending = |key: &str| field(key).and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
+    field("State:").is_some_and(|state| state.starts_with(['Z', 'X']))
+        || (pending("ShdPnd:") | pending("SigPnd:")) & SIGKILL != 0
+}
+
 /// Whether `pid` is directly in the cgroup whose directory is called `name`: the last component of its v2 path in
 /// `/proc/PID/cgroup` (cgroups(7)).
 ///
@@ -276,6 +292,24 @@ mod tests {
         tell(libc::SIGCONT, JobChange::Continued);
         super::signal(child.pidfd.as_fd(), libc::SIGKILL).unwrap();
         reap_blocking(Whom::Pid(child.pid)).unwrap();
+    }
+
+    #[test]
+    fn whoever_was_sent_sigkill_is_dying_at_every_moment_until_it_is_reaped() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(!is_dying(std::process::id().cast_signed()));
+        for _ in 0..100 {
+            let child = launch(&["/bin/sleep", "60"], null.as_fd());
+            assert!(!is_dying(child.pid));
+            super::signal(child.pidfd.as_fd(), libc::SIGKILL).unwrap();
+            assert!(is_dying(child.pid));
+            while peek(Whom::Pid(child.pid)).unwrap().is_none() {
+                assert!(is_dying(child.pid));
+            }
+            assert!(is_dying(child.pid), "a zombie is dead");
+            reap_blocking(Whom::Pid(child.pid)).unwrap();
+            assert!(is_dying(child.pid), "and so is what is not there");
+        }
     }
 
     #[test]

@@ -22,7 +22,12 @@ pub enum KernelEventKind {
     /// It never ran. Its child, if there was one, has been reaped.
     LaunchFailed(StartError),
     /// Its counters were read anew because a notification hinted at a change.
-    Counted(Counters),
+    Counted {
+        /// The counters.
+        counters: Counters,
+        /// Whether an `oom_kill` has grown, and the main process was about to die when it was read.
+        main_is_dying: bool,
+    },
     /// A pressure trigger set for this limit fired: a reason to look, no proof.
     Pressed(Limit),
     /// Its main process ended and was reaped. The counters were read after the exit and before anything was removed.

@@ -17,7 +17,8 @@
 //! So a count that grew means that the OOM killer came before our kill had reached *that* process. Where the
 //! whole group goes at once (`memory.oom.group`) that process was as good as the main one: `oom`. Where single processes
 //! go (`oom_scope: process`) it may have been a child, and our kill explains the main process's death: `killed`. Both
-//! are `likely`, because two explanations met. Without a kill of ours a single process's OOM and a stranger's SIGKILL within
+//! are `likely`, because two explanations met. It is `oom` as well where a SIGKILL was pending for the main process when
+//! the count was read, and we had sent none yet. Without a kill of ours a single process's OOM and a stranger's SIGKILL within
 //! one reading cannot be told apart either: `oom`, likely.
 //!
 //! # Whose memory ran out
@@ -29,6 +30,7 @@
 //! |---|---|---|
 //! | here (`memory.events.local`) | `worker` | yes |
 //! | below, in a cgroup that the worker made | `worker` | no: perhaps not on the main process |
+//! | here, but before the earlier reading, and no kill had answered it (`policy::violation`) | `worker` | no |
 //! | not here, but in `memory.events.local` of an ancestor | `ancestor`, the nearest such | yes |
 //! | in no cgroup, and every one up to the host's root was read | `host` | yes, unless the host's own count of kills stood still |
 //! | in none of those that could be read | `host` | no |
@@ -44,7 +46,8 @@
 //! # The earlier reading
 //!
 //! The caller's `before` must not hold the growth that killed the main process. The notification of an OOM
-//! comes before the exit in half of all cases, so "the last reading while it lived" alone is not enough: see
+//! comes before the exit in half of all cases, on a busy host seconds before, so "the last reading while it lived" alone is
+//! not enough: where a SIGKILL was pending for the main process when a kill was read, that kill was its own. See
 //! `worker::state::Readings`.
 
 use crate::model::{
@@ -94,6 +97,10 @@ pub struct Facts<'a> {
     pub before: Counters,
     /// The counters after.
     pub after: Counters,
+    /// Whether SIGKILL was pending for the main process when a kill was read, and we had sent none.
+    pub doomed: bool,
+    /// Whether `oom` was counted here before `before` already, and the kill that it asked for only afterwards.
+    pub own_oom: bool,
     /// What the ancestors' counters say; `None` where nobody looked.
     pub above: Option<&'a AboveReading>,
     /// What we had asked.
@@ -142,7 +149,7 @@ fn by_sigkill(facts: &Facts<'_>) -> (ExitCause, Confidence) {
     });
     match (oom(facts), ours) {
         (Some(oom), None) => (ExitCause::Oom { scope: oom.scope }, oom.confidence),
-        (Some(oom), Some(_)) if oom.takes_all => (ExitCause::Oom { scope: oom.scope }, Likely),
+        (Some(oom), Some(_)) if oom.takes_all || facts.doomed => (ExitCause::Oom { scope: oom.scope }, Likely),
         (Some(_), Some(by)) => (killed(by, facts.asked), Likely),
         (None, Some(by)) => (killed(by, facts.asked), Certain),
         // Without the memory controller an OOM of the host leaves no trace that we could read.
@@ -183,8 +190,11 @@ fn oom(facts: &Facts<'_>) -> Option<Oom> {
     // The count of group kills came with Linux 5.17; before it only the setting tells.
     let takes_all = any(|e| e.oom_group_kill) || (facts.oom_takes_all && local.oom_kill > 0);
     // Counted below the run's cgroup only: a limit that the worker itself set there, and perhaps not on the main process.
-    let (scope, known) =
-        if local.oom > 0 || all.oom > 0 { (OomScope::Worker, local.oom > 0) } else { further_up(facts.above) };
+    let (scope, known) = if local.oom > 0 || all.oom > 0 || facts.own_oom {
+        (OomScope::Worker, local.oom > 0)
+    } else {
+        further_up(facts.above)
+    };
     let confidence = if takes_all && known { Confidence::Certain } else { Confidence::Likely };
     Some(Oom { scope, takes_all, confidence })
 }

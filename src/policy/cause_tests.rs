@@ -207,7 +207,17 @@ fn every_case_has_its_row() {
     for (name, end, grown, above, asked, oom_takes_all, cause, confidence) in rows {
         let (before, after) = counters(grown);
         let above = above.as_ref();
-        let facts = Facts { end, before, after, above, asked, oom_takes_all, success_exit_codes: &[0, 42] };
+        let facts = Facts {
+            end,
+            before,
+            after,
+            doomed: false,
+            own_oom: false,
+            above,
+            asked,
+            oom_takes_all,
+            success_exit_codes: &[0, 42],
+        };
         seen.insert(branch(&cause));
         assert_eq!(decide(&facts), (cause, confidence), "{name}");
     }
@@ -248,6 +258,8 @@ fn a_policy_is_named_by_the_resource_it_is_about_and_nobody_elses_kill_bears_a_n
             end,
             before,
             after,
+            doomed: false,
+            own_oom: false,
             above: None,
             asked: Asked { stop, kill, policy: Some(policy) },
             oom_takes_all: true,
@@ -281,12 +293,33 @@ fn without_the_memory_controller_a_foreign_sigkill_is_only_likely() {
         end: reaped(9),
         before: Counters::default(),
         after: Counters { pids_max: Some(4), ..Default::default() },
+        doomed: false,
+        own_oom: false,
         above: None,
         asked: NOBODY,
         oom_takes_all: false,
         success_exit_codes: &[0],
     };
     assert_eq!(decide(&facts), (ExitCause::KilledExternal, Likely));
+}
+
+#[test]
+fn a_limit_that_was_reached_before_the_earlier_reading_is_named_for_the_kill_that_came_after_it() {
+    let events = |oom_kill| Some(MemoryEvents { oom: 1, oom_kill, ..MemoryEvents::default() });
+    let of = |oom_kill| Counters { local: events(oom_kill), memory: events(oom_kill), pids_max: None };
+    let facts = |own_oom| Facts {
+        end: reaped(9),
+        before: of(0),
+        after: of(1),
+        doomed: false,
+        own_oom,
+        above: None,
+        asked: NOBODY,
+        oom_takes_all: false,
+        success_exit_codes: &[0],
+    };
+    assert_eq!(decide(&facts(true)), (ExitCause::Oom { scope: OomScope::Worker }, Likely));
+    assert_eq!(decide(&facts(false)), (ExitCause::Oom { scope: OomScope::Host }, Likely));
 }
 
 fn any_end() -> impl Strategy<Value = Option<Option<ExitStatus>>> {
@@ -358,13 +391,15 @@ fn explanations(facts: &Facts<'_>) -> Vec<&'static str> {
         ("signaled", signal.is_some_and(|signal| signal != 9 && !signal_of_ours(signal))),
         (
             "oom",
-            shot && kills && (of_all || !shot_by_us) || unseen && of_all || unborn && kills && asked.kill.is_none(),
+            shot && kills && (of_all || facts.doomed || !shot_by_us)
+                || unseen && of_all
+                || unborn && kills && asked.kill.is_none(),
         ),
         (
             "killed",
             obeyed
                 || signal.is_some_and(|signal| signal != 9 && signal_of_ours(signal))
-                || shot_by_us && !of_all
+                || shot_by_us && !of_all && !(kills && facts.doomed)
                 || unseen && asked.kill.is_some() && !of_all
                 || unborn && asked.kill.is_some(),
         ),
@@ -380,7 +415,7 @@ proptest! {
     fn exactly_one_cause_results_from_any_evidence_and_none_is_invented(
         end in any_end(), spawn_fault in any::<bool>(),
         before in (any_events(), any_events()), after in (any_events(), any_events()),
-        asked in any_asked(), oom_takes_all in any::<bool>(), above in any_above(),
+        asked in any_asked(), oom_takes_all in any::<bool>(), own_oom in any::<bool>(), doomed in any::<bool>(), above in any_above(),
     ) {
         let error = StartError::os(if spawn_fault { Stage::Spawn } else { Stage::Exec }, "", 2);
         let of = |(local, memory)| Counters { local, memory, pids_max: None };
@@ -390,7 +425,7 @@ proptest! {
                 Some(None) => End::Unseen(UnknownWhy::SupervisorAway),
                 Some(Some(status)) => End::Reaped(status),
             },
-            before: of(before), after: of(after), above: above.as_ref(), oom_takes_all, success_exit_codes: &[0], asked,
+            before: of(before), after: of(after), doomed, own_oom, above: above.as_ref(), oom_takes_all, success_exit_codes: &[0], asked,
         };
         let (cause, confidence) = decide(&facts);
         let kind = serde_json::to_value(&cause).unwrap()["kind"].as_str().unwrap().to_owned();
@@ -399,7 +434,7 @@ proptest! {
 
         let status = end.flatten();
         let grown = facts.after.since(facts.before);
-        let own = [grown.local, grown.memory].into_iter().flatten().any(|e| e.oom > 0);
+        let own = [grown.local, grown.memory].into_iter().flatten().any(|e| e.oom > 0) || own_oom;
         let further_up = above.as_ref().is_some_and(|above| above.levels.iter().any(|l| l.after.oom > l.before.oom));
         match &cause {
             ExitCause::Exited { code } => prop_assert_eq!(status, Some(ExitStatus::Exited { code: *code })),

@@ -24,6 +24,7 @@
 
 mod gauge;
 mod high;
+mod own_oom;
 mod rules;
 
 use std::time::Duration;
@@ -31,14 +32,12 @@ use std::time::Duration;
 use crate::model::{Counters, Limit, MemoryEvents, Mono, Sample, Severity, Violation, Wanted, duration, size};
 use gauge::{Gauge, Measure, Reading};
 use high::High;
+use own_oom::OwnOom;
 pub use rules::{CpuMax, CpuTime, MemoryHigh, Rules, Stall};
 
 /// How long a counter must not grow before its episode is over. More than the 10 s for which the watch on a noisy
 /// file rests at the longest: a fork bomb at its limit would else recover, and violate again, at each reading.
 pub const QUIET: Duration = Duration::from_secs(12);
-
-/// `oom` is counted before `oom_kill`, and a reading can fall between them.
-const SAME_OOM: Duration = Duration::from_secs(2);
 
 /// From one look to the next, while nothing changes.
 const STEPS: [Duration; 5] = [
@@ -79,8 +78,7 @@ pub struct Watchman {
     /// What is suspicious or open; nothing else.
     cases: Vec<Case>,
     time: CpuClock,
-    /// When `oom` was last seen to grow: the worker's own memory had run out.
-    ran_out: Option<Mono>,
+    own_oom: OwnOom,
 }
 
 /// The last look at the CPU time, and how many before it found that nothing had been used.
@@ -116,7 +114,11 @@ impl Watchman {
     /// what it has used since is read when the first deadline says so, which may be at once.
     #[must_use]
     pub const fn new(started: Mono) -> Self {
-        Self { cases: Vec::new(), time: CpuClock { at: started, used_usec: 0, idle: 0 }, ran_out: None }
+        Self {
+            cases: Vec::new(),
+            time: CpuClock { at: started, used_usec: 0, idle: 0 },
+            own_oom: OwnOom { until: None },
+        }
     }
 
     /// The event counters have grown by `grown` since they were last read.
@@ -124,12 +126,9 @@ impl Watchman {
         let mut found = self.settle(rules, now);
         let of = |f: fn(&MemoryEvents) -> u64, e: Option<MemoryEvents>| e.as_ref().map_or(0, f);
         let kills = of(|e| e.oom_kill, grown.memory.or(grown.local));
-        if of(|e| e.oom, grown.memory.or(grown.local)) > 0 {
-            self.ran_out = Some(now);
-        }
-        // Without it, it was a limit further up, or the host, that took a process: no limit of this worker is violated.
-        let own = self.ran_out.is_some_and(|at| now.since(at) <= SAME_OOM);
-        if kills > 0 && own {
+        self.own_oom.counted(grown, now);
+        // Else it was a limit further up, or the host, that took a process: no limit of this worker is violated.
+        if kills > 0 && self.own_oom.explains(now) {
             self.event(rules, Limit::MemoryMax, now, &mut found, || oom(rules, kills));
         }
         let refused = grown.pids_max.unwrap_or(0);
@@ -141,6 +140,12 @@ impl Watchman {
             self.high_grew(high, now);
         }
         found
+    }
+
+    /// Whether a kill that is counted `now` is for the run's own limit, as far as the readings say.
+    #[must_use]
+    pub fn explains_oom_kill(&self, now: Mono) -> bool {
+        self.own_oom.explains(now)
     }
 
     /// A pressure trigger that was set for `limit` fired, perhaps for nothing: the look begins.

@@ -203,6 +203,26 @@ fn an_oom_kill_for_a_limit_further_up_violates_no_limit_of_the_run() {
 }
 
 #[test]
+fn a_limit_waits_for_its_victim_for_a_minute_and_answered_for_no_other() {
+    let events = |oom, oom_kill| Some(MemoryEvents { oom, oom_kill, ..MemoryEvents::default() });
+    let grown = |oom, kills| Counters { local: events(oom, kills), memory: events(oom, kills), pids_max: None };
+    let told = |row: &[(f64, u64, u64)]| {
+        let mut scene = Scene::new(&all());
+        for (at, oom, kills) in row {
+            scene.follow(*at, |_| Sample::default());
+            scene.counted(*at, grown(*oom, *kills));
+        }
+        scene.told.iter().filter(|(_, finding)| matches!(finding, Finding::Opened(_))).count()
+    };
+    assert_eq!(told(&[(0.0, 1, 0), (59.0, 0, 1)]), 1, "the kernel's report takes its time");
+    assert_eq!(told(&[(0.0, 1, 0), (61.0, 0, 1)]), 0, "that one had no victim");
+    assert_eq!(told(&[(0.0, 1, 1), (3.0, 0, 1)]), 1, "the second is another's");
+    assert_eq!(told(&[(0.0, 1, 0), (30.0, 0, 1), (50.0, 0, 1)]), 1, "answered: the third is another's");
+    assert_eq!(told(&[(0.0, 2, 1), (50.0, 0, 1)]), 2, "two asked for one each");
+    assert_eq!(told(&[(0.0, 1, 3), (1.0, 0, 4)]), 1, "a group goes one by one, in one episode");
+}
+
+#[test]
 fn an_oom_kill_below_the_runs_own_cgroup_counts_and_one_is_not_counted_twice() {
     let mut scene = Scene::new(&all());
     let below = MemoryEvents { oom: 1, oom_kill: 1, ..MemoryEvents::default() };

@@ -85,6 +85,8 @@ struct Run {
     children: bool,
     counters: Counters,
     launched: Mono,
+    /// Its main process was sent SIGKILL: nothing else can end it any more.
+    dying: bool,
     above_high: bool,
     /// When its quota began to run out, and for how long it has in all.
     throttled: (Option<Mono>, Duration),
@@ -302,6 +304,7 @@ impl Kernel for FakeKernel {
             children: false,
             counters,
             launched: now,
+            dying: false,
             above_high: false,
             throttled: (None, Duration::ZERO),
             above: None,

@@ -89,6 +89,13 @@ pub enum Oom {
     },
     /// A child.
     Child,
+    /// The main process alone, for the own limit.
+    Main {
+        /// From the limit's count to the kill's: the kernel writes its report.
+        report: Duration,
+        /// From the kill's count to the end.
+        lingers: Duration,
+    },
 }
 
 impl Default for Script {
@@ -152,9 +159,10 @@ impl Script {
             },
             exits: exit.map(|status| (ms(random, soon), status)),
             oom: one_in(random, 5).then(|| {
-                let what = match random.u32(0..5) {
+                let what = match random.u32(0..6) {
                     0 => Oom::Child,
                     1 => Oom::Foreign { ancestor: random.bool() },
+                    5 => Oom::Main { report: ms(random, 10_000), lingers: ms(random, 10_000) },
                     n => Oom::All { notified: n == 2 },
                 };
                 (ms(random, 10_000), what)

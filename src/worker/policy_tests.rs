@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::{
-    BreakerState, Class, Detail, ExitCause, ExitStatus, HealthReport, KilledBy, Limit, PolicyName, ProbeKind,
+    BreakerState, Class, Detail, ExitCause, ExitStatus, HealthReport, KilledBy, Limit, OomScope, PolicyName, ProbeKind,
     Readiness, State as Public, StoppedDetail, StoppingDetail, Trigger, Verdict, WorkerStatus,
 };
 use crate::policy::restart::{BudgetOverride, OnOpen, RestartMode, RestartPolicy};
@@ -259,6 +259,29 @@ async fn an_oom_kill_restarts_in_the_class_of_its_limit_whether_or_not_its_notif
         let events = bench.recorded();
         let violations = events.iter().filter(|e| matches!(e.kind, EventKind::Violation { .. })).count();
         assert_eq!(violations, 1, "one episode");
+    }
+}
+
+/// On a busy host seconds lie between the count of the limit, that of the kill, and the end.
+#[tokio::test(start_paused = true)]
+async fn an_oom_that_takes_its_time_is_the_workers_own_all_the_same() {
+    for (report, lingers) in [(0, 0), (0, 20), (20, 0), (20, 20)] {
+        let mut bench = Bench::new(1);
+        let set = |s: &mut Spec| {
+            s.limits.memory.oom_scope = OomGroup::Process;
+            s.limits.memory.policy = ViolationPolicy::Restart;
+        };
+        let oom = Oom::Main { report: report * SEC, lingers: lingers * SEC };
+        let worker = started(&bench, spec(set), Script { oom: Some((SEC, oom)), ..Script::default() }).await;
+        let status = reached(&worker, |s| s.run == 2 && s.state == Public::Running).await;
+        assert_eq!((status.restarts_by.violation, status.restarts_by.exit), (1, 0), "{oom:?}");
+        let events = bench.recorded();
+        assert_eq!(causes(&events), [ExitCause::Oom { scope: OomScope::Worker }], "{oom:?}");
+        let violation = events.iter().find_map(|e| match &e.kind {
+            EventKind::Violation { severity, .. } => Some(severity.as_str()),
+            _ => None,
+        });
+        assert_eq!(violation, Some("critical"), "{oom:?}: its limit's, not another's");
     }
 }
 

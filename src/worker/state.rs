@@ -186,13 +186,15 @@ pub(super) enum After {
 ///
 /// An OOM kill is often read *before* the exit it causes. So a reading in which an OOM count grew does not become the
 /// baseline while the main process may be dying of it: never, where an OOM takes the whole run (if the main
-/// process lives on, nothing was taken), else after [`Readings::SETTLE`].
+/// process lives on, nothing was taken) or where the main process was seen to be dying; else after [`Readings::SETTLE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Readings {
     baseline: Counters,
     last: Counters,
     /// Since when `last` holds an OOM that `baseline` does not.
     unsettled: Option<Mono>,
+    /// The main process was dying when a kill was read: whether that was for the run's own limit.
+    doomed: Option<bool>,
 }
 
 impl Readings {
@@ -200,15 +202,16 @@ impl Readings {
     const SETTLE: Duration = Duration::from_secs(2);
 
     pub(super) const fn new(baseline: Counters) -> Self {
-        Self { baseline, last: baseline, unsettled: None }
+        Self { baseline, last: baseline, unsettled: None, doomed: None }
     }
 
-    /// Takes a new reading; answers with the growth since the one before.
-    pub(super) fn read(&mut self, counters: Counters, oom_takes_all: bool, now: Mono) -> Counters {
-        if !oom_takes_all && self.unsettled.is_some_and(|since| now.since(since) >= Self::SETTLE) {
+    /// Takes a new reading. `doomed` where it has a kill and the main process is dying: whether it is for the own limit.
+    pub(super) fn read(&mut self, counters: Counters, oom_takes_all: bool, doomed: Option<bool>, now: Mono) {
+        if self.is_settled(oom_takes_all, now) {
             self.baseline = self.last;
             self.unsettled = None;
         }
+        self.doomed = self.doomed.or(doomed);
         let grown = counters.since(self.last);
         if oom_grew(counters.since(self.baseline)) {
             // Later growth begins the wait anew: whoever dies of it has had no time yet.
@@ -219,15 +222,26 @@ impl Readings {
             self.baseline = counters;
         }
         self.last = counters;
-        grown
+    }
+
+    /// Whether the main process has outlived what was unsettled.
+    fn is_settled(&self, oom_takes_all: bool, now: Mono) -> bool {
+        !oom_takes_all && self.doomed.is_none() && self.unsettled.is_some_and(|since| now.since(since) >= Self::SETTLE)
     }
 
     /// The reading that an exit at `now` is compared with.
     pub(super) fn before_exit(&self, oom_takes_all: bool, now: Mono) -> Counters {
-        match self.unsettled {
-            Some(since) if !oom_takes_all && now.since(since) >= Self::SETTLE => self.last,
-            _ => self.baseline,
-        }
+        if self.is_settled(oom_takes_all, now) { self.last } else { self.baseline }
+    }
+
+    /// Whether it was dying when a kill was read.
+    pub(super) const fn doomed(&self) -> bool {
+        self.doomed.is_some()
+    }
+
+    /// Whether the kill that the main process dies of was for the run's own limit, as its reading said.
+    pub(super) fn own_oom(&self) -> bool {
+        self.doomed == Some(true)
     }
 
     pub(super) const fn last(&self) -> Counters {

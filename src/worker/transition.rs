@@ -249,6 +249,8 @@ impl Transition<'_> {
             end,
             before,
             after,
+            doomed: life.readings.doomed(),
+            own_oom: life.readings.own_oom() || life.watch.explains_oom_kill(self.now),
             above: life.above.as_deref(),
             asked: life.asked,
             oom_takes_all: self.s.oom_takes_all(),

@@ -100,7 +100,8 @@ fn any_drawn() -> impl Strategy<Value = Drawn> {
     let kind = prop_oneof![
         3 => (1..99).prop_map(|pid| KernelEventKind::Launched { pid }),
         2 => any_error().prop_map(KernelEventKind::LaunchFailed),
-        2 => any_counters().prop_map(KernelEventKind::Counted),
+        2 => (any_counters(), any::<bool>())
+            .prop_map(|(counters, main_is_dying)| KernelEventKind::Counted { counters, main_is_dying }),
         4 => (status, any_counters(), any::<bool>())
             .prop_map(|(status, counters, populated)| KernelEventKind::Exited { status, counters, populated, above: None }),
         5 => any_counters().prop_map(|counters| KernelEventKind::Unpopulated { usage: Usage::default(), counters, above: None }),

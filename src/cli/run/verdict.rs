@@ -56,6 +56,8 @@ impl Facets {
             end,
             before: self.before,
             after: self.after,
+            doomed: false,
+            own_oom: false,
             above: self.above.as_deref(),
             asked: self.asked,
             oom_takes_all: request.spec.oom_takes_all(),

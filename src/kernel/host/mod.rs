@@ -522,6 +522,12 @@ impl Inner {
         }
     }
 
+    /// Whether the main process of a run that has just lost one is it.
+    fn main_is_dying(&self, run: &RunId) -> bool {
+        let pid = self.table().runs.get(run).and_then(|known| known.note.as_ref()?.pid);
+        pid.is_some_and(pidfd::is_dying)
+    }
+
     /// Tells of a draining run that it has been read to be empty: once.
     fn unpopulated(&self, run: &RunId) {
         let asked = self.table().runs.get_mut(run).is_some_and(|r| std::mem::take(&mut r.draining));

@@ -121,7 +121,9 @@ impl Pump {
                     }
                     self.inner.watches.seen(&run, source, Seen::of(source, grown));
                     if now != before {
-                        self.inner.tell(&run, KernelEventKind::Counted(now));
+                        let kills = grown.memory.or(grown.local).is_some_and(|events| events.oom_kill > 0);
+                        let main_is_dying = kills && self.inner.main_is_dying(&run);
+                        self.inner.tell(&run, KernelEventKind::Counted { counters: now, main_is_dying });
                     }
                 }
             }

@@ -45,7 +45,7 @@ impl FakeKernel {
                 if let Some(run) = world.runs.get_mut(&id).filter(|run| run.populated()) {
                     run.counters.pids_max = Some(run.counters.pids_max.unwrap_or(0) + forks);
                     let counters = run.counters;
-                    world.tell(&id, KernelEventKind::Counted(counters));
+                    world.tell(&id, KernelEventKind::Counted { counters, main_is_dying: false });
                 }
             });
         }
@@ -78,7 +78,7 @@ impl FakeKernel {
             events.high += 7;
         }
         let counters = run.counters;
-        world.tell(id, KernelEventKind::Counted(counters));
+        world.tell(id, KernelEventKind::Counted { counters, main_is_dying: false });
         let id = id.clone();
         self.later(world, stays, move |_, world| {
             if let Some(run) = world.runs.get_mut(&id) {
@@ -106,6 +106,7 @@ impl FakeKernel {
     pub(super) fn main_ends(&self, world: &mut World, id: &RunId, status: ExitStatus) {
         let Some(run) = world.runs.get_mut(id) else { return };
         let Main::Alive(pid) = run.main else { return };
+        let status = if run.dying { ExitStatus::Signaled { signal: SIGKILL, core: false } } else { status };
         let status = (!run.script.status_lost).then_some(status);
         run.main = Main::Reaped(pid, status);
         let (counters, children, stolen) = (run.counters, run.script.children, run.script.stolen);
@@ -138,6 +139,9 @@ impl FakeKernel {
         if !matches!(run.main, Main::Alive(_)) {
             return;
         }
+        if let Oom::Main { report, lingers } = what {
+            return self.oom_of_main(world, id, report, lingers);
+        }
         let old = run.counters.local.unwrap_or_default();
         let all = what != Oom::Child;
         let own = u64::from(!matches!(what, Oom::Foreign { .. }));
@@ -157,7 +161,7 @@ impl FakeKernel {
         run.counters.memory = Some(new);
         let counters = run.counters;
         if !matches!(what, Oom::All { notified: false }) {
-            world.tell(id, KernelEventKind::Counted(counters));
+            world.tell(id, KernelEventKind::Counted { counters, main_is_dying: all });
         }
         if all {
             // The main process takes a moment to die; the notification is faster.
@@ -167,6 +171,21 @@ impl FakeKernel {
                 this.children_end(world, &id);
             });
         }
+    }
+
+    fn oom_of_main(&self, world: &mut World, id: &RunId, report: Duration, lingers: Duration) {
+        if !world.counts_oom(id, false) {
+            return;
+        }
+        let id = id.clone();
+        self.later(world, report, move |this, world| {
+            if world.counts_oom(&id, true) {
+                this.later(world, lingers, move |this, world| {
+                    this.main_ends(world, &id, ExitStatus::Signaled { signal: SIGKILL, core: false });
+                    this.tell_if_empty(world, &id);
+                });
+            }
+        });
     }
 
     pub(super) fn tell_if_empty(&self, world: &mut World, id: &RunId) {
@@ -199,5 +218,21 @@ impl FakeKernel {
         };
         let id = id.clone();
         self.later(world, after, move |this, world| this.main_ends(world, &id, status));
+    }
+}
+
+impl World {
+    /// Counts that the run's own limit was reached, or that its main process is killed for it, and tells; whether it lives.
+    fn counts_oom(&mut self, id: &RunId, killed: bool) -> bool {
+        let Some(run) = self.runs.get_mut(id).filter(|run| matches!(run.main, Main::Alive(_))) else { return false };
+        for events in [&mut run.counters.local, &mut run.counters.memory] {
+            let events = events.get_or_insert_default();
+            events.oom += u64::from(!killed);
+            events.oom_kill += u64::from(killed);
+        }
+        run.dying = killed;
+        let counters = run.counters;
+        self.tell(id, KernelEventKind::Counted { counters, main_is_dying: killed });
+        true
     }
 }

@@ -17,7 +17,7 @@ impl Transition<'_> {
         match news.kind {
             KernelEventKind::Launched { pid } => self.launched(pid),
             KernelEventKind::LaunchFailed(error) => self.launch_failed(error),
-            KernelEventKind::Counted(counters) => self.counted(counters),
+            KernelEventKind::Counted { counters, main_is_dying } => self.counted(counters, main_is_dying),
             KernelEventKind::Exited { status, counters, populated, above } => {
                 self.seen_above(above);
                 self.exited(status, counters, populated);
@@ -121,18 +121,22 @@ impl Transition<'_> {
         };
     }
 
-    fn counted(&mut self, counters: Counters) {
-        let breaches = self.read(counters);
+    fn counted(&mut self, counters: Counters, main_is_dying: bool) {
+        let breaches = self.read(counters, main_is_dying);
         self.judge(breaches);
         self.look();
     }
 
     /// Takes a reading, and puts what it says on record.
-    fn read(&mut self, counters: Counters) -> Vec<Breach> {
+    fn read(&mut self, counters: Counters, main_is_dying: bool) -> Vec<Breach> {
         let (takes_all, rules, now) = (self.s.oom_takes_all(), self.s.rules(), self.now);
         let Some(life) = self.s.phase.life_mut() else { return Vec::new() };
-        let grown = life.readings.read(counters, takes_all, now);
+        let grown = counters.since(life.readings.last());
         let findings = life.watch.counted(&rules, grown, now);
+        let own = life.watch.explains_oom_kill(now);
+        // Behind a SIGKILL of ours it says nothing.
+        let doomed = main_is_dying && life.asked.kill.is_none() && life.asked.stop.is_none_or(|(_, s)| s != SIGKILL);
+        life.readings.read(counters, takes_all, doomed.then_some(own), now);
         let own = life.watch.open().any(|limit| limit == Limit::MemoryMax);
         let kills = grown.memory.or(grown.local).map_or(0, |events| events.oom_kill);
         if kills > 0 && !own {
@@ -181,7 +185,7 @@ impl Transition<'_> {
         life.left_behind = populated;
         let before = life.readings.before_exit(takes_all, now);
         // On record before the exit that may have come of it, and decided after it.
-        let breaches = self.read(counters);
+        let breaches = self.read(counters, false);
         // A launch whose answer was lost has taken place all the same.
         let unseen = Main { pid: 0, started: self.now };
         let (life, main, after, timing) = match self.take() {
@@ -253,7 +257,7 @@ impl Transition<'_> {
         if !empty {
             return;
         }
-        let breaches = self.read(counters);
+        let breaches = self.read(counters, false);
         self.judge(breaches);
         match self.take() {
             Phase::Draining { life, remains, after, .. }
