@@ -37,7 +37,7 @@ const USAGE: &str = "usage: misbehave SUBCOMMAND
                            let a child leak; tell how it died; go on as SUBCOMMAND, or idle
   hog MIB PACE_MS FILE     touch MIB of memory, one each PACE_MS, tell `mib N NS` (the time) before each; hold it; give
                            it back on SIGUSR1 and tell `free`; idle
-  read FILE                read FILE from its beginning to its end, for ever
+  read FILE TOLD           read FILE from its beginning to its end, tell `read BYTES`, and again, for ever
   fork-bomb                every process forks for ever
   forks N [FILE]           start N children that idle, tell `forks N` of how many it got, idle
   burn                     spin
@@ -103,7 +103,7 @@ fn run(args: &[&str]) -> io::Result<ExitCode> {
             };
         }
         ["hog", mib, pace, file] => hog(number(mib)?, Duration::from_millis(number(pace)?), file),
-        ["read", file] => read_for_ever(file),
+        ["read", file, told] => read_for_ever(file, told),
         ["fork-bomb"] => fork_bomb(),
         ["forks", n] => forks(number(n)?, None),
         ["forks", n, file] => forks(number(n)?, Some(file)),
@@ -255,11 +255,17 @@ fn monotonic_ns() -> i64 {
     now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
 
-fn read_for_ever(file: &str) -> io::Result<()> {
+fn read_for_ever(file: &str, told: &str) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 18];
     loop {
-        let mut file = File::open(file)?;
-        while file.read(&mut buffer)? > 0 {}
+        let (mut file, mut bytes) = (File::open(file)?, 0);
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                n => bytes += n,
+            }
+        }
+        tell(told, &format!("read {bytes}"))?;
     }
 }
 

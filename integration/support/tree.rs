@@ -31,7 +31,7 @@ pub(crate) fn number(dir: &Path, file: &str) -> u64 {
 pub(crate) fn field(dir: &Path, file: &str, key: &str) -> u64 {
     let text = read(dir, file);
     text.lines()
-        .find_map(|l| l.strip_prefix(key)?.trim().parse().ok())
+        .find_map(|l| l.strip_prefix(key)?.split_whitespace().next()?.parse().ok())
         .unwrap_or_else(|| panic!("{}/{file} has no {key}: {text:?}", dir.display()))
 }
 
