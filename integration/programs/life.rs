@@ -105,7 +105,7 @@ fn answer(sick: &str, listener: &TcpListener) -> io::Result<()> {
     let status = if Path::new(sick).exists() { "503 Service Unavailable" } else { "200 OK" };
     let text = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     // Who has hung up in the meantime is no trouble of ours, and a check that only connects sends nothing.
-    stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     match stream.read(&mut [0; 1024]).and_then(|_| stream.write_all(text.as_bytes())) {
         Ok(()) | Err(_) => Ok(()),
     }

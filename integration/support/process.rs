@@ -28,6 +28,14 @@ impl Process {
         pidfd_send_signal(&self.fd, signal).unwrap_or_else(|e| panic!("signal {signal:?} to {}: {e}", self.pid));
     }
 
+    /// The same, where it may have gone in the meantime.
+    pub(crate) fn signal_if_there(&self, signal: Signal) {
+        match pidfd_send_signal(&self.fd, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(e) => panic!("signal {signal:?} to {}: {e}", self.pid),
+        }
+    }
+
     /// The same by number. The real-time signals, which rustix has no names for, go through a shell's `kill`.
     pub(crate) fn signal_number(&self, number: i32) {
         if let Some(signal) = Signal::from_named_raw(number) {

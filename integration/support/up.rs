@@ -97,16 +97,12 @@ impl Up {
     }
 
     /// The first event, past or to come, that `wanted` accepts.
-    pub(crate) fn wait_for(&mut self, what: &str, wanted: impl FnMut(&Event) -> bool) -> Event {
-        self.wait_from(&mut 0, what, wanted)
-    }
-
-    /// The same from the event number `next` on, which moves behind the one that is found: for one who takes thousands.
-    pub(crate) fn wait_from(&mut self, next: &mut usize, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Event {
+    pub(crate) fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Event {
         let started = clock::monotonic();
+        let mut looked = 0;
         loop {
-            while let Some(event) = self.seen.get(*next) {
-                *next += 1;
+            while let Some(event) = self.seen.get(looked) {
+                looked += 1;
                 if wanted(event) {
                     return event.clone();
                 }
@@ -291,9 +287,10 @@ pub(crate) fn events_break_a_rule(events: &[Event]) -> Option<String> {
                     return broken("that run was over");
                 }
             }
-            EventKind::Exited { cause, .. } => {
-                let failed = matches!(cause, ExitCause::StartFailed { .. });
-                if live.remove(worker) != (!failed).then_some(run) {
+            EventKind::Exited { evidence, .. } => {
+                // Whatever the cause: it can be killed before it executes its program, too.
+                let never_ran = evidence.start_error.is_some();
+                if live.remove(worker) != (!never_ran).then_some(run) {
                     return broken("the end of a run that had not started");
                 }
                 if over.insert(worker, run).is_some_and(|o| o >= run) {
