@@ -60,9 +60,9 @@ pub(crate) enum Main {
 }
 
 /// `memory.max` of those that reach it.
-const OWN_MIB: u32 = 8;
+const OWN_MIB: u32 = 4;
 /// `memory.max` of a shared budget.
-pub(crate) const SLICE_MIB: u32 = 48;
+pub(crate) const SLICE_MIB: u32 = 24;
 pub(crate) const SLICES: usize = 16;
 const IN_A_SLICE: usize = 5;
 
@@ -169,9 +169,14 @@ pub(crate) fn deaths(places: &Places) -> Vec<Death> {
             .ends_as(ExitCause::KilledExternal)
             .systemd(&[&memory_max, "OOMPolicy=continue"], Answer::Names("signal", Main::Killed(9)))
     });
-    // One of each budget leaks: the others are taken before it, and then it is. Their own limits are never reached.
+    // One of each budget leaks: the others are taken before it, and then it is. Their own limits are never reached. They
+    // hold something: the kernel's score for one that asks to be taken is the budget's size and its own.
     kind("oom-of-the-slice", SLICES * IN_A_SLICE, &|d, i| {
-        let (program, adj) = if i % IN_A_SLICE == 0 { (gate(&["leak"]), 0) } else { (sleep(), 1000) };
+        let told = places.told(&d.id);
+        let (program, adj) = match i % IN_A_SLICE {
+            0 => (gate(&["leak"]), 0),
+            _ => (args(&["hog", "1", "0", &told]), 1000),
+        };
         d.runs(program)
             .unit("limits: {memory: {max_rss: 512MiB}}")
             .unit(&format!("oom_score_adj: {adj}"))
@@ -230,15 +235,15 @@ pub(crate) fn deaths(places: &Places) -> Vec<Death> {
         d.runs(gate(&["fork-bomb"])).unit("limits: {pids: {max: 6, policy: immediate_kill}}").ends_as(policy("pids"))
     });
     // Above the tripwire and far below the limit.
-    let high = |policy: &str| format!("limits: {{memory: {{max_rss: 256MiB, high: 6MiB, high_policy: {policy}}}}}");
+    let high = |policy: &str| format!("limits: {{memory: {{max_rss: 256MiB, high: 4MiB, high_policy: {policy}}}}}");
     let at_once = "restart: {policy: always, retry_delay: 0s, max_retries: 0}";
     kind("policy-of-high-shutdown", 25, &|d, _| {
         let told = places.told(&d.id);
-        d.runs(gate(&["hog", "12", "0", &told])).unit(&high("graceful_shutdown")).ends_as(policy("memory"))
+        d.runs(gate(&["hog", "8", "0", &told])).unit(&high("graceful_shutdown")).ends_as(policy("memory"))
     });
     kind("policy-of-high-restart", 15, &|d, _| {
         let (told, first) = (places.told(&d.id), places.first(&d.id));
-        d.runs(gate(&["once", &first, "hog", "12", "0", &told]))
+        d.runs(gate(&["once", &first, "hog", "8", "0", &told]))
             .unit(&high("restart"))
             .unit(at_once)
             .ends_as(policy("memory"))
@@ -278,6 +283,11 @@ impl Death {
             cause: ExitCause::KilledExternal,
             answer: Answer::Nothing,
         }
+    }
+
+    /// Whether it dies as soon as it is started: there is nobody to wait for.
+    pub(crate) fn at_once(&self) -> bool {
+        matches!(self.cause, ExitCause::StartFailed { .. })
     }
 
     fn runs(mut self, args: Vec<String>) -> Self {

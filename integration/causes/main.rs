@@ -11,7 +11,9 @@ mod systemd;
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
+    fmt::Write as _,
     fs::{self, File},
+    path::Path,
     time::Duration,
 };
 
@@ -21,9 +23,18 @@ use pinfold::{
     model::{Event, EventKind, Mono},
 };
 use rustix::process::Signal;
-use support::{Case, pause, process::Process, scaled, up::Up, wait_until, worker};
+use support::{
+    Case, patience, pause,
+    process::Process,
+    run::finish,
+    scaled, tree,
+    up::{Up, is},
+    wait_until, worker,
+};
 
 const ALL: usize = 1000;
+/// Started at the same time.
+const AT_A_TIME: usize = 50;
 
 /// What is done, and how long it took so far: for one who waits.
 fn say(started: Mono, what: &str) {
@@ -38,7 +49,7 @@ fn a_thousand_mixed_exits_have_a_thousand_right_causes() {
 
     let places = Places::new(&case, "pinfold");
     let all = chosen(deaths(&places));
-    let exits = by_pinfold(&case, &places, &all);
+    let (exits, seen) = by_pinfold(&case, &places, &all);
     let cause = |d: &Death| match &exits.get(&d.id)?.kind {
         EventKind::Exited { cause, .. } => Some(cause.clone()),
         _ => None,
@@ -47,8 +58,10 @@ fn a_thousand_mixed_exits_have_a_thousand_right_causes() {
     let wrong: Vec<&Death> = all.iter().filter(|d| !right(d)).collect();
     eprintln!("causes: pinfold named {} of {} rightly", all.len() - wrong.len(), all.len());
     for death in &wrong {
-        let told = serde_json::to_string(&exits[&death.id]).unwrap();
-        eprintln!("causes: wrong: {} ended as {:?}; told was {told}", death.id, death.cause);
+        eprintln!("causes: wrong: {} ended as {:?}; what was told:", death.id, death.cause);
+        for event in seen.iter().filter(|e| is(e, &death.id)) {
+            eprintln!("{}", serde_json::to_string(event).unwrap());
+        }
     }
 
     let theirs = Places::new(&case, "systemd");
@@ -81,21 +94,44 @@ struct Lives {
 }
 
 impl Lives {
-    /// Takes events until `wanted` holds.
-    fn until(&mut self, up: &mut Up, what: &str, mut wanted: impl FnMut(&Self) -> bool) {
-        let mut next = self.events;
-        // Looked at before the first event as well: it may hold already.
-        while !wanted(self) {
-            let event = up.wait_from(&mut next, what, |e| e.worker.is_some() && e.run == Some(1));
-            let id = event.worker.as_ref().map(|w| w.as_str().to_owned()).unwrap_or_default();
+    /// Takes what has been told since the last time.
+    fn take(&mut self, up: &Up) {
+        for event in &up.seen[self.events..] {
+            let Some(worker) = event.worker.as_ref().filter(|_| event.run == Some(1)) else { continue };
+            let id = worker.as_str().to_owned();
             match &event.kind {
                 EventKind::Started { pid } => drop(self.pids.insert(id, *pid)),
                 EventKind::Violation { .. } => drop(self.violated.insert(id)),
-                EventKind::Exited { .. } => drop(self.exits.insert(id, event)),
+                EventKind::Exited { .. } => drop(self.exits.insert(id, event.clone())),
                 _ => {}
             }
         }
-        self.events = next;
+        self.events = up.seen.len();
+    }
+
+    /// Takes events until `wanted` holds.
+    fn until(&mut self, up: &mut Up, what: &str, wanted: impl Fn(&Self) -> bool) {
+        wait_until(what, || {
+            up.watch(Duration::from_millis(50));
+            self.take(up);
+            wanted(self).then_some(())
+        });
+    }
+
+    /// Takes events until all of them have ended. Who does not, is a wrong cause, not a reason to ask no further.
+    fn until_dead(&mut self, up: &mut Up, who: &str, deaths: &[&Death]) {
+        let began = clock::monotonic();
+        while clock::monotonic().since(began) < patience() {
+            let left = deaths.iter().filter(|d| !self.exits.contains_key(&d.id)).count();
+            if left == 0 {
+                return;
+            }
+            up.watch(Duration::from_millis(200));
+            self.take(up);
+        }
+        let left: Vec<&str> =
+            deaths.iter().filter(|d| !self.exits.contains_key(&d.id)).map(|d| d.id.as_str()).collect();
+        eprintln!("causes: {who}: still alive after {:?}: {left:?}", patience());
     }
 
     fn main(&self, death: &Death) -> Process {
@@ -103,12 +139,18 @@ impl Lives {
     }
 }
 
-/// Every worker's exit, as pinfold tells it.
-fn by_pinfold(case: &Case, places: &Places, all: &[Death]) -> BTreeMap<String, Event> {
+/// Every worker's exit, and everything else, as pinfold tells it.
+fn by_pinfold(case: &Case, places: &Places, all: &[Death]) -> (BTreeMap<String, Event>, Vec<Event>) {
     let began = clock::monotonic();
     let mut up = Up::spawn(case.pinfold("up").arg(config(case, all)));
     let mut lives = Lives::default();
     let seen = |lives: &Lives| lives.pids.len() + lives.exits.keys().filter(|id| !lives.pids.contains_key(*id)).count();
+    // Not all at the same time: on a slow machine the last would not have executed their program before their deadline.
+    let asked: Vec<&str> = all.iter().filter(|d| !d.at_once()).map(|d| d.id.as_str()).collect();
+    wait_until("the socket", || case.socket().exists().then_some(()));
+    for batch in asked.chunks(AT_A_TIME) {
+        case.ask("start", batch);
+    }
     lives.until(&mut up, "every program runs", |lives| seen(lives) == all.len());
     places.wait_ready(all.iter());
     say(began, &format!("{} workers of pinfold run", lives.pids.len()));
@@ -119,7 +161,8 @@ fn by_pinfold(case: &Case, places: &Places, all: &[Death]) -> BTreeMap<String, E
         for (command, by) in [("stop", By::Stop), ("kill", By::Kill)] {
             let ids: Vec<&str> = all.iter().filter(|d| d.by == by).map(|d| d.id.as_str()).collect();
             if !ids.is_empty() {
-                scope.spawn(move || case.ask(command, &ids));
+                // Not how it ended: with so much to do the kernel may not be done with all of them in time.
+                scope.spawn(move || finish(case.pinfold(command).args(ids)));
             }
         }
         for death in all {
@@ -139,15 +182,16 @@ fn by_pinfold(case: &Case, places: &Places, all: &[Death]) -> BTreeMap<String, E
         }
         let awaited = |d: &&Death| d.by != By::Shutdown && d.kind != "oom-of-the-host";
         let awaited: Vec<&Death> = all.iter().filter(awaited).collect();
-        lives.until(&mut up, "the first wave's end", |lives| awaited.iter().all(|d| lives.exits.contains_key(&d.id)));
+        lives.until_dead(&mut up, "the first wave", &awaited);
     });
     drop(gate);
     say(began, "the first wave is over");
 
+    let scarce = Scarce::new();
     let gate = open(&places.last_gate);
     let awaited: Vec<&Death> = all.iter().filter(|d| d.kind == "oom-of-the-host").collect();
-    lives.until(&mut up, "the host's OOM", |lives| awaited.iter().all(|d| lives.exits.contains_key(&d.id)));
-    drop(gate);
+    lives.until_dead(&mut up, "those whom the host's OOM takes", &awaited);
+    drop((gate, scarce));
     say(began, "the host's memory ran out");
 
     up.stop();
@@ -156,7 +200,7 @@ fn by_pinfold(case: &Case, places: &Places, all: &[Death]) -> BTreeMap<String, E
     for death in left {
         lives.exits.insert(death.id.clone(), up.exit_of(&death.id, 1).1);
     }
-    lives.exits
+    (lives.exits, std::mem::take(&mut up.seen))
 }
 
 /// A gate, open for as long as the answer lives: whoever comes later finds it open.
@@ -164,17 +208,39 @@ fn open(gate: &str) -> File {
     File::options().read(true).write(true).open(gate).unwrap()
 }
 
+/// As long as it lives the host has little memory to give: the rest is set aside as huge pages, which nobody uses. To
+/// fill gigabytes would say the same and take minutes.
+struct Scarce;
+
+impl Scarce {
+    const LEFT_MIB: u64 = 256;
+    const PAGES: &str = "/proc/sys/vm/nr_hugepages";
+
+    fn new() -> Self {
+        let free_kib = tree::field(Path::new("/proc"), "meminfo", "MemAvailable:");
+        fs::write(Self::PAGES, ((free_kib / 1024).saturating_sub(Self::LEFT_MIB) / 2).to_string()).unwrap();
+        Self
+    }
+}
+
+impl Drop for Scarce {
+    fn drop(&mut self) {
+        fs::write(Self::PAGES, "0").unwrap();
+    }
+}
+
 fn config(case: &Case, all: &[Death]) -> String {
     let slices: Vec<String> = (0..SLICES).map(|i| format!("s{i}: {{memory: {{max: {SLICE_MIB}MiB}}}}")).collect();
     // A core dump would be a cause of its own.
     let mut top = "defaults: {limits: {process: {max_core_size: 0}}}\n".to_owned();
     if all.iter().any(|d| d.slice.is_some()) {
-        top += &format!("slices: {{{}}}\n", slices.join(", "));
+        writeln!(top, "slices: {{{}}}", slices.join(", ")).unwrap();
     }
     let one = |d: &Death| {
         let unit: Vec<&str> = d.unit.iter().map(String::as_str).collect();
         let slice = d.slice.map_or_else(String::new, |s| format!("    slice: s{s}\n"));
-        worker(&d.id, &d.command, &unit) + &slice
+        let enabled = format!("    enabled: {}\n", d.at_once());
+        worker(&d.id, &d.command, &unit) + &slice + &enabled
     };
     case.config_with(&top, &all.iter().map(one).collect::<String>())
 }
@@ -213,12 +279,13 @@ fn table(all: &[Death], right: impl Fn(&Death) -> bool, answers: &BTreeMap<Strin
         for (sum, n) in sums.iter_mut().zip(row) {
             *sum += n;
         }
-        text += &line(kind, row, if comparable == 0 { "has nothing of the kind".to_owned() } else { words.join(", ") });
+        let words = if comparable == 0 { "has nothing of the kind".to_owned() } else { words.join(", ") };
+        text += &line(kind, row, &words);
     }
-    text + &line("together", sums, format!("of {} that it can have", sums[2]))
+    text + &line("together", sums, &format!("of {} that it can have", sums[2]))
 }
 
-fn line(kind: &str, [all, ours, comparable, named, shared]: [usize; 5], words: String) -> String {
+fn line(kind: &str, [all, ours, comparable, named, shared]: [usize; 5], words: &str) -> String {
     let theirs = |n: usize| if comparable == 0 { "–".to_owned() } else { n.to_string() };
     format!("| {} | {all} | {ours} | {} | {} | {words} |\n", kind.replace('-', " "), theirs(named), theirs(shared))
 }

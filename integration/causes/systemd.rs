@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf, process::Co
 use pinfold::clock;
 
 use super::{
+    Scarce,
     deaths::{By, Death, Main, Places, SLICE_MIB, SLICES},
     open, say,
     support::{process::Process, run::finish, wait_until},
@@ -188,9 +189,10 @@ pub(crate) fn answers(places: &Places, all: &[Death]) -> BTreeMap<String, Said> 
     drop(gate);
     say(began, "the first wave is over");
     if !last.is_empty() {
+        let scarce = Scarce::new();
         let gate = open(&places.last_gate);
         units.wait_over("the end of the services when the host is out of memory", &last);
-        drop(gate);
+        drop((gate, scarce));
         say(began, "the host's memory ran out");
     }
     units.said(&all)
