@@ -25,7 +25,7 @@ pub enum KernelEventKind {
     Counted {
         /// The counters.
         counters: Counters,
-        /// Whether an `oom_kill` has grown, and the main process was about to die when it was read.
+        /// Whether a kill of a single process (`oom_kill`) was counted, and the main process was about to die then.
         main_is_dying: bool,
     },
     /// A pressure trigger set for this limit fired: a reason to look, no proof.

@@ -128,6 +128,12 @@ impl Kills {
         before
     }
 
+    /// The newest reading.
+    #[must_use]
+    pub const fn last(&self) -> Counters {
+        self.last
+    }
+
     /// When the latest kill was first seen, where it was one for which no limit of the run's own was reached.
     #[must_use]
     pub fn from_above(&self) -> Option<Mono> {

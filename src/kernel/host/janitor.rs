@@ -23,6 +23,9 @@ use crate::keeper::protocol::LogFiles;
 use crate::kernel::cgroup::{DirError, kill};
 use crate::model::{Mono, RunId, chain};
 
+/// Before the first try: the worker's next run, which may follow at once, takes the host-wide lock for its own directory
+/// and goes first.
+const HEAD_START: Duration = Duration::from_millis(20);
 /// The first wait for a directory that is still busy; each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(1);
 /// No wait is longer.
@@ -48,8 +51,8 @@ struct Job {
     place: Arc<Place>,
 }
 
-/// One that was busy.
-struct Again {
+/// One whose time is to come.
+struct Later {
     job: Job,
     at: Mono,
     wait: Duration,
@@ -73,11 +76,12 @@ impl Janitor {
 }
 
 fn work(places: &Places, logs: &Path, queue: &mpsc::Receiver<Job>, done: &Done) {
-    // In the order of their next tries, for new ones come last and each wait grows alike: near enough to sorted that
-    // the earliest is looked for, not kept.
-    let mut busy: VecDeque<Again> = VecDeque::new();
+    // In the order of their tries.
+    let mut fresh: VecDeque<Later> = VecDeque::new();
+    // Few, and near enough to sorted that the earliest is looked for, not kept.
+    let mut busy: VecDeque<Later> = VecDeque::new();
     loop {
-        let next = busy.iter().map(|a| a.at).min();
+        let next = fresh.front().into_iter().chain(&busy).map(|later| later.at).min();
         let new = match next {
             None => match queue.recv() {
                 Ok(job) => Some(job),
@@ -90,17 +94,17 @@ fn work(places: &Places, logs: &Path, queue: &mpsc::Receiver<Job>, done: &Done) 
             },
         };
         let now = monotonic();
-        let due = match new {
-            Some(job) => Again { job, at: now, wait: FIRST_WAIT, give_up: now + GIVE_UP },
-            None => match busy.iter().position(|a| a.at <= now).and_then(|i| busy.remove(i)) {
-                Some(again) => again,
-                None => continue,
-            },
-        };
+        if let Some(job) = new {
+            fresh.push_back(Later { job, at: now + HEAD_START, wait: FIRST_WAIT, give_up: now + GIVE_UP });
+            continue;
+        }
+        let first = if fresh.front().is_some_and(|later| later.at <= now) { fresh.pop_front() } else { None };
+        let again = || busy.iter().position(|later| later.at <= now).and_then(|i| busy.remove(i));
+        let Some(due) = first.or_else(again) else { continue };
         match kill::remove(&due.job.place.dir, &due.job.run.to_string()) {
             Err(e) if e.is_busy() && now < due.give_up => {
                 let wait = (due.wait * 2).min(LONGEST_WAIT);
-                busy.push_back(Again { at: now + due.wait, wait, ..due });
+                busy.push_back(Later { at: now + due.wait, wait, ..due });
             }
             result => {
                 let Job { run, place } = due.job;

@@ -124,6 +124,8 @@ struct Run {
     kills: Kills,
     /// Whether its end was told with what is above it.
     ended: bool,
+    /// Whether it was read to be empty at its end: nobody is left who could make its counters grow.
+    empty: bool,
     /// Whether its emptiness has been asked for and not yet been told.
     draining: bool,
     /// Whether `memory.high` was last asked to be out of force.
@@ -133,7 +135,7 @@ struct Run {
 impl Run {
     #[expect(clippy::large_types_passed_by_value, reason = "it is moved into place")]
     const fn new(dir: Arc<Dir>, place: Arc<Place>, note: Option<RunNote>, kills: Kills) -> Self {
-        Self { dir, place, note, kills, ended: false, draining: false, lifted: false }
+        Self { dir, place, note, kills, ended: false, empty: false, draining: false, lifted: false }
     }
 }
 
@@ -342,12 +344,15 @@ impl Kernel for HostKernel {
     }
 
     fn drain(&self, run: &RunId) {
-        let dir = {
+        let (dir, empty) = {
             let mut table = self.inner.table();
             let Some(known) = table.runs.get_mut(run) else { return };
             known.draining = true;
-            Arc::clone(&known.dir)
+            (Arc::clone(&known.dir), known.empty)
         };
+        if empty {
+            return self.inner.unpopulated(run);
+        }
         match self.inner.watches.drain(run, &dir) {
             Ok(true) => {}
             Ok(false) => self.inner.unpopulated(run),
@@ -522,6 +527,15 @@ impl Inner {
         }
     }
 
+    /// Whether a run whose main process was reaped still has others. Unreadable is not empty.
+    fn populated_at_the_end(&self, run: &RunId) -> bool {
+        let populated = self.dir(run).is_none_or(|dir| dir.populated().unwrap_or(true));
+        if let Some(known) = self.table().runs.get_mut(run) {
+            known.empty = !populated;
+        }
+        populated
+    }
+
     /// Whether the main process of a run that has just lost one is it.
     fn main_is_dying(&self, run: &RunId) -> bool {
         let pid = self.table().runs.get(run).and_then(|known| known.note.as_ref()?.pid);
@@ -530,9 +544,13 @@ impl Inner {
 
     /// Tells of a draining run that it has been read to be empty: once.
     fn unpopulated(&self, run: &RunId) {
-        let asked = self.table().runs.get_mut(run).is_some_and(|r| std::mem::take(&mut r.draining));
-        let Some(dir) = self.dir(run).filter(|_| asked) else { return };
-        let counters = self.count(run).map(|(_, now)| now).unwrap_or_default();
+        let (dir, known) = {
+            let mut table = self.table();
+            let Some(run) = table.runs.get_mut(run).filter(|run| run.draining) else { return };
+            run.draining = false;
+            (Arc::clone(&run.dir), run.empty.then(|| run.kills.last()))
+        };
+        let counters = known.or_else(|| self.count(run).map(|(_, now)| now)).unwrap_or_default();
         // An end that was reported has been told with it; one of a run that could not be launched is reported now.
         let above = self.above(run, self.clock.now());
         self.tell(run, KernelEventKind::Unpopulated { usage: stat::usage(&dir), counters, above });

@@ -100,8 +100,7 @@ impl Pump {
             FromKeeper::Exited { run, status, at, .. } => {
                 // Now: everything the kernel counted up to this death is visible, and nothing has been removed.
                 let counters = self.inner.count(&run).map(|(_, now)| now).unwrap_or_default();
-                // Unreadable is not empty.
-                let populated = self.inner.dir(&run).is_none_or(|dir| dir.populated().unwrap_or(true));
+                let populated = self.inner.populated_at_the_end(&run);
                 let above = self.inner.above(&run, at);
                 self.inner.tell(&run, KernelEventKind::Exited { status: Some(status), counters, populated, above });
             }
@@ -121,8 +120,10 @@ impl Pump {
                     }
                     self.inner.watches.seen(&run, source, Seen::of(source, grown));
                     if now != before {
-                        let kills = grown.memory.or(grown.local).is_some_and(|events| events.oom_kill > 0);
-                        let main_is_dying = kills && self.inner.main_is_dying(&run);
+                        // A kill of the group takes the main process along.
+                        let single = |events: MemoryEvents| events.oom_kill > 0 && events.oom_group_kill == 0;
+                        let main_is_dying =
+                            grown.memory.or(grown.local).is_some_and(single) && self.inner.main_is_dying(&run);
                         self.inner.tell(&run, KernelEventKind::Counted { counters: now, main_is_dying });
                     }
                 }
