@@ -163,7 +163,7 @@ impl Guard {
             }
             let due = self.watchman.deadline(&self.rules).unwrap_or(end).min(end);
             let found = match self.host.next(due.since(now)).await {
-                Some(KernelEventKind::Counted(counters)) => {
+                Some(KernelEventKind::Counted { counters, .. }) => {
                     self.told += 1;
                     let grown = counters.since(std::mem::replace(&mut self.counters, counters));
                     self.watchman.counted(&self.rules, grown, monotonic())
