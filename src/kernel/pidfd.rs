@@ -119,11 +119,14 @@ pub fn start_ticks(pid: i32) -> Option<u64> {
 }
 
 /// Whether `pid` has SIGKILL before it or is dead: `ShdPnd` and `SigPnd` of `/proc/PID/status` (`proc_pid_status(5)`). The
-/// kernel leaves it there until the process is reaped, also once it is on its way out. One of which nothing can be read
-/// is dead.
+/// kernel leaves it there until the process is reaped, also once it is on its way out. One that is not there is dead;
+/// of one that cannot be looked at for another reason nothing is said.
 #[must_use]
 pub fn is_dying(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/status")).map_or(true, |text| says_dying(&text))
+    match std::fs::read_to_string(format!("/proc/{pid}/status")) {
+        Ok(text) => says_dying(&text),
+        Err(e) => [Some(libc::ENOENT), Some(libc::ESRCH)].contains(&e.raw_os_error()),
+    }
 }
 
 fn says_dying(status: &str) -> bool {
