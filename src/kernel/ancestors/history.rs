@@ -21,7 +21,8 @@ use crate::model::{Counters, MemoryEvents, Mono};
 /// before its end then.
 pub const SETTLE: Duration = Duration::from_secs(2);
 
-/// How long after a kill its victim may take to end: older observations are of no use to anybody, but for the newest of them.
+/// How long after a limit was reached its victim may take to end: the kernel waits for a lock that all cgroups share, writes its
+/// report, and kills then. Older observations are of no use to anybody, but for the newest of them.
 const KEPT: Duration = Duration::from_secs(60);
 
 /// No more observations than these are kept. Where limits are reached a hundred times within [`KEPT`], those in
@@ -86,6 +87,22 @@ impl<T: Copy + PartialEq> History<T> {
             Some((at, value)) if *at <= dead => Before::Close(*value),
             _ => Before::Unknown,
         }
+    }
+
+    /// The newest value from before `of` last grew, where that was seen before [`Self::before`]'s moment, but not so long
+    /// before that nobody can die of it any more.
+    #[must_use]
+    pub fn before_growth(&self, dead: Mono, of: impl Fn(&T) -> u64) -> Option<T> {
+        let mut older = self.seen.iter().rev().skip_while(|(at, _)| *at + SETTLE > dead);
+        let (at, newest) = older.next()?;
+        let mut grown_at = *at;
+        for (at, value) in older {
+            if of(value) < of(newest) {
+                return (dead <= grown_at + KEPT).then_some(*value);
+            }
+            grown_at = *at;
+        }
+        None
     }
 
     /// The newest value.
@@ -192,6 +209,17 @@ mod tests {
     fn a_death_before_the_first_reading_is_compared_with_none() {
         assert_eq!(history(&[(9000, 4)]).before(at(8999)), Before::Unknown);
         assert_eq!(History::<u64>::default().before(at(1)), Before::Unknown);
+    }
+
+    #[test]
+    fn a_growth_from_before_the_moment_that_counts_is_found_for_a_minute() {
+        let history = history(&[(0, 5), (60_000, 6), (63_000, 6)]);
+        let before = |dead| history.before_growth(at(dead), |value| *value);
+        assert_eq!(before(61_000), None, "that one is within it");
+        assert_eq!(before(62_000), Some(5));
+        assert_eq!(before(120_000), Some(5));
+        assert_eq!(before(120_001), None);
+        assert_eq!(super::History::since_ever(7).before_growth(at(9000), |value| *value), None);
     }
 
     #[test]

@@ -89,6 +89,10 @@ impl Ancestor {
         let after = self.read()?;
         let mut seen = lock(&self.seen);
         let before = match seen.before(dead) {
+            // It is being reached, and was reached shortly before: the victim of that may be this one.
+            Before::Sound(before) if after.oom == before.oom && after.max > before.max => {
+                Some(seen.before_growth(dead, |events| events.oom).unwrap_or(before))
+            }
             Before::Sound(before) => Some(before),
             Before::Close(before) if after.since(before).oom > 0 => Some(before),
             // Whatever was read when: its limit was never reached since it was made.
@@ -263,6 +267,24 @@ mod tests {
         assert_eq!(host.reached(101).as_deref(), Some("/pinfold/workers/web.slice"), "the second victim");
         assert_eq!(host.reached(300), None, "a kill of the host's, minutes later");
         assert!(host.read(300).complete);
+    }
+
+    /// On a busy host the kernel is long about a kill: the lock, the report.
+    #[test]
+    fn a_slice_still_at_its_limit_is_named_for_a_victim_that_is_killed_seconds_after_the_count() {
+        let host = Host::new();
+        host.ancestors.observe(Some(&host.slice), at(1));
+        let slice = |max| {
+            let text = format!("low 0\nhigh 0\nmax {max}\noom 1\noom_kill 0\noom_group_kill 0\n");
+            fs::write(host.tmp.path().join(SLICE).join("memory.events.local"), text).unwrap();
+        };
+        slice(20);
+        host.slice.observe(at(50));
+        assert_eq!(host.reached(55), None, "it is not at its limit any more: the host's");
+        slice(37);
+        assert_eq!(host.reached(56).as_deref(), Some("/pinfold/workers/web.slice"));
+        slice(50);
+        assert_eq!(host.reached(111), None, "that of a minute ago had its victim, or none");
     }
 
     #[test]
