@@ -215,10 +215,9 @@ fn a_thousand_quiet_workers_with_every_limit_cost_no_wake_up() {
          io: [{{path: {}, wbps: 1MiB}}], pressure: {{memory: {stall}, cpu: {stall}, io: {stall}}}}}",
         disk.dir.display()
     );
-    let off = "    enabled: false\n";
-    let ids: Vec<String> = (0..WORKERS).map(|i| format!("w{i}")).collect();
-    let config: String = ids.iter().map(|id| worker(id, &["/bin/sleep", "100000"], &[&limits]) + off).collect();
-    let mut up = Up::start(&case, &config);
+    let ids: Vec<String> = (1..=WORKERS).map(|i| format!("w-{i}")).collect();
+    let config = worker("w", &["/bin/sleep", "100000"], &[&limits]);
+    let mut up = Up::start(&case, &format!("{config}    instances: {WORKERS}\n    enabled: false\n"));
     wait_until("the socket", || case.socket().exists().then_some(()));
     for batch in ids.chunks(BATCH) {
         case.ask("start", &batch.iter().map(String::as_str).collect::<Vec<_>>());

@@ -130,12 +130,14 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     // Before anything else, so that a signal that comes early is not lost.
     let mut signals = Signals::listen().map_err(failed("cannot listen for signals"))?;
     let clock = Clock::new();
+    // Before the first word to the keeper, which from then on takes a long silence for a hang: ten thousand workers are a
+    // long text.
+    let sources = applied::load(&settings.state_dir).map_err(failed("cannot read the configuration in force"))?;
+    let config = spec::load(&sources, &|name| std::env::var(name).ok()).map_err(|e| Failure::Config(e.to_string()))?;
     let (keeper, mut news) = client::connect(socket).map_err(|e| Failure::failed("cannot reach the keeper", e))?;
     keeper.list().map_err(|e| Failure::failed("cannot reach the keeper", e))?;
     let told = hear(&mut news).await.map_err(|e| Failure::failed("the keeper does not answer", e))?;
 
-    let sources = applied::load(&settings.state_dir).map_err(failed("cannot read the configuration in force"))?;
-    let config = spec::load(&sources, &|name| std::env::var(name).ok()).map_err(|e| Failure::Config(e.to_string()))?;
     let tree = Tree::open(&settings.root)?;
     let logs = settings.state_dir.join("logs");
     let console = Console::start(settings.output, &logs, &config.workers).map_err(failed("cannot show anything"))?;
