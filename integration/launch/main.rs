@@ -412,6 +412,24 @@ fn the_other_way_is_gone_where_it_is_asked_for_and_kept_once_a_program_runs() {
 }
 
 #[test]
+fn a_launch_that_was_under_way_by_the_old_way_does_not_bring_it_back() {
+    let bed = Bed::start("move");
+    let (mut fake, ..) = bed.greeted();
+    // Moving waits in the kernel, so the last is through first.
+    let all = [("slow", Way::Usual), ("slower", Way::Usual), ("slowest", Way::Usual), ("fast", Way::Other)];
+    for (name, way) in all {
+        let cgroup = bed.tree.make(&format!("{name}.1"));
+        bed.launch_by(way, &fake, &plan(&run(name, 1), &[MISBEHAVE, "sleep"]), cgroup.as_fd());
+    }
+    for _ in all {
+        launched(fake.next().0);
+    }
+    let said = bed.said();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("launching by IntoCgroup from now on"), "{said}");
+}
+
+#[test]
 fn a_killed_supervisor_is_replaced_and_finds_everything_as_it_was() {
     let mut bed = Bed::start("into-cgroup");
     let (mut first, restarts, previous) = bed.greeted();

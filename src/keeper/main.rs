@@ -304,10 +304,9 @@ impl Keeper {
                     Way::Usual => self.method,
                     Way::Other => self.method.other(),
                 };
-                let told = self
-                    .read_plan(&run, fds)
-                    .map_err(|e| (run.clone(), e))
-                    .and_then(|(cgroup, plan)| self.runs.launch((run, logs, plan, cgroup), &self.null, method, now));
+                let told = self.read_plan(&run, fds).map_err(|e| (run.clone(), e)).and_then(|(cgroup, plan)| {
+                    self.runs.launch((run, logs, plan, cgroup), &self.null, (way, method), now)
+                });
                 match told {
                     Ok(token) => self.watch_launch(token),
                     Err((run, error)) => self.tell_failed(run, error, now),
@@ -372,10 +371,9 @@ impl Keeper {
     }
 
     fn launched(&mut self, launch: Launch, now: Mono) {
-        if launch.method != self.method {
-            self.method = launch.method;
-            let way = self.method;
-            say("keeper", &format_args!("launching by {way:?} from now on: the other way lost a child at birth"));
+        if let Some(better) = launch.proven_method().filter(|method| *method != self.method) {
+            say("keeper", &format_args!("launching by {better:?} from now on: the other way lost a child at birth"));
+            self.method = better;
         }
         let (large, run, pid) = (launch.plan_was_large, launch.run, launch.child.pid);
         self.runs.is_alive(run.clone(), pid, now);

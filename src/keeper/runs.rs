@@ -18,7 +18,7 @@ use super::logs::Ends;
 use super::protocol::LogFiles;
 use crate::kernel::launch::plan::LaunchPlan;
 use crate::kernel::launch::{self, Child, Method, Progress};
-use crate::model::{ExitStatus, Mono, RunId, Stage, StartError};
+use crate::model::{ExitStatus, Mono, RunId, Stage, StartError, Way};
 
 /// How long from clone to exec. A `cpu.max` of 1 % can stretch an exec over seconds; what takes longer than this is
 /// stuck: frozen meanwhile, or on a file system that does not answer.
@@ -32,7 +32,8 @@ pub(super) struct Launch {
     pub(super) child: Child,
     /// Whether the plan was large enough to leave a hole in the heap.
     pub(super) plan_was_large: bool,
-    pub(super) method: Method,
+    method: Method,
+    way: Way,
     deadline: Mono,
     doomed: Option<StartError>,
 }
@@ -101,7 +102,7 @@ impl Runs {
         &mut self,
         what: (RunId, LogFiles, Box<LaunchPlan>, OwnedFd),
         null: &OwnedFd,
-        method: Method,
+        (way, method): (Way, Method),
         now: Mono,
     ) -> Result<u64, (RunId, StartError)> {
         let (run, logs, plan, cgroup) = what;
@@ -113,7 +114,7 @@ impl Runs {
             Ok((ends, child)) => {
                 let deadline = now + EXEC_DEADLINE;
                 let plan_was_large = is_large(&plan);
-                let launch = Launch { run, logs, ends, child, plan_was_large, method, deadline, doomed: None };
+                let launch = Launch { run, logs, ends, child, plan_was_large, method, way, deadline, doomed: None };
                 Ok(self.put_in_flight(launch))
             }
             Err(e) => Err((run, e)),
@@ -227,6 +228,13 @@ impl Runs {
     /// Everything in flight, given up for the sake of its pipes: the keeper exits.
     pub(super) fn abandon(&mut self) -> Vec<Launch> {
         self.launches.drain().map(|(_, launch)| launch).collect()
+    }
+}
+
+impl Launch {
+    /// The method that it has shown to work where the usual one had lost a child.
+    pub(super) fn proven_method(&self) -> Option<Method> {
+        (self.way == Way::Other).then_some(self.method)
     }
 }
 
