@@ -205,13 +205,12 @@ impl Readings {
         Self { baseline, last: baseline, unsettled: None, doomed: None }
     }
 
-    /// Takes a new reading. `doomed` where it has a kill and the main process is dying: whether it is for the own limit.
-    pub(super) fn read(&mut self, counters: Counters, oom_takes_all: bool, doomed: Option<bool>, now: Mono) {
+    /// Takes a new reading; answers with the growth since the one before.
+    pub(super) fn read(&mut self, counters: Counters, oom_takes_all: bool, now: Mono) -> Counters {
         if self.is_settled(oom_takes_all, now) {
             self.baseline = self.last;
             self.unsettled = None;
         }
-        self.doomed = self.doomed.or(doomed);
         let grown = counters.since(self.last);
         if oom_grew(counters.since(self.baseline)) {
             // Later growth begins the wait anew: whoever dies of it has had no time yet.
@@ -222,6 +221,12 @@ impl Readings {
             self.baseline = counters;
         }
         self.last = counters;
+        grown
+    }
+
+    /// The last reading has a kill, and the main process is dying; `own`: of the run's own limit.
+    pub(super) fn doom(&mut self, own: bool) {
+        self.doomed.get_or_insert(own);
     }
 
     /// Whether the main process has outlived what was unsettled.

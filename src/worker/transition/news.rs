@@ -131,12 +131,12 @@ impl Transition<'_> {
     fn read(&mut self, counters: Counters, main_is_dying: bool) -> Vec<Breach> {
         let (takes_all, rules, now) = (self.s.oom_takes_all(), self.s.rules(), self.now);
         let Some(life) = self.s.phase.life_mut() else { return Vec::new() };
-        let grown = counters.since(life.readings.last());
+        let grown = life.readings.read(counters, takes_all, now);
         let findings = life.watch.counted(&rules, grown, now);
-        let own = life.watch.explains_oom_kill(now);
         // Behind a SIGKILL of ours it says nothing.
-        let doomed = main_is_dying && life.asked.kill.is_none() && life.asked.stop.is_none_or(|(_, s)| s != SIGKILL);
-        life.readings.read(counters, takes_all, doomed.then_some(own), now);
+        if main_is_dying && life.asked.kill.is_none() && life.asked.stop.is_none_or(|(_, s)| s != SIGKILL) {
+            life.readings.doom(life.watch.explains_oom_kill(now));
+        }
         let own = life.watch.open().any(|limit| limit == Limit::MemoryMax);
         let kills = grown.memory.or(grown.local).map_or(0, |events| events.oom_kill);
         if kills > 0 && !own {
