@@ -25,15 +25,15 @@ impl Problem {
     /// them, where it is one: conflicts of several kinds are no fault of the server.
     #[must_use]
     pub fn of(results: &[Settled]) -> Option<Self> {
-        let failed = results.iter().filter(|settled| settled.outcome == Word::Failed);
-        let first = failed.clone().next()?;
-        let others = failed.clone().count() - 1;
-        let codes = || failed.clone().map(|settled| settled.code.unwrap_or(Code::Failed));
-        let one = first.code.unwrap_or(Code::Failed);
-        let code = if codes().all(|code| code == one) { one } else { Code::Failed };
-        let status = if codes().all(|code| code.status() == one.status()) { one } else { Code::Failed }.status();
+        let failed: Vec<&Settled> = results.iter().filter(|settled| settled.outcome == Word::Failed).collect();
+        let (first, others) = failed.split_first()?;
+        let code_of = |settled: &Settled| settled.code.unwrap_or(Code::Failed);
+        let one = code_of(first);
+        let code = if others.iter().all(|s| code_of(s) == one) { one } else { Code::Failed };
+        let alike = others.iter().all(|s| code_of(s).status() == one.status());
+        let status = if alike { one } else { Code::Failed }.status();
         let detail = format!("worker {}: {}", first.worker, first.error.as_deref().unwrap_or("it failed"));
-        let detail = match others {
+        let detail = match others.len() {
             0 => detail,
             n => format!("{detail}; and {n} more of {} have failed", results.len()),
         };
