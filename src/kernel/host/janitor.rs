@@ -4,7 +4,7 @@
 //! the next run needs a fresh directory, not the old one gone.
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -51,10 +51,9 @@ struct Job {
     place: Arc<Place>,
 }
 
-/// One whose time is to come.
-struct Later {
-    job: Job,
-    at: Mono,
+/// Its next try.
+struct Try {
+    place: Arc<Place>,
     wait: Duration,
     give_up: Mono,
 }
@@ -76,38 +75,31 @@ impl Janitor {
 }
 
 fn work(places: &Places, logs: &Path, queue: &mpsc::Receiver<Job>, done: &Done) {
-    // In the order of their tries.
-    let mut fresh: VecDeque<Later> = VecDeque::new();
-    // Few, and near enough to sorted that the earliest is looked for, not kept.
-    let mut busy: VecDeque<Later> = VecDeque::new();
+    let mut tries: BTreeMap<(Mono, RunId), Try> = BTreeMap::new();
     loop {
-        let next = fresh.front().into_iter().chain(&busy).map(|later| later.at).min();
-        let new = match next {
+        let new = match tries.first_key_value() {
             None => match queue.recv() {
                 Ok(job) => Some(job),
                 Err(mpsc::RecvError) => return,
             },
-            Some(at) => match queue.recv_timeout(at.since(monotonic())) {
+            Some(((at, _), _)) => match queue.recv_timeout(at.since(monotonic())) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             },
         };
         let now = monotonic();
-        if let Some(job) = new {
-            fresh.push_back(Later { job, at: now + HEAD_START, wait: FIRST_WAIT, give_up: now + GIVE_UP });
+        if let Some(Job { run, place }) = new {
+            tries.insert((now + HEAD_START, run), Try { place, wait: FIRST_WAIT, give_up: now + GIVE_UP });
             continue;
         }
-        let first = if fresh.front().is_some_and(|later| later.at <= now) { fresh.pop_front() } else { None };
-        let again = || busy.iter().position(|later| later.at <= now).and_then(|i| busy.remove(i));
-        let Some(due) = first.or_else(again) else { continue };
-        match kill::remove(&due.job.place.dir, &due.job.run.to_string()) {
-            Err(e) if e.is_busy() && now < due.give_up => {
-                let wait = (due.wait * 2).min(LONGEST_WAIT);
-                busy.push_back(Later { at: now + due.wait, wait, ..due });
+        let Some(due) = tries.first_entry().filter(|first| first.key().0 <= now) else { continue };
+        let ((_, run), Try { place, wait, give_up }) = due.remove_entry();
+        match kill::remove(&place.dir, &run.to_string()) {
+            Err(e) if e.is_busy() && now < give_up => {
+                tries.insert((now + wait, run), Try { place, wait: (wait * 2).min(LONGEST_WAIT), give_up });
             }
             result => {
-                let Job { run, place } = due.job;
                 forget_logs(logs, &run);
                 if done.send((run, result)).is_err() {
                     return;
