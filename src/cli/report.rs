@@ -154,7 +154,7 @@ impl Report {
         let growth = readings.after.since(readings.before);
         self.memory = Memory {
             peak_bytes: usage.memory_peak_bytes,
-            oom_kills: growth.memory.or(growth.local).map(|memory| memory.oom_kill),
+            oom_kills: growth.hierarchical().map(|memory| memory.oom_kill),
         };
         self.cpu = Cpu {
             usage_usec: usage.cpu_usec,

@@ -197,6 +197,12 @@ impl Counters {
             pids_max: self.pids_max.map(|now| now.saturating_sub(earlier.pids_max.unwrap_or(0))),
         }
     }
+
+    /// `memory.events`, which counts what happens below too; `memory.events.local` where only that is there.
+    #[must_use]
+    pub const fn hierarchical(self) -> Option<MemoryEvents> {
+        if self.memory.is_some() { self.memory } else { self.local }
+    }
 }
 
 #[cfg(test)]

@@ -153,7 +153,7 @@ fn by_sigkill(facts: &Facts<'_>) -> (ExitCause, Confidence) {
         (Some(_), Some(by)) => (killed(by, facts.asked), Likely),
         (None, Some(by)) => (killed(by, facts.asked), Certain),
         // Without the memory controller an OOM of the host leaves no trace that we could read.
-        (None, None) if facts.after.memory.or(facts.after.local).is_none() => (ExitCause::KilledExternal, Likely),
+        (None, None) if facts.after.hierarchical().is_none() => (ExitCause::KilledExternal, Likely),
         (None, None) => (ExitCause::KilledExternal, Certain),
     }
 }

@@ -125,7 +125,7 @@ impl Watchman {
     pub fn counted(&mut self, rules: &Rules, grown: Counters, now: Mono) -> Vec<Finding> {
         let mut found = self.settle(rules, now);
         let of = |f: fn(&MemoryEvents) -> u64, e: Option<MemoryEvents>| e.as_ref().map_or(0, f);
-        let kills = of(|e| e.oom_kill, grown.memory.or(grown.local));
+        let kills = of(|e| e.oom_kill, grown.hierarchical());
         self.own_oom.counted(grown, now);
         // Else it was a limit further up, or the host, that took a process: no limit of this worker is violated.
         if kills > 0 && self.own_oom.explains(now) {

@@ -97,7 +97,7 @@ impl Acts {
             0 => memory.oom_kill,
             groups => groups,
         };
-        self.oom_kills += growth.memory.or(growth.local).map_or(0, kills);
+        self.oom_kills += growth.hierarchical().map_or(0, kills);
         self.refused_forks += growth.pids_max.unwrap_or(0);
     }
 }

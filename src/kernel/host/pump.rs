@@ -122,8 +122,7 @@ impl Pump {
                     if now != before {
                         // A kill of the group takes the main process along.
                         let single = |events: MemoryEvents| events.oom_kill > 0 && events.oom_group_kill == 0;
-                        let main_is_dying =
-                            grown.memory.or(grown.local).is_some_and(single) && self.inner.main_is_dying(&run);
+                        let main_is_dying = grown.hierarchical().is_some_and(single) && self.inner.main_is_dying(&run);
                         self.inner.tell(&run, KernelEventKind::Counted { counters: now, main_is_dying });
                     }
                 }

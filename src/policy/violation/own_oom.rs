@@ -23,8 +23,7 @@ pub(super) struct OwnOom {
 impl OwnOom {
     /// Takes what has grown since the last reading.
     pub(super) fn counted(&mut self, grown: Counters, now: Mono) {
-        let events = grown.memory.or(grown.local).unwrap_or_default();
-        let MemoryEvents { oom, oom_kill, .. } = events;
+        let MemoryEvents { oom, oom_kill, .. } = grown.hierarchical().unwrap_or_default();
         if oom > 0 {
             self.until = Some(now + if oom_kill < oom { PATIENCE } else { SAME });
         } else if oom_kill > 0 && self.explains(now) {

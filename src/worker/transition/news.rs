@@ -138,7 +138,7 @@ impl Transition<'_> {
             life.readings.doom(life.watch.explains_oom_kill(now));
         }
         let own = life.watch.open().any(|limit| limit == Limit::MemoryMax);
-        let kills = grown.memory.or(grown.local).map_or(0, |events| events.oom_kill);
+        let kills = grown.hierarchical().map_or(0, |events| events.oom_kill);
         if kills > 0 && !own {
             self.lost_to_others(kills, grown);
         }
