@@ -5,7 +5,7 @@
 mod support;
 
 use std::{
-    env, fs,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
@@ -24,7 +24,7 @@ use pinfold::{
 use rustix::process::Signal;
 use serde_json::Value;
 use support::{
-    Case, PINFOLD, misbehaving, patience,
+    Case, PINFOLD, misbehaving, parameter, patience,
     run::{Ran, finish},
     up::{Up, is},
     wait_until, worker,
@@ -440,17 +440,12 @@ fn p99(socket: &Path, workers: &[String], reads: usize) -> Duration {
     took[reads * 99 / 100]
 }
 
-/// A number from the environment, for a measurement that is longer than a test's.
-fn parameter(name: &str, plain: usize) -> usize {
-    env::var(name).map_or(plain, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a whole number")))
-}
-
 /// `PINFOLD_TEST_STOPPING` workers (50) that take `PINFOLD_TEST_STOP_SECONDS` (35) each to die.
 #[test]
 fn a_status_is_read_as_fast_while_fifty_workers_are_stopping() {
     let case = Case::alone();
-    let count = parameter("PINFOLD_TEST_STOPPING", 50);
-    let seconds = parameter("PINFOLD_TEST_STOP_SECONDS", 35);
+    let count = parameter("PINFOLD_TEST_STOPPING").unwrap_or(50);
+    let seconds = parameter("PINFOLD_TEST_STOP_SECONDS").unwrap_or(35);
     let told = case.file("told");
     // What is measured meanwhile takes longer on a slow machine.
     let timeout = format!("stop: {{timeout: {}s}}", seconds * support::slowness() as usize);

@@ -8,7 +8,7 @@ mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    fs,
     path::Path,
     time::Duration,
 };
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use support::{
     Case, MARK,
     door::Door,
-    misbehaving, pause,
+    misbehaving, parameter, pause,
     process::Process,
     slowness, tree,
     up::{Up, is},
@@ -31,11 +31,6 @@ use support::{
 
 const WORKERS: usize = 50;
 const ROLES: [&str; 3] = ["keeper", "supervisor", "logger"];
-
-fn given<T: std::str::FromStr>(variable: &str) -> Option<T> {
-    let text = env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text:?}")))
-}
 
 /// Who acts at the same time.
 const HANDS: usize = 4;
@@ -234,8 +229,8 @@ impl Drop for Seed {
 #[test]
 fn a_storm_leaves_one_life_a_worker_at_most_and_nothing_behind() {
     let case = Case::with_limits(true);
-    let seed = Seed(given("PINFOLD_TEST_SEED").unwrap_or_else(|| fastrand::u64(..)));
-    let time = Duration::from_secs(given("PINFOLD_TEST_SECONDS").unwrap_or(20));
+    let seed = Seed(parameter("PINFOLD_TEST_SEED").unwrap_or_else(|| fastrand::u64(..)));
+    let time = Duration::from_secs(parameter("PINFOLD_TEST_SECONDS").unwrap_or(20));
     let mut up = Up::start(&case, &(0..WORKERS).map(|worker| unit(&case, worker)).collect::<String>());
     for worker in (0..WORKERS).map(id) {
         up.wait_for("its program runs", |e| is(e, &worker) && matches!(e.kind, EventKind::Started { .. }));

@@ -1,6 +1,6 @@
 //! What follows from a breach, on the kernel that counts it: how soon, and at what cost while there is none.
 
-use std::{env, fs, time::Duration};
+use std::{fs, time::Duration};
 
 use pinfold::{
     clock,
@@ -9,7 +9,7 @@ use pinfold::{
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 
 use crate::support::{
-    Case, misbehaving, pause,
+    Case, misbehaving, parameter, pause,
     process::Process,
     scaled, tree,
     up::{Up, at, is},
@@ -18,12 +18,6 @@ use crate::support::{
 use crate::{Disk, MIB};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// The seconds that a measurement takes: `PINFOLD_TEST_SECONDS`, or `otherwise`.
-fn seconds(otherwise: u64) -> Duration {
-    let given = env::var("PINFOLD_TEST_SECONDS").ok();
-    Duration::from_secs(given.map_or(otherwise, |s| s.parse().expect("PINFOLD_TEST_SECONDS is a whole number")))
-}
 
 /// When the hog that tells `told` was about to touch its MiB number `n`.
 fn touched(case: &Case, told: &str, n: u64) -> Mono {
@@ -183,7 +177,11 @@ fn page_cache_alone_is_no_violation_and_is_soon_not_looked_at_any_more() {
     let wake_ups = || roles.iter().map(Process::wake_ups).sum::<u64>();
     let counted =
         || dirs.iter().zip(counter).map(|(d, k)| tree::field(d, "memory.events.local", k)).collect::<Vec<_>>();
-    let (before, grown_from, time) = (wake_ups(), counted(), seconds(40).saturating_sub(SETTLE).max(10 * SECOND));
+    let (before, grown_from, time) = (
+        wake_ups(),
+        counted(),
+        Duration::from_secs(parameter("PINFOLD_TEST_SECONDS").unwrap_or(40)).saturating_sub(SETTLE).max(10 * SECOND),
+    );
     up.watch(time);
     let (woken, grown_to) = (wake_ups() - before, counted());
     for (from, to) in grown_from.iter().zip(&grown_to) {

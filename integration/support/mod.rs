@@ -40,9 +40,15 @@ pub(crate) const MARK: &str = "PINFOLD_IT_CASE";
 /// The one sentence for a test that was started where it cannot run. It is a failure, never a skip.
 pub(crate) const ELSEWHERE: &str = "run it by scripts/test, which starts every test where it can run";
 
+/// A whole number from the environment, for a measurement that is longer than a test's, or a machine that is slower.
+pub(crate) fn parameter<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let text = env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no whole number: {text:?}")))
+}
+
 /// How many times slower than a plain machine this one may be.
 pub(crate) fn slowness() -> u32 {
-    env::var("PINFOLD_TEST_SLOWNESS").map_or(1, |v| v.parse().expect("PINFOLD_TEST_SLOWNESS is a whole number"))
+    parameter("PINFOLD_TEST_SLOWNESS").unwrap_or(1)
 }
 
 /// `plain` on a plain machine, more on a slow one.
