@@ -7,6 +7,7 @@ pub mod host;
 pub mod launch;
 pub mod news;
 pub mod note;
+pub mod orphan;
 pub mod pidfd;
 pub mod place;
 pub mod port;

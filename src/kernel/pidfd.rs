@@ -2,7 +2,10 @@
 //!
 //! Owns the only calls to waitid(2). Not through nix: its waitid returns EINVAL for a child that a real-time signal
 //! killed, *after* having reaped it, and the status is lost. Making the children is `launch`'s.
-#![expect(unsafe_code, reason = "waitid(2) fills a siginfo_t; pidfd_send_signal(2) is a raw system call")]
+#![expect(
+    unsafe_code,
+    reason = "waitid(2) fills a siginfo_t, PIDFD_GET_INFO a pidfd_info; pidfd_send_signal(2) is a raw system call"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -107,6 +110,40 @@ pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: the descriptor is borrowed for the call, the siginfo pointer may be null, flags must be 0.
     let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How a process has ended that is no child of ours. `pidfd` was opened while it lived, and has become readable.
+///
+/// Until its parent has reaped it, `/proc/PID/stat` has the status (`exit_code`, `proc_pid_stat(5)`); from then on the
+/// kernel remembers it for whoever holds a pidfd (`PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15). `None` where
+/// neither tells, and where it lives.
+#[must_use]
+pub fn end_of_stranger(pidfd: BorrowedFd<'_>, pid: i32, start_ticks: u64) -> Option<ExitStatus> {
+    // In this order: whoever was reaped after the first look is remembered at the second.
+    let stat = procfs::process::Process::new(pid).and_then(|process| process.stat()).ok();
+    let dead = stat.filter(|stat| stat.starttime == start_ticks && ['Z', 'X'].contains(&stat.state));
+    let status = dead.and_then(|stat| stat.exit_code).or_else(|| remembered_end(pidfd))?;
+    Some(from_wait_status(status))
+}
+
+fn remembered_end(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    // SAFETY: it is a structure of integers, for which all zeroes is a value.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    let mask = u64::from(libc::PIDFD_INFO_EXIT);
+    info.mask = mask;
+    // SAFETY: the descriptor is borrowed for the call, and the request is for a structure of this size, which lives through it.
+    let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) };
+    // The kernel leaves the bits of what it has told.
+    (done == 0 && info.mask & mask != 0).then_some(info.exit_code)
+}
+
+/// The kernel's own encoding (wait(2), `WIFEXITED` and its like).
+const fn from_wait_status(status: i32) -> ExitStatus {
+    if libc::WIFSIGNALED(status) {
+        ExitStatus::Signaled { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }
+    } else {
+        ExitStatus::Exited { code: libc::WEXITSTATUS(status) }
+    }
 }
 
 /// When `pid` was started, in clock ticks since boot: with the boot id it tells a process from a later one with its
@@ -264,6 +301,27 @@ mod tests {
             super::signal(child.pidfd.as_fd(), signal).unwrap();
             let status = reap_blocking(Whom::Pid(child.pid)).unwrap();
             assert!(matches!(status, ExitStatus::Signaled { signal: by, .. } if by == signal), "{signal}: {status:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_stranger_is_told_exactly_or_not_at_all() {
+        let ends = [("exit 0", ExitStatus::Exited { code: 0 }), ("exit 255", ExitStatus::Exited { code: 255 })];
+        let killed = [("kill -TERM $$", libc::SIGTERM), ("kill -KILL $$", libc::SIGKILL)]
+            .map(|(script, signal)| (script, ExitStatus::Signaled { signal, core: false }));
+        for (script, end) in ends.into_iter().chain(killed) {
+            let (stdin, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+            let child = launch(&["/bin/sh", "-c", &format!("read x; {script}")], stdin.as_fd());
+            let (pidfd, ticks) = (child.pidfd.as_fd(), start_ticks(child.pid).unwrap());
+            assert_eq!(end_of_stranger(pidfd, child.pid, ticks), None, "it lives");
+            drop(ours);
+            let mut poll = [rustix::event::PollFd::new(&child.pidfd, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut poll, None).unwrap();
+            assert_eq!(end_of_stranger(pidfd, child.pid, ticks), Some(end), "{script}: before it is reaped");
+            assert_eq!(reap(Whom::Pid(child.pid)).unwrap(), Some(end));
+            // Older kernels forget: then nothing is said, and never a code 0.
+            let remembered = end_of_stranger(pidfd, child.pid, ticks);
+            assert!(remembered.is_none_or(|told| told == end), "{script}: {remembered:?}");
         }
     }
 
