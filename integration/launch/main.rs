@@ -53,7 +53,7 @@ fn two_hundred_children_find_themselves_where_and_as_they_should_be() {
             match fake.next() {
                 (FromKeeper::Launched { .. }, fds) => started += fds.len(),
                 (FromKeeper::Exited { run, status, .. }, _) => {
-                    assert_eq!(status, ExitStatus::Exited { code: 0 }, "{run}");
+                    assert_eq!(status, Some(ExitStatus::Exited { code: 0 }), "{run}");
                     fake.send(&ToKeeper::Ack { run }, &[]);
                     ended += 1;
                 }
@@ -311,14 +311,14 @@ fn every_exit_code_and_every_deadly_signal_is_told_and_kept_until_acknowledged()
                 fake.send(&ToKeeper::Signal { run, signal }, &[]);
             }
             FromKeeper::Launched { .. } => {}
-            FromKeeper::Exited { run, status, .. } => _ = seen.insert(run, told(status)),
+            FromKeeper::Exited { run, status: Some(status), .. } => _ = seen.insert(run, told(status)),
             other => panic!("{other:?}"),
         }
     }
     assert_eq!(seen, expected);
     let listed = |all: Vec<FromKeeper>| -> BTreeMap<RunId, i32> {
         let each = all.into_iter().map(|message| match message {
-            FromKeeper::Exited { run, status, .. } => (run, told(status)),
+            FromKeeper::Exited { run, status: Some(status), .. } => (run, told(status)),
             other => panic!("{other:?}"),
         });
         each.collect()
@@ -462,14 +462,14 @@ fn a_killed_supervisor_is_replaced_and_finds_everything_as_it_was() {
                 pidfd::signal(fds[0].as_fd(), libc::SIGTERM).unwrap();
                 listed.insert(run.to_string(), None);
             }
-            (FromKeeper::Exited { run, status, .. }, _) => _ = listed.insert(run.to_string(), Some(status)),
+            (FromKeeper::Exited { run, status, .. }, _) => _ = listed.insert(run.to_string(), status),
             (FromKeeper::Listed, _) => break,
             (other, _) => panic!("{other:?}"),
         }
     }
     let expected = [("alive.1", None), ("dead.1", Some(ExitStatus::Exited { code: 7 }))];
     assert_eq!(listed, expected.map(|(name, status)| (name.to_owned(), status)).into());
-    let (FromKeeper::Exited { run, status, .. }, _) = second.next() else { panic!() };
+    let (FromKeeper::Exited { run, status: Some(status), .. }, _) = second.next() else { panic!() };
     assert_eq!((run.to_string().as_str(), status), ("alive.1", ExitStatus::Signaled { signal: 15, core: false }));
     second.exit(5);
     drop(second);
@@ -612,7 +612,7 @@ fn a_logger_killed_under_load_loses_no_byte() {
     let mut ended = 0;
     while ended < runs.len() {
         if let FromKeeper::Exited { status, .. } = fake.next().0 {
-            assert_eq!(status, ExitStatus::Exited { code: 0 });
+            assert_eq!(status, Some(ExitStatus::Exited { code: 0 }));
             ended += 1;
         }
     }
@@ -762,7 +762,7 @@ fn a_full_disk_costs_counted_bytes_and_never_the_worker_its_time() {
         Some((bed.logs(&run).stdout.metadata().unwrap().len(), dropped))
     });
     umount2(&small, MntFlags::MNT_DETACH).unwrap();
-    assert_eq!(status, ExitStatus::Exited { code: 0 });
+    assert_eq!(status, Some(ExitStatus::Exited { code: 0 }));
     assert!(bed.said().contains("No space left on device"), "{}", bed.said());
     let whole: u64 = (0..500_000).map(|n: u32| n.to_string().len() as u64 + 1).sum();
     assert!(kept.0 > 100_000, "{kept:?}");

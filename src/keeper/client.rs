@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::protocol::{FromKeeper, LogFiles, ToKeeper, VERSION};
 use super::transport::{self, Inbox, Outbox, TransportError};
 use crate::kernel::launch::plan::LaunchPlan;
-use crate::model::{RunId, Way};
+use crate::model::{Mono, RunId, Way};
 
 /// Asks the keeper. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -39,8 +39,9 @@ struct Shared {
     more: Notify,
 }
 
-/// News and the pidfd beside it: with [`FromKeeper::Launched`], unless our descriptor limit did not allow it.
-pub type News = (FromKeeper, Option<OwnedFd>);
+/// News and the descriptors beside it, unless our descriptor limit did not allow them: the locks with [`FromKeeper::Hello`],
+/// a pidfd with [`FromKeeper::Launched`] of a child.
+pub type News = (FromKeeper, Vec<OwnedFd>);
 
 /// Takes over the keeper's socket, as [`super::role::begin`] returns it, and says hello. The keeper's own hello is the
 /// first of the events. Must be called within a tokio runtime.
@@ -73,6 +74,21 @@ impl Client {
         let cgroup = cgroup.try_clone_to_owned().map_err(TransportError::Io)?;
         let body = transport::seal_body(plan)?;
         self.send(&ToKeeper::Launch { run: run.clone(), logs, way }, vec![cgroup, body])
+    }
+
+    /// Has the main process of an orphaned run watched: the one behind `pidfd`, or one that is gone. Answer: `Exited` at its end.
+    ///
+    /// # Errors
+    /// [`TransportError`]. Nobody watches it then.
+    pub fn adopt(
+        &self,
+        run: &RunId,
+        (pid, start_ticks): (i32, u64),
+        at: Mono,
+        pidfd: Option<OwnedFd>,
+    ) -> Result<(), TransportError> {
+        let message = ToKeeper::Adopt { run: run.clone(), pid, start_ticks, at };
+        self.send(&message, pidfd.into_iter().collect())
     }
 
     /// The exit record of `run` has been taken over.
@@ -182,7 +198,7 @@ impl Events {
                 self.shared.send(&ToKeeper::Pong { nonce }, Vec::new())?;
                 Ok(None)
             }
-            message => Ok(Some((message, got.fds.into_iter().next()))),
+            message => Ok(Some((message, got.fds))),
         }
     }
 
@@ -253,7 +269,7 @@ mod tests {
         tell(&FromKeeper::Ping { nonce: 77 }, &[]);
         tell(&FromKeeper::Launched { run: run(1), pid: 5, at: Mono::default() }, &[keepers.as_fd()]);
         let (message, pidfd) = events.next().await.unwrap();
-        assert!(matches!(message, FromKeeper::Launched { pid: 5, .. }) && pidfd.is_some());
+        assert!(matches!(message, FromKeeper::Launched { pid: 5, .. }) && pidfd.len() == 1);
         let mut inbox = Inbox::default();
         let said: Vec<_> = (0..2).map(|_| inbox.recv::<ToKeeper>(keepers.as_fd()).unwrap().message).collect();
         assert_eq!(said, [ToKeeper::Hello { version: VERSION }, ToKeeper::Pong { nonce: 77 }]);

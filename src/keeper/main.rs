@@ -3,6 +3,8 @@
 //! What it keeps is in `runs`, `supervisor` and `logs`; here events are read, and what follows from one for another
 //! part is done.
 
+mod lives;
+
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +16,7 @@ use rustix::event::epoll;
 use super::logs::{self, Logs};
 use super::protocol::{FromKeeper, ToKeeper};
 use super::role::{self, Binary, say};
-use super::runs::{Launch, Life, Outcome, Reaped, Runs};
+use super::runs::{Launch, Outcome, Reaped, Runs};
 use super::setup::{Leaf, Setup};
 use super::signals::Signals;
 use super::supervisor::{End, Supervisor};
@@ -26,7 +28,7 @@ use crate::kernel::launch::{self, Method};
 use crate::kernel::pidfd::{self, Whom};
 use crate::model::{ExitStatus, Mono, RunId, Stage, StartError, Way, chain};
 
-/// What became readable. Launches in flight have the tokens from here on.
+/// What became readable. Launches in flight and adopted processes have the tokens from here on.
 const SIGNALS: u64 = 0;
 const SUPERVISOR: u64 = 1;
 const LOGGER: u64 = 2;
@@ -63,8 +65,8 @@ struct Keeper {
     inbox: Inbox,
     /// Whether the supervisor's and the logger's socket are watched for room too.
     wants_room: [bool; 2],
-    /// Held, never read.
-    _keep: Vec<OwnedFd>,
+    /// Held, and given to each supervisor to hold, so that no other takes our place while one of us lives.
+    keep: Vec<OwnedFd>,
 }
 
 impl Keeper {
@@ -102,7 +104,7 @@ impl Keeper {
             runs: Runs::default(),
             inbox: Inbox::default(),
             wants_room: [false; 2],
-            _keep: setup.keep,
+            keep: setup.keep,
         };
         let readable = epoll::EventFlags::IN;
         let data = epoll::EventData::new_u64;
@@ -141,8 +143,8 @@ impl Keeper {
                         self.hear_logger();
                         None
                     }
-                    launch => {
-                        self.look_at(launch - FIRST_LAUNCH, now);
+                    other => {
+                        self.look_at(other - FIRST_LAUNCH, now);
                         None
                     }
                 };
@@ -297,7 +299,13 @@ impl Keeper {
 
     fn obey(&mut self, message: ToKeeper, fds: Vec<OwnedFd>, now: Mono) {
         match message {
-            ToKeeper::Hello { version } => self.supervisor.greet(version),
+            ToKeeper::Hello { version } => {
+                let locks = self.keep.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
+                if let Err(e) = &locks {
+                    say("keeper", &format_args!("the supervisor holds no lock: {e}"));
+                }
+                self.supervisor.greet(version, locks.unwrap_or_default());
+            }
             ToKeeper::Launch { run, logs, way } => {
                 self.supervisor.listens();
                 let method = match way {
@@ -311,6 +319,10 @@ impl Keeper {
                     Ok(token) => self.watch_launch(token),
                     Err((run, error)) => self.tell_failed(run, error, now),
                 }
+            }
+            ToKeeper::Adopt { run, pid, start_ticks, at } => {
+                self.supervisor.listens();
+                self.adopt(run, (pid, start_ticks), at, fds, now);
             }
             ToKeeper::Ack { run } => self.runs.forget(&run),
             ToKeeper::List => self.list(now),
@@ -354,8 +366,11 @@ impl Keeper {
         }
     }
 
-    /// A confirmation pipe has something to say.
+    /// A confirmation pipe has something to say, or an adopted process has ended.
     fn look_at(&mut self, token: u64, now: Mono) {
+        if self.runs.adopted(token).is_some() {
+            return self.adopted_ended(token, now);
+        }
         match self.runs.confirm(token) {
             Outcome::Pending => {}
             Outcome::Execed(launch) => {
@@ -413,41 +428,8 @@ impl Keeper {
         if let Some(run) = self.runs.ended(pid, status, now)
             && self.supervisor.is_listening()
         {
+            let status = Some(status);
             self.supervisor.tell(&FromKeeper::Exited { run, pid, status, at: now }, Vec::new(), now);
-        }
-    }
-
-    fn list(&mut self, now: Mono) {
-        self.supervisor.listens();
-        for (run, life) in self.runs.lives() {
-            let run = run.clone();
-            match life {
-                // Not reaped, so the number is its own.
-                Life::Alive { pid, at } => match pidfd::open(*pid) {
-                    Ok(fd) => self.supervisor.tell(&FromKeeper::Launched { run, pid: *pid, at: *at }, vec![fd], now),
-                    Err(e) => say("keeper", &format_args!("{run} cannot be listed: pidfd_open: {e}")),
-                },
-                Life::Ended { pid, status, at } => {
-                    let news = FromKeeper::Exited { run, pid: *pid, status: *status, at: *at };
-                    self.supervisor.tell(&news, Vec::new(), now);
-                }
-                Life::Failed(error) => {
-                    let news = FromKeeper::Failed { run, error: error.clone() };
-                    self.supervisor.tell(&news, Vec::new(), now);
-                }
-            }
-        }
-        self.runs.forget_failed();
-        for run in self.runs.launches() {
-            self.supervisor.tell(&FromKeeper::Launching { run: run.clone() }, Vec::new(), now);
-        }
-        self.supervisor.tell(&FromKeeper::Listed, Vec::new(), now);
-    }
-
-    fn signal_run(&self, run: &RunId, signal: i32) {
-        let Some(Life::Alive { pid, .. }) = self.runs.life(run) else { return };
-        if let Err(e) = pidfd::open(*pid).and_then(|fd| pidfd::signal(fd.as_fd(), signal)) {
-            say("keeper", &format_args!("signal {signal} to {run}: {e}"));
         }
     }
 

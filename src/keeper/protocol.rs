@@ -31,6 +31,19 @@ pub enum ToKeeper {
         #[serde(default)]
         way: Way,
     },
+    /// Watch over the main process of a run that an earlier keeper had launched, and remember its end as that of a child.
+    /// Descriptor: its pidfd, opened while it lived; without one it is gone, and how it ended is not known. Answer: `Exited`
+    /// at its end.
+    Adopt {
+        /// Which.
+        run: RunId,
+        /// Its main process.
+        pid: i32,
+        /// Field 22 of `/proc/PID/stat`.
+        start_ticks: u64,
+        /// When its program began.
+        at: Mono,
+    },
     /// The exit record of `run` has been taken over and may be forgotten.
     Ack {
         /// Which.
@@ -60,7 +73,7 @@ pub enum ToKeeper {
 /// Keeper → supervisor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromKeeper {
-    /// The answer to `Hello`.
+    /// The answer to `Hello`. Descriptors: the locks of state directory and tree, to be held until the end.
     Hello {
         /// [`VERSION`].
         version: u32,
@@ -95,14 +108,14 @@ pub enum FromKeeper {
         /// The step and the reason.
         error: StartError,
     },
-    /// The main process of `run` ended and was reaped. Kept, and told again to a new supervisor, until acknowledged.
+    /// The main process of `run` ended, and was reaped where it was our child. Kept, and told again to a new supervisor, until acknowledged.
     Exited {
         /// Which.
         run: RunId,
         /// Its main process.
         pid: i32,
-        /// waitid(2)'s word.
-        status: ExitStatus,
+        /// waitid(2)'s word, or the kernel's of an adopted one; `None` where nobody can tell.
+        status: Option<ExitStatus>,
         /// When it was reaped.
         at: Mono,
     },

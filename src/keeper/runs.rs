@@ -7,8 +7,9 @@
 //!                                         └ failed: told, forgotten
 //! ```
 //!
-//! A child is found by its number, which is its own until we reap it. No descriptor is kept for a run that lives: its
+//! A child is found by its number, which is its own until we reap it. No descriptor is kept for a child that lives: its
 //! pidfd is opened where somebody asks for it, so that ten thousand workers fit under a limit of twenty thousand files.
+//! What an earlier keeper had launched is no child of ours, and its number is nobody's promise: of those the pidfd is kept.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,6 +19,7 @@ use super::logs::Ends;
 use super::protocol::LogFiles;
 use crate::kernel::launch::plan::LaunchPlan;
 use crate::kernel::launch::{self, Child, Method, Progress};
+use crate::kernel::pidfd;
 use crate::model::{ExitStatus, Mono, RunId, Stage, StartError, Way};
 
 /// How long from clone to exec. A `cpu.max` of 1 % can stretch an exec over seconds; what takes longer than this is
@@ -45,13 +47,27 @@ pub(super) enum Life {
         pid: i32,
         at: Mono,
     },
+    /// Of an earlier keeper, under this token.
+    Adopted {
+        pid: i32,
+        at: Mono,
+        token: u64,
+    },
     Ended {
         pid: i32,
-        status: ExitStatus,
+        status: Option<ExitStatus>,
         at: Mono,
     },
     /// Never ran, and there was nobody to tell it to.
     Failed(StartError),
+}
+
+/// The main process of a run that an earlier keeper had launched.
+pub(super) struct Adopted {
+    pub(super) run: RunId,
+    pub(super) pidfd: OwnedFd,
+    pid: i32,
+    start_ticks: u64,
 }
 
 /// What a launch's confirmation pipe said.
@@ -72,6 +88,7 @@ pub(super) enum Reaped {
 #[derive(Default)]
 pub(super) struct Runs {
     launches: HashMap<u64, Launch>,
+    adopted: HashMap<u64, Adopted>,
     lives: HashMap<RunId, Life>,
     launching: HashMap<RunId, u64>,
     launching_by_pid: HashMap<i32, u64>,
@@ -172,11 +189,38 @@ impl Runs {
         self.launching_by_pid.get(&pid).copied()
     }
 
+    /// Takes over the main process of an earlier keeper's run. Returns the token of its pidfd.
+    pub(super) fn adopt(&mut self, run: RunId, (pid, start_ticks): (i32, u64), at: Mono, pidfd: OwnedFd) -> u64 {
+        self.last_token += 1;
+        let token = self.last_token;
+        self.lives.insert(run.clone(), Life::Adopted { pid, at, token });
+        self.adopted.insert(token, Adopted { run, pidfd, pid, start_ticks });
+        token
+    }
+
+    /// An earlier keeper's run whose main process is gone, and nobody knows how it ended.
+    pub(super) fn ended_unseen(&mut self, run: RunId, pid: i32, at: Mono) {
+        self.lives.insert(run, Life::Ended { pid, status: None, at });
+    }
+
+    /// The adopted process behind a token.
+    pub(super) fn adopted(&self, token: u64) -> Option<&Adopted> {
+        self.adopted.get(&token)
+    }
+
     /// The main process of a live run was reaped.
     pub(super) fn ended(&mut self, pid: i32, status: ExitStatus, at: Mono) -> Option<RunId> {
         let run = self.alive_by_pid.remove(&pid)?;
-        self.lives.insert(run.clone(), Life::Ended { pid, status, at });
+        self.lives.insert(run.clone(), Life::Ended { pid, status: Some(status), at });
         Some(run)
+    }
+
+    /// An adopted process has ended.
+    pub(super) fn adopted_ended(&mut self, token: u64, at: Mono) -> Option<(RunId, i32, Option<ExitStatus>)> {
+        let Adopted { run, pidfd, pid, start_ticks } = self.adopted.remove(&token)?;
+        let status = pidfd::end_of_stranger(pidfd.as_fd(), pid, start_ticks);
+        self.lives.insert(run.clone(), Life::Ended { pid, status, at });
+        Some((run, pid, status))
     }
 
     pub(super) fn failed_untold(&mut self, run: RunId, error: StartError) {
@@ -185,7 +229,7 @@ impl Runs {
 
     /// Forgets an ended run. One that lives is not forgotten, whatever somebody says.
     pub(super) fn forget(&mut self, run: &RunId) {
-        if !matches!(self.lives.get(run), Some(Life::Alive { .. })) {
+        if !matches!(self.lives.get(run), Some(Life::Alive { .. } | Life::Adopted { .. })) {
             self.lives.remove(run);
         }
     }
@@ -219,7 +263,7 @@ impl Runs {
             let seconds = EXEC_DEADLINE.as_secs();
             let sentence = format!("{} had not executed its program after {seconds} s", launch.run);
             launch.doomed = Some(StartError::refused(Stage::Timeout, sentence));
-            if let Err(e) = crate::kernel::pidfd::signal(launch.child.pidfd.as_fd(), libc::SIGKILL) {
+            if let Err(e) = pidfd::signal(launch.child.pidfd.as_fd(), libc::SIGKILL) {
                 super::role::say("keeper", &format_args!("SIGKILL to the child of {}: {e}", launch.run));
             }
         }

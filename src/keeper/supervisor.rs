@@ -166,11 +166,11 @@ impl Supervisor {
         }
     }
 
-    /// Answers its hello and gives it the signals that came before it could take them.
-    pub(super) fn greet(&mut self, version: u32) {
+    /// Answers its hello, with `locks` to hold as long as it lives, and gives it the signals that came before it could take them.
+    pub(super) fn greet(&mut self, version: u32, locks: Vec<OwnedFd>) {
         let (restarts, previous) = (self.restarts, self.previous.clone());
         let going_down = self.going_down.is_some();
-        self.send(&FromKeeper::Hello { version: VERSION, restarts, previous, going_down }, Vec::new());
+        self.send(&FromKeeper::Hello { version: VERSION, restarts, previous, going_down }, locks);
         if version != VERSION {
             say("keeper", &format_args!("a supervisor of protocol {version}, this keeper speaks {VERSION}"));
             self.give_up("it speaks another version of the protocol");

@@ -290,6 +290,12 @@ mod tests {
                 logs: LogFiles { stdout: stdout.into(), stderr: stderr.into() }
             }),
             run().prop_map(|run| ToKeeper::Ack { run }),
+            (run(), any::<i32>(), any::<u64>(), at()).prop_map(|(run, pid, start_ticks, at)| ToKeeper::Adopt {
+                run,
+                pid,
+                start_ticks,
+                at
+            }),
             Just(ToKeeper::List),
             (run(), any::<i32>()).prop_map(|(run, signal)| ToKeeper::Signal { run, signal }),
             "\\PC{0,300}".prop_map(|state| ToKeeper::Notify { state }),
@@ -297,8 +303,11 @@ mod tests {
         ]
     }
 
+    fn at() -> impl Strategy<Value = Mono> + Clone {
+        any::<u64>().prop_map(|n| Mono(std::time::Duration::from_nanos(n)))
+    }
+
     fn from_keeper() -> impl Strategy<Value = FromKeeper> {
-        let at = any::<u64>().prop_map(|n| Mono(std::time::Duration::from_nanos(n)));
         let status = prop_oneof![
             any::<i32>().prop_map(|code| ExitStatus::Exited { code }),
             (any::<i32>(), any::<bool>()).prop_map(|(signal, core)| ExitStatus::Signaled { signal, core }),
@@ -313,17 +322,13 @@ mod tests {
                 }
             ),
             run().prop_map(|run| FromKeeper::Launching { run }),
-            (run(), any::<i32>(), at.clone()).prop_map(|(run, pid, at)| FromKeeper::Launched { run, pid, at }),
+            (run(), any::<i32>(), at()).prop_map(|(run, pid, at)| FromKeeper::Launched { run, pid, at }),
             (run(), "\\PC{0,300}", any::<i32>()).prop_map(|(run, what, errno)| FromKeeper::Failed {
                 run,
                 error: StartError::os(Stage::Exec, what, errno)
             }),
-            (run(), any::<i32>(), status, at).prop_map(|(run, pid, status, at)| FromKeeper::Exited {
-                run,
-                pid,
-                status,
-                at
-            }),
+            (run(), any::<i32>(), proptest::option::of(status), at())
+                .prop_map(|(run, pid, status, at)| FromKeeper::Exited { run, pid, status, at }),
             Just(FromKeeper::Listed),
             any::<u64>().prop_map(|nonce| FromKeeper::Ping { nonce }),
         ]

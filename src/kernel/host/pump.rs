@@ -75,7 +75,7 @@ impl Pump {
                 biased;
                 message = self.keeper.next() => match message {
                     // The pidfd is let go of: the keeper, which has not reaped it, signals it for us.
-                    Ok((message, _pidfd)) => self.keeper_says(message),
+                    Ok((message, _pidfds)) => self.keeper_says(message),
                     Err(e) => return Lost::Keeper(e),
                 },
                 hint = self.hints.next() => match hint {
@@ -102,7 +102,7 @@ impl Pump {
                 let counters = self.inner.count(&run).map(|(_, now)| now).unwrap_or_default();
                 let populated = self.inner.populated_at_the_end(&run);
                 let above = self.inner.above(&run, at);
-                self.inner.tell(&run, KernelEventKind::Exited { status: Some(status), counters, populated, above });
+                self.inner.tell(&run, KernelEventKind::Exited { status, counters, populated, above });
             }
             FromKeeper::Hello { .. } | FromKeeper::Launching { .. } | FromKeeper::Listed | FromKeeper::Ping { .. } => {
                 tracing::debug!(?message, "nothing to do");
