@@ -731,23 +731,6 @@ fn signals_that_ask_for_nothing_end_nobody() {
 }
 
 #[test]
-fn what_an_earlier_up_left_behind_is_followed_by_a_new_run_as_soon_as_it_is_gone() {
-    let case = Case::new();
-    let workers = misbehaving("left", &["sleep"], &[]);
-    let mut first = Up::spawn(case.pinfold("up").arg("--on-term=detach").arg(case.config(&workers)));
-    let main = first.started("left", 1);
-    first.signal(Signal::TERM);
-    first.reap_killed();
-    let mut second = Up::spawn(case.pinfold("up").arg(case.config(&workers)));
-    second.wait_for("it is left alone", |e| is(e, "left") && matches!(e.kind, EventKind::Reconciled { .. }));
-    assert!(main.alive());
-    main.signal(Signal::KILL);
-    let next = second.started("left", 2);
-    assert_eq!(next.cgroup(), case.run_dir("left", 2));
-    second.stop();
-}
-
-#[test]
 fn a_frozen_worker_is_thawed_to_hear_its_stop() {
     let case = Case::new();
     let mut up = Up::start(&case, &misbehaving("frozen", &["sleep"], &["stop: {timeout: 60s}"]));
@@ -1037,9 +1020,9 @@ fn event(seq: u64, run: u32, kind: &str) -> Event {
 fn the_rules_of_events_see_what_they_are_for() {
     let started = r#""kind":"started","pid":5"#;
     let exited = r#""kind":"exited","cause":{"kind":"exited","code":0},"confidence":"certain","evidence":{"before":{"local":null,"memory":null,"pids_max":null},"after":{"local":null,"memory":null,"pids_max":null},"wall_ms":1}"#;
-    let broken = |events: &[Event]| events_break_a_rule(events).unwrap_or_default();
+    let broken = |events: &[Event]| events_break_a_rule(events, false).unwrap_or_default();
     let life = [event(1, 1, started), event(2, 1, exited), event(3, 2, started)];
-    assert_eq!(events_break_a_rule(&life), None);
+    assert_eq!(events_break_a_rule(&life, false), None);
     assert!(broken(&[event(1, 1, started), event(3, 1, exited)]).contains("seq 2"), "a gap");
     assert!(broken(&[event(1, 1, started), event(2, 2, started)]).contains("had not ended"), "two at once");
     assert!(

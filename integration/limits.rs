@@ -11,6 +11,8 @@ mod host_oom;
 #[path = "limits/slices.rs"]
 mod slices;
 mod support;
+#[path = "limits/survive.rs"]
+mod survive;
 #[path = "limits/violations.rs"]
 mod violations;
 

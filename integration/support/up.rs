@@ -1,7 +1,7 @@
 //! A running `pinfold up`: its events as they come, its signals, its end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Read},
     process::{Child, Command, Stdio},
     sync::{
@@ -27,6 +27,8 @@ pub(crate) struct Up {
     /// All events so far.
     pub(crate) seen: Vec<Event>,
     ended: bool,
+    /// Whether it goes on with runs that another has started.
+    adopts: bool,
 }
 
 /// How it ended.
@@ -70,7 +72,14 @@ impl Up {
                 kept.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..n]));
             }
         });
-        Self { child, lines, stderr, seen: Vec::new(), ended: false }
+        Self { child, lines, stderr, seen: Vec::new(), ended: false, adopts: false }
+    }
+
+    /// Starts one that goes on with what an earlier one has left, with the same configuration.
+    pub(crate) fn again(case: &Case) -> Self {
+        let mut up = Self::spawn(case.pinfold("up").arg(case.file("pinfold.yaml")));
+        up.adopts = true;
+        up
     }
 
     /// The process that was started: the keeper.
@@ -197,7 +206,7 @@ impl Up {
         let code = self.child.wait().unwrap().code();
         self.ended = true;
         self.wait_silent();
-        assert_eq!(events_break_a_rule(&self.seen), None);
+        assert_eq!(events_break_a_rule(&self.seen, self.adopts), None);
         Ended { code, stderr: self.stderr() }
     }
 
@@ -258,11 +267,12 @@ pub(crate) fn at(event: &Event) -> Mono {
 
 /// What always holds of one supervisor's events: `seq` begins at 1 and has no gap for one worker, time does not go
 /// back, a run starts at most once and ends exactly once if it started, and no run starts before the one before it
-/// ended.
-pub(crate) fn events_break_a_rule(events: &[Event]) -> Option<String> {
+/// ended. One that `adopts` tells of ends whose start another has told.
+pub(crate) fn events_break_a_rule(events: &[Event], adopts: bool) -> Option<String> {
     let mut next: BTreeMap<Option<&str>, (u64, u64)> = BTreeMap::new();
     let mut live: BTreeMap<&str, u32> = BTreeMap::new();
     let mut over: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut known: BTreeSet<&str> = BTreeSet::new();
     for event in events {
         let worker = event.worker.as_ref().map(pinfold::model::WorkerId::as_str);
         let broken = |rule: &str| Some(format!("{rule}: {}", serde_json::to_string(event).unwrap_or_default()));
@@ -280,6 +290,7 @@ pub(crate) fn events_break_a_rule(events: &[Event]) -> Option<String> {
         let (Some(worker), Some(run)) = (worker, event.run) else { continue };
         match &event.kind {
             EventKind::Started { .. } => {
+                known.insert(worker);
                 if let Some(other) = live.insert(worker, run) {
                     return broken(&format!("run {other} had not ended"));
                 }
@@ -290,7 +301,8 @@ pub(crate) fn events_break_a_rule(events: &[Event]) -> Option<String> {
             EventKind::Exited { evidence, .. } => {
                 // Whatever the cause: it can be killed before it executes its program, too.
                 let never_ran = evidence.start_error.is_some();
-                if live.remove(worker) != (!never_ran).then_some(run) {
+                let adopted = adopts && known.insert(worker);
+                if live.remove(worker) != (!never_ran).then_some(run) && !adopted {
                     return broken("the end of a run that had not started");
                 }
                 if over.insert(worker, run).is_some_and(|o| o >= run) {

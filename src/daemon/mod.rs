@@ -6,12 +6,14 @@
 //! applied.rs     the configuration in force, kept for a supervisor that is started again
 //! console.rs     what is shown
 //! patient.rs     a worker as the monitor of its health sees it
+//! orphans.rs     runs whose keeper is gone
 //! door.rs        the control socket, joined to what it serves
 //! ```
 
 mod applied;
 mod console;
 mod door;
+mod orphans;
 mod patient;
 pub mod supervisor;
 pub mod up;

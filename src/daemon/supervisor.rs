@@ -5,7 +5,7 @@
 //! living runs with the keeper and their records on their cgroups.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsString,
     fs, io,
     os::fd::OwnedFd,
@@ -42,6 +42,7 @@ use crate::worker::handle::WorkerHandle;
 use super::applied;
 use super::console::Console;
 use super::door::{Door, OpenDoor};
+use super::orphans::{self, Orphans};
 use super::patient::Attended;
 
 /// How long after the last worker has ended its directory may still be there.
@@ -136,7 +137,10 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let config = spec::load(&sources, &|name| std::env::var(name).ok()).map_err(|e| Failure::Config(e.to_string()))?;
     let (keeper, mut news) = client::connect(socket).map_err(|e| Failure::failed("cannot reach the keeper", e))?;
     keeper.list().map_err(|e| Failure::failed("cannot reach the keeper", e))?;
-    let told = hear(&mut news).await.map_err(|e| Failure::failed("the keeper does not answer", e))?;
+    let mut told = hear(&mut news).await.map_err(|e| Failure::failed("the keeper does not answer", e))?;
+
+    // Held until our end, so that nobody takes our place while we live without a keeper.
+    let _locks = std::mem::take(&mut told.locks);
 
     let tree = Tree::open(&settings.root)?;
     let logs = settings.state_dir.join("logs");
@@ -194,10 +198,13 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         boot_id: boot_id.clone(),
         seed: fastrand::u64(..),
     });
-    let mut takeover = Takeover::sort(found, &told.messages, &boot_id);
     if let Some(previous) = &told.previous {
         chronicle.supervisor(format!("started again: {previous}"));
     }
+    let mut orphans = orphans::hand_over(&kernel, &found, &told.messages, &boot_id, clock);
+    chronicle.orphans(&orphans);
+    told.messages.append(&mut orphans.told);
+    let mut takeover = Takeover::sort(found, &told.messages, &boot_id);
     for slice in removed {
         chronicle.record(EventKind::Reconciled {
             what: format!("removed the empty slice {slice}, which is not configured"),
@@ -220,8 +227,9 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         .workers
         .iter()
         .zip(&handles)
-        // What an earlier supervisor was ended over is not begun anew for the sake of its end.
-        .filter(|(worker, _)| worker.enabled && !told.going_down)
+        // What an earlier supervisor was ended over is not begun anew for the sake of its end. What goes on has its wish on
+        // record: one that ends in this very moment is its policy's to decide on.
+        .filter(|(worker, _)| worker.enabled && !told.going_down && !takeover.adopted.contains(&worker.id))
         .map(|(_, handle)| handle.start(Trigger::Config))
         .collect();
     let announcement = tokio::spawn(announce(started, kernel.clone(), handles.len()));
@@ -321,19 +329,22 @@ struct Told {
     messages: Vec<FromKeeper>,
     previous: Option<String>,
     going_down: bool,
+    /// Of state directory and tree.
+    locks: Vec<OwnedFd>,
 }
 
 async fn hear(news: &mut Events) -> Result<Told, crate::keeper::transport::TransportError> {
     let mut told = Told::default();
     loop {
         // A pidfd is let go of at once: the keeper signals for us.
-        match news.next().await?.0 {
-            FromKeeper::Hello { previous, going_down, .. } => {
+        match news.next().await? {
+            (FromKeeper::Hello { previous, going_down, .. }, locks) => {
                 told.previous = previous;
                 told.going_down = going_down;
+                told.locks = locks;
             }
-            FromKeeper::Listed => return Ok(told),
-            message => told.messages.push(message),
+            (FromKeeper::Listed, _) => return Ok(told),
+            (message, _) => told.messages.push(message),
         }
     }
 }
@@ -371,6 +382,21 @@ impl Chronicle {
         self.record(EventKind::Supervisor { what });
     }
 
+    /// What the death of a keeper has left.
+    fn orphans(&mut self, orphans: &Orphans) {
+        for run in &orphans.ended {
+            let what = format!("{run} ended while nobody watched: its status is lost, what the kernel counted is not");
+            self.record(EventKind::Reconciled { what });
+        }
+        for run in &orphans.half_made {
+            self.record(EventKind::Reconciled { what: format!("killed {run}: its program had not begun") });
+        }
+        match orphans.alive.len() {
+            0 => {}
+            n => self.supervisor(format!("re-attached {n} runs whose keeper is gone")),
+        }
+    }
+
     fn record(&mut self, kind: EventKind) {
         self.seq += 1;
         let event = Event {
@@ -391,6 +417,8 @@ impl Chronicle {
 struct Takeover {
     /// With a keeper that tells how they end: taken over. Without a number where the launch is not decided.
     alive: HashMap<WorkerId, (Option<i32>, RunNote)>,
+    /// Those of them that were.
+    adopted: HashSet<WorkerId>,
     /// Populated, and nobody can tell anything of them: left alone, nothing is started over them.
     occupied: HashMap<WorkerId, RunId>,
     /// Those of them whose name a worker bears: its end is not ours to bring about.
@@ -411,6 +439,7 @@ impl Takeover {
         found.sort_by_key(|f| f.run.as_ref().map(|run| run.number));
         let mut sorted = Self {
             alive: HashMap::new(),
+            adopted: HashSet::new(),
             occupied: HashMap::new(),
             held: Vec::new(),
             empty: Vec::new(),
@@ -482,12 +511,11 @@ fn begin(
     chronicle: &mut Chronicle,
 ) -> Vec<WorkerHandle> {
     let mut handles = Vec::with_capacity(config.workers.len());
-    let mut adopted = 0;
     for worker in &config.workers {
         let found = if let Some((pid, note)) = takeover.alive.remove(&worker.id) {
             match kernel.adopt(note.clone(), &worker.spec) {
                 Ok(()) => {
-                    adopted += 1;
+                    takeover.adopted.insert(worker.id.clone());
                     actor::Found::Alive { pid, note: Box::new(note) }
                 }
                 Err(error) => {
@@ -511,7 +539,7 @@ fn begin(
             Charge { id: worker.id.clone(), spec: Arc::clone(&worker.spec), spec_hash: worker.spec.digest(), found };
         handles.push(actor::spawn(shared, charge));
     }
-    chronicle.supervisor(match adopted {
+    chronicle.supervisor(match takeover.adopted.len() {
         0 => format!("started, {} workers", handles.len()),
         n => format!("started, {} workers, {n} of them adopted", handles.len()),
     });

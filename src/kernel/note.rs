@@ -63,6 +63,14 @@ pub fn write(dir: &Dir, ns: Namespace, note: &RunNote) -> Result<(), NoteError> 
     Ok(dir.set_xattr(ns, KEY, &bytes)?)
 }
 
+/// Removes the record of `dir`, whose run is over and has been told of.
+///
+/// # Errors
+/// `ENODATA` where there is none; where the kernel refuses.
+pub fn erase(dir: &Dir, ns: Namespace) -> Result<(), DirError> {
+    dir.remove_xattr(ns, KEY)
+}
+
 /// Reads the record of `dir`; `None` where there is none.
 ///
 /// # Errors

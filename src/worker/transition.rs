@@ -113,9 +113,7 @@ impl Transition<'_> {
     fn begin(&mut self) {
         match self.take() {
             Phase::Running { life, main } => {
-                self.emit(EventKind::Reconciled {
-                    what: format!("found running as pid {}: adopted untouched", main.pid),
-                });
+                self.emit(EventKind::Reconciled { what: format!("taken over untouched, with pid {}", main.pid) });
                 match self.s.wish {
                     Wish::Down(by) => self.terminate(life, main, by.unwrap_or(Behalf::STOP), After::Policy, None),
                     Wish::Up => self.s.phase = Phase::Running { life, main },

@@ -14,6 +14,7 @@ mod places;
 mod pump;
 mod scan;
 mod stuck;
+mod takeover;
 mod tripwire;
 
 use std::{
@@ -200,55 +201,10 @@ impl HostKernel {
         Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, parts.news, hints, pressed, removed)))
     }
 
-    /// Looks at what stands in `ROOT/workers` and in its slices. Once, before anything of it is adopted, held or discarded.
-    ///
-    /// # Errors
-    /// Where a directory cannot be read. One that goes while we look is left out.
-    pub fn scan(&self) -> Result<Scan, DirError> {
-        self.inner.scan()
-    }
-
-    /// Takes over a run that an earlier supervisor started, to be watched as `spec` says. Its events come from now on.
-    ///
-    /// # Errors
-    /// Where its directory cannot be opened or read.
-    pub fn adopt(&self, note: RunNote, spec: &Spec) -> Result<(), DirError> {
-        let place = self.inner.place_of(&note.run);
-        let dir = Arc::new(place.dir.open_below(&note.run.to_string())?);
-        let mut kills = Kills::since(note.baseline);
-        kills.read(self.inner.clock.now(), events::read(&dir)?);
-        let run = note.run.clone();
-        self.inner.watch(&run, &dir);
-        self.inner.pressure.watch(&run, &dir, triggers(&spec.limits));
-        self.inner.table().runs.insert(run, Run::new(dir, place, Some(note), kills));
-        Ok(())
-    }
-
-    /// Keeps an eye on processes that nobody can tell anything of, so that it is told when they are gone.
-    ///
-    /// # Errors
-    /// Where the directory cannot be opened.
-    pub fn hold(&self, run: &RunId) -> Result<(), DirError> {
-        let place = self.inner.place_of(run);
-        let dir = Arc::new(place.dir.open_below(&run.to_string())?);
-        let nothing = Interest { memory: false, pids: false };
-        if let Err(e) = self.inner.watches.add(run, &dir, nothing) {
-            tracing::warn!(%run, error = %chain(&e), "a run is not watched");
-        }
-        let kills = Kills::since(Counters::default());
-        self.inner.table().runs.insert(run.clone(), Run::new(dir, place, None, kills));
-        Ok(())
-    }
-
     /// Whether the run is frozen now. One that cannot be read is not said to be.
     #[must_use]
     pub fn is_frozen(&self, run: &RunId) -> bool {
         self.inner.dir(run).is_some_and(|dir| dir.frozen().unwrap_or(false))
-    }
-
-    /// Lets the keeper forget a run of which nothing is left but its exit record.
-    pub fn forget(&self, run: &RunId) {
-        heard(self.inner.keeper.ack(run));
     }
 
     /// Tells the keeper something for systemd (`sd_notify(3)`).
@@ -260,12 +216,6 @@ impl HostKernel {
     #[must_use]
     pub fn glance(&self, run: &RunId) -> Usage {
         self.inner.dir(run).map(|dir| stat::glance(&dir)).unwrap_or_default()
-    }
-
-    /// Kills what is in a directory that nobody owns any more, and removes it.
-    pub fn discard(&self, run: RunId) {
-        let place = self.inner.place_of(&run);
-        self.inner.janitor.remove(run, place);
     }
 }
 
@@ -365,8 +315,16 @@ impl Kernel for HostKernel {
     fn remove(&self, run: &RunId) {
         // Before the rmdir: the kernel keeps the watch of a removed cgroup's file for ever.
         self.inner.watches.forget(run);
-        heard(self.inner.keeper.ack(run));
         let known = self.inner.table().runs.remove(run);
+        // Before the keeper forgets it: a directory with a record, of which nobody knows anything, is taken for a run that
+        // ended unseen.
+        if let Some(known) = known.as_ref().filter(|known| known.note.is_some())
+            && let Err(e) = note::erase(&known.dir, self.inner.namespace)
+            && !e.is_absent()
+        {
+            tracing::warn!(%run, error = %chain(&e), "the record of an ended run stays");
+        }
+        heard(self.inner.keeper.ack(run));
         let place = known.map_or_else(|| self.inner.place_of(run), |known| known.place);
         self.inner.leaving.add(run, &place);
         // With triggers it goes to the janitor once they are closed, which takes longer than an actor may wait.

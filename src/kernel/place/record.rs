@@ -10,15 +10,22 @@ use std::{
     io::{self, Read, Seek, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::kernel::cgroup::{Dir, DirError};
 
 const LOCK: &str = "lock";
 const ROOT: &str = "root.json";
+
+/// How long a supervisor may take to end once it has lost its keeper: less than a person's patience.
+const ENDING: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// Why the place cannot be ours now.
 #[derive(Debug, thiserror::Error)]
@@ -82,11 +89,24 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of `state_dir`, which is made (0700) where it is missing, without waiting.
+    /// Takes the lock of `state_dir`, which is made (0700) where it is missing. Waits only for a supervisor whose keeper is dead:
+    /// it is about to end.
     ///
     /// # Errors
     /// [`RecordError::Held`] with the holder's pid.
     pub fn take(state_dir: &Path) -> Result<Self, RecordError> {
+        let patience = clock::monotonic() + ENDING;
+        loop {
+            match Self::try_take(state_dir) {
+                Err(RecordError::Held { holder: Some(pid), .. }) if is_gone(pid) && clock::monotonic() < patience => {
+                    soon();
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn try_take(state_dir: &Path) -> Result<Self, RecordError> {
         use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
         let path = state_dir.join(LOCK);
         let failed = |action, path: &Path| {
@@ -100,7 +120,7 @@ impl Lock {
         let mut file = options.open(&path).map_err(failed("open", &path))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Errno::WOULDBLOCK) => {
                 let mut text = String::new();
                 file.read_to_string(&mut text).map_err(failed("read", &path))?;
                 return Err(RecordError::Held { path: state_dir.to_owned(), holder: text.trim().parse().ok() });
@@ -231,7 +251,24 @@ impl Recorded {
 /// # Errors
 /// [`RecordError::RootHeld`].
 pub fn lock_root(root: &Dir) -> Result<(), RecordError> {
-    if root.lock()? { Ok(()) } else { Err(RecordError::RootHeld { path: root.path().to_owned() }) }
+    let patience = clock::monotonic() + ENDING;
+    // Whoever has let go of the state directory lets go of this next.
+    while !root.lock()? {
+        if clock::monotonic() >= patience {
+            return Err(RecordError::RootHeld { path: root.path().to_owned() });
+        }
+        soon();
+    }
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "flock(2) cannot be waited for with a deadline")]
+fn soon() {
+    std::thread::sleep(AGAIN);
+}
+
+fn is_gone(pid: i32) -> bool {
+    matches!(rustix::process::Pid::from_raw(pid).map(rustix::process::test_kill_process), Some(Err(Errno::SRCH)))
 }
 
 /// This boot's id.
