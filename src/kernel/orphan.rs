@@ -72,7 +72,8 @@ fn executes_us(pid: i32) -> bool {
 fn opened(pid: i32, start_ticks: u64) -> io::Result<Option<Orphan>> {
     let pidfd = match pidfd::open(pid) {
         Ok(pidfd) => pidfd,
-        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        // The number can be a thread's by now: EINVAL, and ENOENT on later kernels (pidfd_open(2)).
+        Err(e) if [libc::ESRCH, libc::EINVAL, libc::ENOENT].map(Some).contains(&e.raw_os_error()) => return Ok(None),
         Err(e) => return Err(e),
     };
     // After the pidfd was opened: from here on the number cannot become another's behind it.
@@ -99,6 +100,20 @@ mod tests {
         assert_eq!(main(&[stat(3, 3, 9), stat(10, 10, 5)]), Some(10));
         assert_eq!(main(&[stat(12, 10, 6), stat(13, 13, 7)]), None, "its main process is gone");
         assert_eq!(main(&[]), None);
+    }
+
+    #[test]
+    fn a_number_that_has_become_a_threads_is_not_the_process() {
+        let (tell, tid) = std::sync::mpsc::channel();
+        let (stay, until) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            until.recv().unwrap_err();
+        });
+        let tid = tid.recv().unwrap();
+        assert!(opened(tid, pidfd::start_ticks(tid).unwrap()).unwrap().is_none());
+        drop(stay);
+        thread.join().unwrap();
     }
 
     #[test]
