@@ -113,7 +113,7 @@ fn the_next_up_goes_on_with_the_same_process_and_tells_its_end_exactly() {
         mains[1].signal(Signal::KILL);
         assert_exact(&second.exited("killed", 1), &ExitCause::KilledExternal);
         case.ask("stop", &["stopped"]);
-        assert_exact(&second.exited("stopped", 1), &ExitCause::Killed { by: KilledBy::Stop, policy: None });
+        assert_eq!(second.exited("stopped", 1), ExitCause::Killed { by: KilledBy::Stop, policy: None });
         assert!(!mains[2].alive());
         assert_eq!(
             ["coded", "killed", "stopped"].map(|name| starts(&second, name)),
@@ -290,7 +290,7 @@ fn a_run_whose_record_has_no_process_is_adopted_where_its_program_runs_and_remov
     assert_eq!(tree::procs(&case.run_dir("runs", 1)), [pid]);
     assert!(pidfd::start_ticks(pid).is_some());
     case.ask("stop", &["runs"]);
-    assert_exact(&up.exited("runs", 1), &ExitCause::Killed { by: KilledBy::Stop, policy: None });
+    assert_eq!(up.exited("runs", 1), ExitCause::Killed { by: KilledBy::Stop, policy: None });
     stray.wait().unwrap();
     up.stop();
 }

@@ -124,10 +124,13 @@ pub fn decide(facts: &Facts<'_>) -> (ExitCause, Confidence) {
             (None, None) => (start_failed(error), Certain),
         },
         End::NeverRan(error) => (start_failed(error), Certain),
-        End::Unseen(why) => match (asked.kill, oom(facts)) {
-            (_, Some(Oom { scope, takes_all: true, .. })) => (ExitCause::Oom { scope }, Likely),
-            (Some(by), _) => (killed(by), Likely),
-            (None, _) => (ExitCause::Unknown { why }, Certain),
+        End::Unseen(why) => match (oom(facts), asked.kill, asked.stop) {
+            (Some(Oom { scope, takes_all: true, .. }), ..) => (ExitCause::Oom { scope }, Likely),
+            (_, Some(by), _) => (killed(by), Likely),
+            // Of a run of an earlier keeper the status can be lost while we watch: whether it had a code of its own for the
+            // stop that we had asked for nobody knows.
+            (_, None, Some((by, _))) if why == UnknownWhy::SupervisorAway => (killed(by), Likely),
+            _ => (ExitCause::Unknown { why }, Certain),
         },
         End::Reaped(ExitStatus::Exited { code }) => match asked.stop {
             Some((by, _)) if facts.success_exit_codes.contains(&code) => (killed(by), Certain),

@@ -201,6 +201,7 @@ fn every_case_has_its_row() {
         ("nobody saw it, a group OOM tells", away, OWN_GROUP, &unread, NOBODY, true, oom(Worker), Likely),
         ("nobody saw it, a group OOM of the slice tells", away, FOREIGN_GROUP, &slice, NOBODY, true, oom(Ancestor), Likely),
         ("nobody saw it, our kill tells", away, NOTHING, &unread, KILL, true, killed(Operator), Likely),
+        ("nobody saw it, our stop tells", away, NOTHING, &unread, STOP, true, killed(Stop), Likely),
         ("nobody saw it, a policy's kill tells", away, NOTHING, &unread, POLICY_KILL, true, killed_for(Policy, Pids), Likely),
     ];
     let mut seen = BTreeSet::new();
@@ -400,12 +401,12 @@ fn explanations(facts: &Facts<'_>) -> Vec<&'static str> {
             obeyed
                 || signal.is_some_and(|signal| signal != 9 && signal_of_ours(signal))
                 || shot_by_us && !of_all && !(kills && facts.doomed)
-                || unseen && asked.kill.is_some() && !of_all
+                || unseen && asked.by().is_some() && !of_all
                 || unborn && asked.kill.is_some(),
         ),
         ("killed_external", shot && !shot_by_us && !kills),
         ("start_failed", never && !(unborn && (kills || asked.kill.is_some()))),
-        ("unknown", unseen && asked.kill.is_none() && !of_all),
+        ("unknown", unseen && asked.by().is_none() && !of_all),
     ];
     rules.into_iter().filter_map(|(kind, speaks)| speaks.then_some(kind)).collect()
 }
