@@ -18,6 +18,7 @@ pub mod manager;
 pub mod model;
 pub mod policy;
 pub mod spec;
+pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod worker;

@@ -11,6 +11,7 @@ mod counters;
 mod event;
 mod health;
 mod id;
+mod outlook;
 mod quantity;
 mod record;
 mod start_error;
@@ -27,6 +28,7 @@ pub use counters::{
 pub use event::{KernelEvent, KernelEventKind, Target};
 pub use health::{HealthReport, HealthVerdict, ProbeKind};
 pub use id::{BadWorkerId, RunId, SliceName, WorkerId};
+pub use outlook::{Desired, DownBy, Outlook};
 pub use quantity::{duration, size};
 pub use record::{Decision, Event, EventKind, Evidence, Story, Trigger, Verdict};
 pub use start_error::{Stage, StartError, Way};

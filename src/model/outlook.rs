@@ -1,0 +1,55 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Class, KilledBy, PolicyName};
+
+/// Whether a worker should be up, as it is remembered beyond its supervisor and its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Desired {
+    /// It should.
+    Up,
+    /// It should not, until somebody starts it.
+    Down(DownBy),
+}
+
+/// Who took a worker down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownBy {
+    /// On whose behalf.
+    pub by: KilledBy,
+    /// Whose policy it was, with [`KilledBy::Policy`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyName>,
+    /// Who asked, as the event of that request names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
+}
+
+/// What a worker is about to do, beside what is wished: what another supervisor goes on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outlook {
+    /// A run is being made.
+    Launching,
+    /// A run lives, or has ended and nothing is decided yet.
+    Running,
+    /// It ended with its supervisor: the next one starts it.
+    Start,
+    /// A run follows.
+    Due {
+        /// After this time, from the moment of saving.
+        after: Duration,
+        /// Whose restart it is.
+        class: Option<Class>,
+    },
+    /// This class of its restart breaker admits none.
+    Held(Class),
+    /// It ended well, and its policy is content.
+    Done,
+    /// It failed, and its policy does not bring it back.
+    Failed,
+    /// Nothing: it was taken down, or never started.
+    Rest,
+}
