@@ -18,7 +18,7 @@ use pinfold::{
         self, Problem, Source,
         types::{
             Config, HealthCheck, HttpGet, Io, KillMode, OomGroup, PressureTrigger, Probe, ProbeAction, Process,
-            Profile, Spec, SwapMax, ViolationHandling, ViolationPolicy, Worker,
+            Profile, Spec, StoreType, SwapMax, ViolationHandling, ViolationPolicy, Worker,
         },
     },
 };
@@ -155,6 +155,7 @@ fn every_key_reaches_the_value_it_names() {
     assert_eq!(worker.declared_as.as_str(), "full");
     assert!(!worker.enabled);
 
+    assert_eq!(config.store, StoreType::Memory);
     let [shared] = config.slices.as_slice() else { panic!("{} slices", config.slices.len()) };
     assert_eq!((shared.name.as_str(), worker.spec.slice.as_ref()), ("shared", Some(&shared.name)));
 
@@ -328,7 +329,12 @@ fn a_slice_in_two_files_is_an_error_that_names_both() {
 #[test]
 fn a_file_without_content_is_an_empty_configuration() {
     for name in ["empty", "only-comments"] {
-        assert_eq!(good(name), Config { env: BTreeMap::new(), slices: Vec::new(), workers: Vec::new() }, "{name}");
+        let store = StoreType::Sqlite;
+        assert_eq!(
+            good(name),
+            Config { env: BTreeMap::new(), slices: Vec::new(), store, workers: Vec::new() },
+            "{name}"
+        );
     }
 }
 
@@ -417,6 +423,10 @@ fn several_files_are_one_configuration_and_later_ones_win() {
     let second = text("b.yaml", "env: {B: 2}\ndefaults: {nice: 2}\nworkers: [{id: b, unit: {command: [b]}}]");
     let config = load(&[first, second]).unwrap();
     assert_eq!(config.env, map(&[("A", "1"), ("B", "2")]));
+    let kept = |first: &str, second: &str| load(&[text("a.yaml", first), text("b.yaml", second)]).unwrap().store;
+    assert_eq!(kept("store: {type: memory}", "env: {A: 1}"), StoreType::Memory);
+    assert_eq!(kept("store: {type: memory}", "store: {type: sqlite}"), StoreType::Sqlite);
+    assert_eq!(kept("store: {}", "env: {A: 1}"), StoreType::Sqlite);
     for (id, worker) in ["a", "b"].iter().zip(&config.workers) {
         assert_eq!(worker.id.as_str(), *id, "in the order of the files");
         assert_eq!((worker.spec.nice, worker.spec.user.as_deref()), (2, Some("one")), "defaults act on all files");

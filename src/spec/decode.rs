@@ -382,6 +382,14 @@ pub(super) fn described<T: Decode>(schemas: &mut SchemaGenerator, doc: &str) -> 
     schema.to_value()
 }
 
+/// A key that is a word of the language, as the configuration writes it: `type` of `r#type`.
+pub(super) const fn bare(field: &'static str) -> &'static str {
+    match field.as_bytes() {
+        [b'r', b'#', ..] => field.split_at(2).1,
+        _ => field,
+    }
+}
+
 /// Declares a record: its keys, their types and what they mean.
 macro_rules! record {
     (
@@ -400,7 +408,7 @@ macro_rules! record {
         }
 
         impl $name {
-            const KEYS: &'static [&'static str] = &[$( stringify!($field) ),*];
+            const KEYS: &'static [&'static str] = &[$( $crate::spec::decode::bare(stringify!($field)) ),*];
             const LATER: &'static [&'static str] = &[$( $( stringify!($later) ),* )?];
         }
 
@@ -413,7 +421,10 @@ macro_rules! record {
                 let mut record = Self::default();
                 for entry in cx.entries(node, at, Self::KEYS)? {
                     match entry.key.as_str() {
-                        $( stringify!($field) $(| stringify!($alias))? => record.$field.take(entry, at, cx), )*
+                        $(
+                            key if key == $crate::spec::decode::bare(stringify!($field))
+                                $(|| key == stringify!($alias))? => record.$field.take(entry, at, cx),
+                        )*
                         _ => cx.unknown_key(entry, at, Self::KEYS, Self::LATER),
                     }
                     if cx.report.full() {
@@ -442,7 +453,7 @@ macro_rules! record {
                 $(
                     let schema = $crate::spec::decode::described::<$type>(schemas, concat!($($doc, "\n"),*));
                     $( properties.insert(stringify!($alias).to_owned(), schema.clone()); )?
-                    properties.insert(stringify!($field).to_owned(), schema);
+                    properties.insert($crate::spec::decode::bare(stringify!($field)).to_owned(), schema);
                 )*
                 let required: &[&str] = &[$( $( stringify!($required) ),* )?];
                 let mut schema = schemars::json_schema!({

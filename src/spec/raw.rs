@@ -16,7 +16,7 @@ use super::{
     problem::{Place, shown},
     quantity::{Hold, Off, Share, Size, Stall, Time, TimeOr},
     tree::{Node, Value},
-    types::{KillMode, OomGroup, Profile, ViolationHandling, ViolationPolicy},
+    types::{KillMode, OomGroup, Profile, StoreType, ViolationHandling, ViolationPolicy},
     units::{AbsPath, Account, Flag, Int, MaybePath, Number, OrMax, SignalNumber, Text, Umask},
 };
 use crate::{
@@ -31,15 +31,25 @@ const MAX_IOPS: i64 = u32::MAX as i64 - 1;
 
 record! {
     /// A configuration of pinfold.
-    File later [store, history, reconcile_interval] {
+    File later [history, reconcile_interval] {
         /// The global environment, below each worker's own.
         env: Env,
         /// Merged under the unit of every worker of every file: maps key by key, everything else as a whole.
         defaults: Unit,
         /// Budgets that workers share, by their names.
         slices: Slices,
+        /// Where what outlives the supervisor is kept.
+        store: Store,
         /// What to run.
         workers: List<Worker>,
+    }
+}
+
+record! {
+    /// Where wishes, restart breakers and runs are remembered.
+    Store {
+        /// sqlite (a file in the state directory) or memory (until the supervisor ends). Default sqlite.
+        r#type: StoreTypeName,
     }
 }
 
@@ -367,6 +377,11 @@ record! {
 pub(super) type Retries = Int<0, 1_000_000>;
 pub(super) type Rate = Number<1, 1000>;
 pub(super) type Factor = Number<0, 1000>;
+
+choice!(StoreTypeName => StoreType, "a type of store", {
+    "sqlite" => StoreType::Sqlite,
+    "memory" => StoreType::Memory,
+});
 
 choice!(ProfileName => Profile, "a profile", {
     "batch" => Profile::Batch,

@@ -16,8 +16,20 @@ pub struct Config {
     pub env: BTreeMap<String, String>,
     /// Shared budgets, in the order of the files. Names are unique.
     pub slices: Vec<Slice>,
+    /// Where what outlives the supervisor is kept.
+    pub store: StoreType,
     /// The workers, instances expanded, in the order of the files. Names are unique.
     pub workers: Vec<Worker>,
+}
+
+/// Where wishes, restart breakers and runs are remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StoreType {
+    /// In a file in the state directory.
+    #[default]
+    Sqlite,
+    /// Until the supervisor ends.
+    Memory,
 }
 
 /// A budget that workers share: a cgroup that their runs are made in.

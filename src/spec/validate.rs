@@ -14,7 +14,7 @@ use super::{
     problem::{Place, shown},
     quantity::Time,
     raw,
-    types::{Config, EnvFile, Slice, Spec, Stop, Worker},
+    types::{Config, EnvFile, Slice, Spec, Stop, StoreType, Worker},
     units::Int,
 };
 use crate::{
@@ -31,6 +31,7 @@ const MAX_INHERITED: usize = 64 << 20;
 pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
     let mut env: Field<raw::Env> = Field::Absent;
     let mut defaults: Field<raw::Unit> = Field::Absent;
+    let mut store: Field<raw::Store> = Field::Absent;
     let mut declared = Vec::new();
     let mut slices = Slices::default();
     for mut file in files {
@@ -39,6 +40,8 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
         env = file.env;
         file.defaults.fill(&defaults);
         defaults = file.defaults;
+        file.store.fill(&store);
+        store = file.store;
         slices.declare(file.slices, cx);
         if let Field::Given(Found { value: List(workers), .. }) = file.workers {
             declared.extend(workers);
@@ -59,12 +62,13 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
             break;
         }
     }
-    Config { env: env.get().map(texts).unwrap_or_default(), slices: slices.whole, workers }
+    let store = store.get().and_then(|store| store.r#type.get()).map(|name| name.0).unwrap_or_default();
+    Config { env: env.get().map(texts).unwrap_or_default(), slices: slices.whole, store, workers }
 }
 
 /// What stands in for a configuration that cannot be put together.
 pub(super) fn nothing() -> Config {
-    Config { env: BTreeMap::new(), slices: Vec::new(), workers: Vec::new() }
+    Config { env: BTreeMap::new(), slices: Vec::new(), store: StoreType::default(), workers: Vec::new() }
 }
 
 /// The slices of all files.
