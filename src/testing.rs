@@ -5,6 +5,7 @@
 //! for ever, and dies of the stop signal.
 
 mod kernel;
+mod ledger;
 mod script;
 
 use std::{sync::Arc, time::Duration};
@@ -12,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 pub use kernel::{Call, FakeKernel, Recovered};
+pub use ledger::FakeLedger;
 pub use script::{Children, Launch, OnSignal, Oom, Script};
 
 use crate::clock::Clock;
@@ -20,10 +22,15 @@ use crate::spec::types::Spec;
 use crate::worker::actor::{Charge, Found, Shared, spawn};
 use crate::worker::handle::{AskError, WorkerHandle};
 
+/// Of the host that a [`Bench`] is on.
+const BOOT_ID: &str = "7f0a1bd2-5c1e-4a7c-9a55-2f1c7e9f0a11";
+
 /// A supervisor's insides around a [`FakeKernel`], without the supervisor.
 pub struct Bench {
     /// The kernel.
     pub kernel: FakeKernel,
+    /// What outlives the supervisor.
+    pub ledger: FakeLedger,
     /// What the actors share.
     pub shared: Arc<Shared>,
     /// What they record.
@@ -39,11 +46,20 @@ impl Bench {
         let clock = Clock::anchored_at(crate::model::Mono(Duration::from_secs(1000)));
         let kernel = FakeKernel::new(clock, seed);
         let (sender, records) = mpsc::unbounded_channel();
-        let boot_id = "7f0a1bd2-5c1e-4a7c-9a55-2f1c7e9f0a11".to_owned();
+        let ledger = FakeLedger::new(clock, seed);
         let (give_up, given_up) = mpsc::unbounded_channel();
-        let shared =
-            Shared { kernel: Arc::new(kernel.clone()), clock, records: sender, give_up, cpus: 2, boot_id, seed };
-        Self { kernel, shared: Arc::new(shared), records, given_up }
+        let shared = Shared {
+            kernel: Arc::new(kernel.clone()),
+            clock,
+            records: sender,
+            ledger: Arc::new(ledger.clone()),
+            epoch: 1,
+            give_up,
+            cpus: 2,
+            boot_id: BOOT_ID.into(),
+            seed,
+        };
+        Self { kernel, ledger, shared: Arc::new(shared), records, given_up }
     }
 
     /// Supervises `spec` as `name`, never run before and not started yet.
@@ -52,7 +68,7 @@ impl Bench {
     /// If `name` is none.
     pub fn worker(&self, name: &str, spec: Spec) -> Result<WorkerHandle, BadWorkerId> {
         let found = Found::Nothing { last_run: 0 };
-        Ok(spawn(&self.shared, Charge { id: WorkerId::new(name)?, spec: Arc::new(spec), spec_hash: 1, found }))
+        Ok(spawn(&self.shared, Charge::new(WorkerId::new(name)?, Arc::new(spec), found)))
     }
 
     /// What was recorded since the last call.

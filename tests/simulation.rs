@@ -12,8 +12,10 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use pinfold::model::{
-    BreakerState, Class, Detail, Event, EventKind, HealthReport, KilledBy, ProbeKind, State, Trigger, Verdict, WorkerId,
+    BreakerState, Class, Detail, Event, EventKind, HealthReport, KilledBy, ProbeKind, State, Trigger, Verdict,
+    WorkerId, WorkerStatus,
 };
 use pinfold::policy::restart::{BudgetOverride, OnOpen, RestartMode, RestartPolicy};
 use pinfold::spec::types::{
@@ -82,24 +84,88 @@ struct Supervised {
 }
 
 fn supervised(bench: &Bench, id: WorkerId, spec: Arc<Spec>, found: Found) -> Supervised {
-    let charge = Charge { id: id.clone(), spec: Arc::clone(&spec), spec_hash: 1, found };
+    let charge = Charge {
+        remembered: bench.ledger.record_of(&id).map(Box::new),
+        ..Charge::new(id.clone(), Arc::clone(&spec), found)
+    };
     let (handle, actor) = supervise(&bench.shared, charge);
     Supervised { id, spec, handle, task: tokio::spawn(actor) }
 }
 
+/// What was last asked of a worker, and whether that is a stop.
+struct Order {
+    stop: bool,
+    /// Until it has come.
+    answer: Option<Answer>,
+    done: bool,
+}
+
+impl Order {
+    /// Whether it is a stop that was answered: done.
+    fn is_a_stop_that_is_done(&mut self) -> bool {
+        if let Some(answered) = self.answer.as_mut().and_then(FutureExt::now_or_never) {
+            (self.answer, self.done) = (None, answered.is_ok());
+        }
+        self.stop && self.done
+    }
+}
+
 /// The supervisor is gone between two turns, and another one finds what there is.
-async fn die_and_recover(bench: &Bench, workers: &mut [Supervised]) {
+async fn die_and_recover(
+    bench: &Bench,
+    workers: &mut [Supervised],
+    last: &mut BTreeMap<WorkerId, Order>,
+) -> Result<(), String> {
+    let status = |worker: &Supervised| worker.handle.status();
+    let before: Vec<_> = workers.iter().map(status).collect();
+    // What is written behind is on the disk when nothing has happened for so long.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let quiet: Vec<_> = workers.iter().map(status).zip(before).map(|(now, before)| (now == before, now)).collect();
+    let down: BTreeSet<_> =
+        last.iter_mut().filter_map(|(id, order)| order.is_a_stop_that_is_done().then(|| id.clone())).collect();
     for worker in workers.iter_mut() {
         worker.task.abort();
         assert!((&mut worker.task).await.is_err());
     }
-    for worker in workers {
+    bench.ledger.crash();
+    for worker in workers.iter_mut() {
         let found = match bench.kernel.recover(&worker.id) {
             Recovered::Nothing { last_run } => Found::Nothing { last_run },
             Recovered::Alive { pid, note } => Found::Alive { pid, note },
         };
         *worker = supervised(bench, worker.id.clone(), Arc::clone(&worker.spec), found);
     }
+    for (worker, (quiet, before)) in workers.iter().zip(quiet) {
+        let after = worker.handle.status();
+        if down.contains(&worker.id) && after.desired_up {
+            return Err(format!("a stop that was done is undone by the crash: {before:?}, then {after:?}"));
+        }
+        if quiet && before.state == State::Stopped {
+            the_same_is_remembered(&before, &after)?;
+        }
+        // As every supervisor does.
+        drop(worker.handle.start(Trigger::Config));
+    }
+    Ok(())
+}
+
+/// A worker at rest is, after a crash, what it was before: stopped by whom it was, as often restarted, its breaker as open, and
+/// no nearer to what it waits for.
+fn the_same_is_remembered(before: &WorkerStatus, after: &WorkerStatus) -> Result<(), String> {
+    let kept = |status: &WorkerStatus| {
+        let breaker: Vec<_> = status.breaker.iter().map(|b| (b.class, b.state, b.attempts, b.max_attempts)).collect();
+        let asked = (status.down_by, status.down_policy);
+        (status.detail, asked, breaker, status.restarts_by, status.cause.clone(), status.run)
+    };
+    let waits = |status: &WorkerStatus| {
+        let breaker = status.breaker.iter().map(|b| b.until);
+        std::iter::once(status.next_attempt).chain(breaker).collect::<Vec<_>>()
+    };
+    let no_nearer = waits(before).into_iter().zip(waits(after)).all(|(before, after)| before <= after);
+    if before.run == 0 || (kept(before) == kept(after) && no_nearer) {
+        return Ok(());
+    }
+    Err(format!("{:?} {:?} is remembered as {:?} {:?}", kept(before), waits(before), kept(after), waits(after)))
 }
 
 /// `seq` has no gaps and begins at 1, for each worker and each supervisor.
@@ -222,17 +288,17 @@ fn any_report(random: &mut fastrand::Rng) -> HealthReport {
     }
 }
 
-/// One of the things that arrive.
-fn ask_anything(worker: &WorkerHandle, random: &mut fastrand::Rng) -> Answer {
+/// One of the things that arrive; what it says about the worker's being up, if anything.
+fn ask_anything(worker: &WorkerHandle, random: &mut fastrand::Rng) -> (Option<bool>, Answer) {
     match random.u32(0..16) {
-        0..5 => worker.start(Trigger::Operator),
-        5..7 => worker.restart(random.bool()),
-        7..9 => worker.stop(KilledBy::Stop),
-        9 => worker.kill(KilledBy::Operator),
-        10 => worker.reset(),
-        11 => worker.signal(15),
-        12..15 => worker.health(worker.status().run, any_report(random)),
-        _ => worker.restart(true),
+        0..5 => (Some(true), worker.start(Trigger::Operator)),
+        5..7 => (Some(true), worker.restart(random.bool())),
+        7..9 => (Some(false), worker.stop(KilledBy::Stop)),
+        9 => (Some(false), worker.kill(KilledBy::Operator)),
+        10 => (None, worker.reset()),
+        11 => (None, worker.signal(15)),
+        12..15 => (None, worker.health(worker.status().run, any_report(random))),
+        _ => (Some(true), worker.restart(true)),
     }
 }
 
@@ -241,6 +307,7 @@ async fn storm(seed: u64) -> Result<usize, String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut bench = Bench::new(seed);
     bench.kernel.chaos(true);
+    bench.ledger.chaos(true);
     let mut workers = Vec::new();
     for n in 0..50 {
         let id = WorkerId::new(&format!("w-{n}")).map_err(|e| e.to_string())?;
@@ -251,9 +318,11 @@ async fn storm(seed: u64) -> Result<usize, String> {
     while bench.shared.clock.now().since(began) < Duration::from_secs(60) {
         for worker in &workers {
             for _ in 0..random.u32(0..4) {
-                answers.push(ask_anything(&worker.handle, &mut random));
+                answers.push(ask_anything(&worker.handle, &mut random).1);
             }
         }
+        // Every verb works all the same.
+        bench.ledger.full(random.u8(0..4) == 0);
         tokio::time::sleep(Duration::from_millis(random.u64(0..5000))).await;
     }
     end(&mut bench, workers, answers, false).await
@@ -263,6 +332,7 @@ async fn live(seed: u64) -> Result<usize, String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut bench = Bench::new(seed);
     bench.kernel.chaos(true);
+    bench.ledger.chaos(true);
     let mut workers = Vec::new();
     for n in 0..random.usize(1..6) {
         let id = WorkerId::new(&format!("w-{n}")).map_err(|e| e.to_string())?;
@@ -272,20 +342,28 @@ async fn live(seed: u64) -> Result<usize, String> {
     let mortal = random.u8(0..4) == 0;
     let mut crashed = false;
     let mut answers = Vec::new();
+    let mut last: BTreeMap<WorkerId, Order> = BTreeMap::new();
     for _ in 0..random.u32(5..40) {
         if mortal && random.u32(0..8) == 0 {
             crashed = true;
-            die_and_recover(&bench, &mut workers).await;
+            die_and_recover(&bench, &mut workers, &mut last).await?;
             continue;
         }
         let worker = &workers[random.usize(0..workers.len())].handle;
-        answers.push(ask_anything(worker, &mut random));
+        match ask_anything(worker, &mut random) {
+            (Some(up), answer) => {
+                let order = last.insert(worker.id().clone(), Order { stop: !up, answer: Some(answer), done: false });
+                answers.extend(order.and_then(|order| order.answer));
+            }
+            (None, answer) => answers.push(answer),
+        }
         let pause = if random.bool() { 0 } else { random.u64(0..20_000) };
         tokio::time::sleep(Duration::from_millis(pause)).await;
         for worker in &workers {
             the_state_is_legal(&worker.handle)?;
         }
     }
+    answers.extend(last.into_values().filter_map(|order| order.answer));
     end(&mut bench, workers, answers, crashed).await
 }
 

@@ -11,15 +11,17 @@ use axum::{
 };
 use futures_util::stream;
 use serde::Deserialize;
+use tokio::sync::watch;
 
 use super::extract::{Body, Name, Params};
 use super::moment::{Calendar, Moment};
 use super::peer::Peer;
 use super::usage::{self, Meter};
-use super::wire::{Ask, Code, Health, Problem, Results, Settled, Why, Worker};
+use super::wire::{Ask, Code, Health, Problem, Results, Settled, StoreHealth, Why, Worker};
 use crate::clock::Clock;
 use crate::manager::handle::{Action, Manager, Member};
 use crate::model::{Mono, RunId, State as WorkerState};
+use crate::store;
 
 /// How many workers are told in one piece of a list: what a list costs at once, in time and memory, however long it is.
 const PIECE: usize = 64;
@@ -36,13 +38,20 @@ struct Inner {
     calendar: Calendar,
     began: Mono,
     logs: PathBuf,
+    store: watch::Receiver<store::Health>,
 }
 
 impl Api {
-    /// Serves `manager`'s workers. `logs` is where their output is kept: `LOGS/ID/RUN.stderr`.
+    /// Serves `manager`'s workers. `logs` is where their output is kept: `LOGS/ID/RUN.stderr`; `store` is how the store does.
     #[must_use]
-    pub fn new(manager: Manager, meter: Arc<dyn Meter>, clock: Clock, logs: PathBuf) -> Self {
-        let inner = Inner { manager, meter, calendar: Calendar::new(clock), began: clock.now(), logs };
+    pub fn new(
+        manager: Manager,
+        meter: Arc<dyn Meter>,
+        clock: Clock,
+        logs: PathBuf,
+        store: watch::Receiver<store::Health>,
+    ) -> Self {
+        let inner = Inner { manager, meter, calendar: Calendar::new(clock), began: clock.now(), logs, store };
         Self { inner: Arc::new(inner) }
     }
 
@@ -157,9 +166,10 @@ async fn why(State(api): State<Api>, Name(name): Name) -> Result<Json<Why>, Prob
 }
 
 async fn health(State(api): State<Api>) -> Json<Health> {
-    let Inner { manager, calendar, began, .. } = &*api.inner;
+    let Inner { manager, calendar, began, store, .. } = &*api.inner;
+    let store = StoreHealth::from(&*store.borrow());
     let running = manager.all().iter().filter(|m| m.worker.status().state == WorkerState::Running).count();
-    let status = if manager.is_closed() { "going_down" } else { "ok" };
+    let status = if manager.is_closed() { "going_down" } else { store.status.as_str() };
     Json(Health {
         status: status.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -167,6 +177,7 @@ async fn health(State(api): State<Api>) -> Json<Health> {
         uptime_ms: calendar.now().since_ms(*began),
         workers: manager.all().len(),
         running,
+        store,
     })
 }
 

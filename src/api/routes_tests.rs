@@ -24,6 +24,7 @@ struct Door {
     bench: Bench,
     router: Router,
     manager: Manager,
+    store: watch::Sender<store::Health>,
 }
 
 impl Door {
@@ -36,8 +37,9 @@ impl Door {
             Member { declared_as: WorkerId::new(parent).unwrap(), spec, worker }
         };
         let manager = Manager::new(names.iter().map(member).collect());
-        let api = Api::new(manager.clone(), Arc::new(Echo), bench.shared.clock, "/logs".into());
-        Self { router: api.router(), bench, manager }
+        let (store, health) = watch::channel(store::Health::Ok { made_anew: None });
+        let api = Api::new(manager.clone(), Arc::new(Echo), bench.shared.clock, "/logs".into(), health);
+        Self { router: api.router(), bench, manager, store }
     }
 
     async fn send(&self, request: Request<HttpBody>) -> (StatusCode, String, Value) {
@@ -289,6 +291,13 @@ async fn at_the_end_nothing_is_started_and_everything_can_be_read_and_ended() {
     let door = Door::new(&["a"]);
     door.post("/v1/workers/a/start", json!({})).await;
     assert_eq!(door.get("/v1/health").await.1["status"], "ok");
+    let since = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+    let why = "writing to x: no space left".to_owned();
+    door.store.send_replace(store::Health::Degraded { why: why.clone(), since, pending: 2, lost: 1 });
+    let (_, degraded) = door.get("/v1/health").await;
+    let shown = json!({"status": "degraded", "why": why, "since": "2027-01-15T08:00:00.000Z", "pending": 2, "lost": 1});
+    assert_eq!((&degraded["status"], &degraded["store"]), (&json!("degraded"), &shown));
+    door.store.send_replace(store::Health::Ok { made_anew: None });
     door.manager.close();
     assert_eq!(code(&door.post("/v1/workers/a/start", json!({})).await), (503, "going_down"));
     let (_, health) = door.get("/v1/health").await;

@@ -14,6 +14,7 @@ use crate::model::{
     WorkerId, WorkerStatus,
 };
 use crate::spec::types::Spec;
+use crate::store;
 
 /// `GET /v1/workers`: in the order of their declaration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -232,7 +233,7 @@ pub enum Word {
 /// `GET /v1/health`: that there is an answer says that the supervisor answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// `ok`, or `going_down` while every worker is being stopped.
+    /// `ok`; `degraded` while the store is; `going_down` while every worker is being stopped.
     pub status: String,
     /// Of pinfold.
     pub version: String,
@@ -244,6 +245,44 @@ pub struct Health {
     pub workers: usize,
     /// How many of them run.
     pub running: usize,
+    /// How the store does.
+    pub store: StoreHealth,
+}
+
+/// Whether what outlives the supervisor gets where it belongs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreHealth {
+    /// `ok`, or `degraded`: what happens is kept in memory until the store can be written.
+    pub status: String,
+    /// Why it is degraded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Since when, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Of how many workers something waits to be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<usize>,
+    /// How many starts and exits of runs had no room in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<u64>,
+}
+
+impl From<&store::Health> for StoreHealth {
+    fn from(health: &store::Health) -> Self {
+        match health {
+            store::Health::Ok { .. } => {
+                Self { status: "ok".to_owned(), why: None, since: None, pending: None, lost: None }
+            }
+            store::Health::Degraded { why, since, pending, lost } => Self {
+                status: "degraded".to_owned(),
+                why: Some(why.clone()),
+                since: Some(format!("{since:.3}")),
+                pending: Some(*pending),
+                lost: Some(*lost),
+            },
+        }
+    }
 }
 
 /// An error: RFC 9457, `application/problem+json`. Its `type` is left out, which means `about:blank`.

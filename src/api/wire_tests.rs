@@ -56,6 +56,7 @@ fn running() -> WorkerStatus {
 fn event(kind: EventKind) -> Event {
     Event {
         v: 1,
+        epoch: 3,
         seq: 7,
         time: "2026-11-20T11:59:00.123456Z".into(),
         mono_ns: 1_940_000_000_000,

@@ -231,7 +231,7 @@ mod tests {
 
     fn event(seq: u64) -> Event {
         let kind = EventKind::Supervisor { what: "x".into() };
-        Event { v: 1, seq, time: String::new(), mono_ns: 0, worker: None, run: None, kind }
+        Event { v: 1, epoch: 1, seq, time: String::new(), mono_ns: 0, worker: None, run: None, kind }
     }
 
     #[tokio::test]

@@ -4,6 +4,8 @@
 //! up.rs          the process that was typed: checks, finds its place, starts the logger, becomes the keeper
 //! supervisor.rs  the keeper's child: builds kernel and actors, takes over, starts, stops
 //! applied.rs     the configuration in force, kept for a supervisor that is started again
+//! memory.rs      the store: opened, judged, watched, closed
+//! chronicle.rs   the supervisor's own events
 //! console.rs     what is shown
 //! patient.rs     a worker as the monitor of its health sees it
 //! orphans.rs     runs whose keeper is gone
@@ -11,8 +13,10 @@
 //! ```
 
 mod applied;
+mod chronicle;
 mod console;
 mod door;
+mod memory;
 mod orphans;
 mod patient;
 pub mod supervisor;

@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::args::{OnTerm, Output};
 use crate::cli::exit::{Exit, Failure};
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::health::{
     self,
     probe::{Probes, Tools},
@@ -34,15 +34,17 @@ use crate::kernel::launch::{Method, selftest};
 use crate::kernel::place::{self, record, settle};
 use crate::kernel::port::RunNote;
 use crate::manager::handle::{Manager, Member};
-use crate::model::{Detail, Event, EventKind, KilledBy, RunId, State, StoppingDetail, Trigger, WorkerId, chain};
+use crate::model::{Detail, EventKind, KilledBy, RunId, State, StoppingDetail, Trigger, WorkerId, chain};
 use crate::spec::{self, types};
 use crate::worker::actor::{self, Charge, Shared};
 use crate::worker::handle::WorkerHandle;
 
 use super::applied;
+use super::chronicle::Chronicle;
 use super::console::Console;
 use super::door::{Door, OpenDoor};
-use super::orphans::{self, Orphans};
+use super::memory::{self, Memory};
+use super::orphans;
 use super::patient::Attended;
 
 /// How long after the last worker has ended its directory may still be there.
@@ -135,6 +137,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     // long text.
     let sources = applied::load(&settings.state_dir).map_err(failed("cannot read the configuration in force"))?;
     let config = spec::load(&sources, &|name| std::env::var(name).ok()).map_err(|e| Failure::Config(e.to_string()))?;
+    let opening = memory::open(&settings.state_dir, &config);
     let (keeper, mut news) = client::connect(socket).map_err(|e| Failure::failed("cannot reach the keeper", e))?;
     keeper.list().map_err(|e| Failure::failed("cannot reach the keeper", e))?;
     let mut told = hear(&mut news).await.map_err(|e| Failure::failed("the keeper does not answer", e))?;
@@ -142,11 +145,13 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     // Held until our end, so that nobody takes our place while we live without a keeper.
     let _locks = std::mem::take(&mut told.locks);
 
+    let mut memory = opening.settle(told.previous.is_some())?;
     let tree = Tree::open(&settings.root)?;
     let logs = settings.state_dir.join("logs");
     let console = Console::start(settings.output, &logs, &config.workers).map_err(failed("cannot show anything"))?;
     let records = console.events();
-    let mut chronicle = Chronicle { clock, seq: 0, records: records.clone() };
+    let chronicle = Chronicle::new(clock, memory.epoch, records.clone());
+    memory.tell(&chronicle);
     let door = match Door::at(&settings.socket).await {
         Ok(door) => Some(door),
         // What lives goes on to be supervised, even where nobody can ask about it.
@@ -193,9 +198,11 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         kernel: Arc::new(kernel.clone()),
         clock,
         records,
+        ledger: Arc::new(memory.handle.clone()),
+        epoch: memory.epoch,
         give_up,
         cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
-        boot_id: boot_id.clone(),
+        boot_id: boot_id.as_str().into(),
         seed: fastrand::u64(..),
     });
     if let Some(previous) = &told.previous {
@@ -210,9 +217,10 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
             what: format!("removed the empty slice {slice}, which is not configured"),
         });
     }
-    let probes = probes(auxiliary, &mut chronicle)?;
-    let handles = begin(&config, &logs, &shared, &kernel, &mut takeover, &mut chronicle);
-    takeover.clear(&kernel, &mut chronicle);
+    let probes = probes(auxiliary, &chronicle)?;
+    let past = Past { memory: &mut memory, takeover: &mut takeover, going_down: told.going_down };
+    let handles = begin(&config, &logs, &shared, &kernel, past, &chronicle);
+    takeover.clear(&kernel, &chronicle);
     pump.replay(told.messages);
     let mut pump = tokio::spawn(pump.run());
     attend(&config, &handles, &kernel, &probes, clock);
@@ -220,7 +228,8 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     if told.going_down {
         manager.close();
     }
-    let door = door.map(|door| door.open(manager.clone(), kernel.clone(), clock, logs.clone())).transpose();
+    let store = memory.handle.watch();
+    let door = door.map(|door| door.open(manager.clone(), kernel.clone(), clock, logs.clone(), store)).transpose();
     let door = door.map_err(failed("cannot listen for commands"))?;
 
     let started: Vec<_> = config
@@ -235,7 +244,10 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let announcement = tokio::spawn(announce(started, kernel.clone(), handles.len()));
 
     let end = tokio::select! {
-        lost = &mut pump => return Err(lost_sight(lost)),
+        lost = &mut pump => {
+            memory.close().await;
+            return Err(lost_sight(lost));
+        }
         end = signals.end(settings.on_term) => end,
         // Its sender is in `shared`, which the actors hold.
         Some(worker) = given_up.recv() => End::GiveUp(worker),
@@ -247,13 +259,17 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         chronicle.supervisor("ending; the workers go on".to_owned());
         kernel.notify("STOPPING=1");
         close(door).await;
+        memory.close().await;
         finish(console, &handles);
         return Ok(Exit::Ok);
     }
     kernel.notify("STOPPING=1\nSTATUS=stopping every worker");
     chronicle.supervisor(format!("stopping {} workers", handles.len()));
     let left = tokio::select! {
-        lost = &mut pump => return Err(lost_sight(lost)),
+        lost = &mut pump => {
+            memory.close().await;
+            return Err(lost_sight(lost));
+        }
         left = stop(&handles, &mut signals) => left,
     };
     close(door).await;
@@ -261,6 +277,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     if tokio::time::timeout(TIDY, probes.idle()).await.is_err() {
         tracing::error!("what probes have started could not be ended; the next start tries again");
     }
+    memory.close().await;
     finish(console, &handles);
     // What was found alive and is nobody's we know was told at the start, and not touched since.
     let left: Vec<RunId> = left.into_iter().filter(|run| !takeover.held.contains(run)).collect();
@@ -280,7 +297,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
 }
 
 /// What carries probes out. What probes an earlier supervisor left behind is ended.
-fn probes(parts: auxiliary::Parts, chronicle: &mut Chronicle) -> Result<Arc<Tools>, Failure> {
+fn probes(parts: auxiliary::Parts, chronicle: &Chronicle) -> Result<Arc<Tools>, Failure> {
     let auxiliary = Auxiliary::new(parts);
     let left = auxiliary.sweep().map_err(|e| Failure::failed("cannot read the tree", e))?;
     for name in left {
@@ -370,49 +387,6 @@ impl Tree {
     }
 }
 
-/// The supervisor's own events.
-struct Chronicle {
-    clock: Clock,
-    seq: u64,
-    records: tokio::sync::mpsc::UnboundedSender<Event>,
-}
-
-impl Chronicle {
-    fn supervisor(&mut self, what: String) {
-        self.record(EventKind::Supervisor { what });
-    }
-
-    /// What the death of a keeper has left.
-    fn orphans(&mut self, orphans: &Orphans) {
-        for run in &orphans.ended {
-            let what = format!("{run} ended while nobody watched: its status is lost, what the kernel counted is not");
-            self.record(EventKind::Reconciled { what });
-        }
-        for run in &orphans.half_made {
-            self.record(EventKind::Reconciled { what: format!("killed {run}: its program had not begun") });
-        }
-        match orphans.alive.len() {
-            0 => {}
-            n => self.supervisor(format!("re-attached {n} runs whose keeper is gone")),
-        }
-    }
-
-    fn record(&mut self, kind: EventKind) {
-        self.seq += 1;
-        let event = Event {
-            v: 1,
-            seq: self.seq,
-            time: format!("{:.6}", clock::wall()),
-            mono_ns: self.clock.now().as_nanos(),
-            worker: None,
-            run: None,
-            kind,
-        };
-        // The console is gone only at the very end.
-        drop(self.records.send(event));
-    }
-}
-
 /// What stood in the tree before us, sorted by what becomes of it.
 struct Takeover {
     /// With a keeper that tells how they end: taken over. Without a number where the launch is not decided.
@@ -471,7 +445,7 @@ impl Takeover {
     }
 
     /// Removes and reports what no worker of the configuration was given.
-    fn clear(&mut self, kernel: &HostKernel, chronicle: &mut Chronicle) {
+    fn clear(&mut self, kernel: &HostKernel, chronicle: &Chronicle) {
         for run in self.over.drain(..) {
             kernel.forget(&run);
         }
@@ -501,15 +475,24 @@ fn main_process(message: &FromKeeper) -> Option<(&RunId, Option<i32>)> {
     }
 }
 
+/// What an earlier supervisor left.
+struct Past<'a> {
+    memory: &'a mut Memory,
+    takeover: &'a mut Takeover,
+    /// It was ended over its own end.
+    going_down: bool,
+}
+
 /// An actor for each worker, with what there is of it.
 fn begin(
     config: &types::Config,
     logs: &Path,
     shared: &Arc<Shared>,
     kernel: &HostKernel,
-    takeover: &mut Takeover,
-    chronicle: &mut Chronicle,
+    past: Past<'_>,
+    chronicle: &Chronicle,
 ) -> Vec<WorkerHandle> {
+    let Past { memory, takeover, going_down } = past;
     let mut handles = Vec::with_capacity(config.workers.len());
     for worker in &config.workers {
         let found = if let Some((pid, note)) = takeover.alive.remove(&worker.id) {
@@ -535,8 +518,11 @@ fn begin(
         } else {
             actor::Found::Nothing { last_run: last_run(logs, &worker.id, takeover) }
         };
-        let charge =
-            Charge { id: worker.id.clone(), spec: Arc::clone(&worker.spec), spec_hash: worker.spec.digest(), found };
+        let charge = Charge {
+            remembered: memory.take(&worker.id),
+            idle: !worker.enabled || going_down,
+            ..Charge::new(worker.id.clone(), Arc::clone(&worker.spec), found)
+        };
         handles.push(actor::spawn(shared, charge));
     }
     chronicle.supervisor(match takeover.adopted.len() {

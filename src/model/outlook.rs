@@ -53,3 +53,11 @@ pub enum Outlook {
     /// Nothing: it was taken down, or never started.
     Rest,
 }
+
+impl Outlook {
+    /// Whether there is no run, nor one under way.
+    #[must_use]
+    pub const fn is_rest(self) -> bool {
+        !matches!(self, Self::Launching | Self::Running)
+    }
+}

@@ -7,13 +7,17 @@ use super::{
 
 /// One line of the event stream (`up -o json`, later `events`, the store and the history sinks).
 ///
-/// `seq` has no gaps for one worker; `time` is the wall clock for people and other systems, `mono_ns` is what
+/// `seq` has no gaps for one worker, and begins anew with every supervisor, whose `epoch` is greater than that of any
+/// before: `(epoch, seq)` orders the events of a worker. `time` is the wall clock for people and other systems, `mono_ns` is what
 /// orders and measures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// The version of this shape.
     pub v: u32,
-    /// Its number among the events of this worker, from 1.
+    /// The supervisor's number: greater than any earlier one's. 0 in what was written before there were any.
+    #[serde(default)]
+    pub epoch: u64,
+    /// Its number among the events of this worker in this epoch, from 1.
     pub seq: u64,
     /// RFC 3339, UTC, with microseconds.
     pub time: String,
@@ -169,6 +173,15 @@ pub struct Story {
 impl Story {
     /// Of each kind no more is kept.
     const KEPT: usize = 6;
+
+    /// Why the run ended that it tells of.
+    #[must_use]
+    pub fn cause(&self) -> Option<ExitCause> {
+        match &self.exited.as_ref()?.kind {
+            EventKind::Exited { cause, .. } => Some(cause.clone()),
+            _ => None,
+        }
+    }
 
     /// Whether an event of this kind adds to it.
     #[must_use]

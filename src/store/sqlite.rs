@@ -1,4 +1,4 @@
-//! The store as a file: SQLite, linked in, one connection that nobody shares.
+//! The store as a file: `SQLite`, linked in, one connection that nobody shares.
 //!
 //! WAL, so that a write is one append, and in exclusive mode, so that a second writer is refused and no shared memory is
 //! needed. What is small and read as a whole is JSON in its column: `sqlite3 pinfold.db` shows it to a person.
@@ -203,12 +203,16 @@ fn json(value: &impl Serialize) -> rusqlite::Result<String> {
 
 type NotUnderstood = Box<dyn std::error::Error + Send + std::marker::Sync>;
 
-fn parsed<T: DeserializeOwned>(text: Option<String>) -> Result<Option<T>, NotUnderstood> {
-    Ok(text.as_deref().map(serde_json::from_str).transpose()?)
+fn parsed<T: DeserializeOwned>(text: Option<&str>) -> Result<Option<T>, NotUnderstood> {
+    Ok(text.map(serde_json::from_str).transpose()?)
 }
 
-fn moment(text: Option<String>) -> Result<Option<Timestamp>, NotUnderstood> {
-    Ok(text.as_deref().map(str::parse).transpose()?)
+fn moment(text: Option<&str>) -> Result<Option<Timestamp>, NotUnderstood> {
+    Ok(text.map(str::parse).transpose()?)
+}
+
+fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<Option<&'a str>, NotUnderstood> {
+    Ok(row.get_ref(column)?.as_str_or_null()?)
 }
 
 fn record(worker: &str, row: &Row<'_>) -> Result<Record, NotUnderstood> {
@@ -216,11 +220,11 @@ fn record(worker: &str, row: &Row<'_>) -> Result<Record, NotUnderstood> {
     Ok(Record {
         worker: WorkerId::new(worker)?,
         spec_hash: row.get::<_, Option<i64>>(1)?.map(i64::cast_unsigned),
-        wish: parsed(row.get(2)?)?.zip(moment(row.get(3)?)?),
-        kept: parsed(row.get(4)?)?,
+        wish: parsed(text(row, 2)?)?.zip(moment(text(row, 3)?)?),
+        kept: parsed(text(row, 4)?)?,
         last_run,
-        status: parsed(row.get(5)?)?,
-        story: parsed(row.get(6)?)?.map(Arc::new),
+        status: parsed(text(row, 5)?)?,
+        story: parsed(text(row, 6)?)?.map(Arc::new),
     })
 }
 
@@ -230,8 +234,8 @@ fn run(number: u32, row: &Row<'_>, from: usize) -> Result<Run, NotUnderstood> {
         number,
         pid: row.get(from)?,
         boot_id: row.get::<_, Option<String>>(from + 1)?.map(Arc::from),
-        started: moment(row.get(from + 2)?)?,
-        ended: parsed(row.get(from + 3)?)?,
+        started: moment(text(row, from + 2)?)?,
+        ended: parsed(text(row, from + 3)?)?,
     })
 }
 

@@ -60,8 +60,10 @@ fn any_change(random: &mut fastrand::Rng) -> Change {
     }
 }
 
+type Told = (Vec<Record>, Vec<Record>, Vec<Option<Record>>, Vec<Vec<Run>>);
+
 /// All that can be asked of a store.
-fn told(store: &mut dyn Store) -> (Vec<Record>, Vec<Record>, Vec<Option<Record>>, Vec<Vec<Run>>) {
+fn told(store: &mut dyn Store) -> Told {
     let names = ["a", "b-1", "b-2", "never"].map(name);
     (
         store.get_all().unwrap(),

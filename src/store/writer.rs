@@ -13,7 +13,7 @@ use crate::model::{Mono, WorkerId, chain};
 
 /// How long a record waits for more: an exit, its decision and the next start are written together, and not while the next
 /// run is being made.
-const LINGER: Duration = Duration::from_millis(20);
+const LINGER: Duration = Duration::from_millis(5);
 
 /// The pauses of what cannot be written.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));

@@ -9,23 +9,26 @@
 
 use std::{
     collections::VecDeque,
-    future::Future,
+    future::{Future, poll_fn},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::{self, Clock};
 use crate::kernel::news::{NewsReceiver, news};
 use crate::kernel::port::{Kernel, RunNote};
-use crate::model::{self, EventKind, Mono, RunId, Story, WorkerId, chain};
+use crate::model::{self, EventKind, Mono, Outlook, RunId, Story, WorkerId, chain};
 use crate::spec::types::{Spec, ViolationPolicy};
+use crate::store::{Change, Ended, Kept, Ledger, Record, Shown};
 
 use super::effect::{Effect, Refusal};
 use super::event::{Event, Ticket, Turn};
 use super::handle::{Command, Published, WorkerHandle};
+use super::keeping::{Keeping, remembered};
 use super::state::{Adopted, State};
 
 /// The version of [`RunNote`] that is written.
@@ -42,12 +45,16 @@ pub struct Shared {
     pub clock: Clock,
     /// Where records of what happened go.
     pub records: mpsc::UnboundedSender<model::Event>,
+    /// Where goes what outlives the supervisor.
+    pub ledger: Arc<dyn Ledger>,
+    /// The supervisor's number, for the events.
+    pub epoch: u64,
     /// Where a worker is named whose breaker has opened and whose `on_open` is `exit`.
     pub give_up: mpsc::UnboundedSender<WorkerId>,
     /// How many CPUs a run can use at the most.
     pub cpus: u32,
     /// `/proc/sys/kernel/random/boot_id`.
-    pub boot_id: String,
+    pub boot_id: Arc<str>,
     /// What jitter and runs' identities are drawn from, together with the worker's name: random, or fixed in a test.
     pub seed: u64,
 }
@@ -62,6 +69,19 @@ pub struct Charge {
     pub spec_hash: u64,
     /// What there is of it.
     pub found: Found,
+    /// What is remembered of it.
+    pub remembered: Option<Box<Record>>,
+    /// That nothing of it is begun by itself: its configuration does not want it, or everything is being ended.
+    pub idle: bool,
+}
+
+impl Charge {
+    /// A worker of which nothing is remembered.
+    #[must_use]
+    pub fn new(id: WorkerId, spec: Arc<Spec>, found: Found) -> Self {
+        let spec_hash = spec.digest();
+        Self { id, spec, spec_hash, found, remembered: None, idle: false }
+    }
 }
 
 /// What there is of a worker when its supervision begins.
@@ -97,21 +117,41 @@ pub fn spawn(shared: &Arc<Shared>, charge: Charge) -> WorkerHandle {
 /// to rest.
 pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Future<Output = ()> + Send + use<>) {
     let now = shared.clock.now();
-    let Charge { id, spec, spec_hash, found } = charge;
+    let Charge { id, spec, spec_hash, found, remembered: record, idle } = charge;
+    let record = record.as_deref();
+    let kept = |last_run| record.map(|r| remembered(r, last_run, spec_hash, &shared.boot_id, clock::wall()));
     let mut note = None;
     let state = match found {
-        Found::Nothing { last_run } => State::new(id.clone(), spec, last_run, now),
-        Found::Occupied { run } => State::occupied(id.clone(), spec, run, now),
-        Found::Alive { pid, note: found } => {
+        Found::Nothing { last_run } => match kept(last_run) {
+            Some(kept) => State::remembered(id.clone(), spec, &kept, idle, now),
+            None => State::new(id.clone(), spec, last_run, now),
+        },
+        Found::Occupied { run } => {
+            let mut state = State::occupied(id.clone(), spec, run, now);
+            if let Some(kept) = kept(run) {
+                state.recall(&kept, now);
+            }
+            state
+        }
+        Found::Alive { pid, note: mut found } => {
+            let kept = record.and_then(|record| record.kept.as_ref()).filter(|kept| kept.run == found.run.number);
+            let mut recorded_running = found.pid.is_some();
+            // The note is of the run's begin; what was counted since then the store alone knows.
+            if let Some(kept) = kept {
+                (found.breaker, found.restarts) = (kept.breaker.clone(), kept.restarts);
+                recorded_running = kept.outlook != Outlook::Launching;
+            }
             let adopted = Adopted {
                 run: found.run.number,
                 pid,
                 started: found.started_mono_ns.map_or(now, |ns| Mono(Duration::from_nanos(ns))),
                 baseline: found.baseline,
                 breaker: found.breaker.clone(),
-                recorded_running: found.pid.is_some(),
+                recorded_running,
                 restarts: found.restarts,
                 desired_up: found.desired_up,
+                wish: record.and_then(|record| record.wish.as_ref()).map(|(wish, _)| wish.clone()),
+                cause: record.and_then(|record| record.story.as_ref()).and_then(|story| story.cause()),
             };
             note = Some(found);
             State::adopted(id.clone(), spec, &adopted, now)
@@ -120,8 +160,13 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     let state = state.on_cpus(shared.cpus);
     let (commands, command_queue) = mpsc::unbounded_channel();
     let (news, kernel_queue) = news();
-    let (showcase, published) =
-        watch::channel(Published { status: state.status(), at_rest: state.is_at_rest(), story: Arc::default() });
+    let story = record.and_then(|record| record.story.clone()).unwrap_or_default();
+    let first = Published { status: state.status(), at_rest: state.is_at_rest(), story: Arc::clone(&story) };
+    let (showcase, published) = watch::channel(first);
+    let mut keeping = Keeping::default();
+    if record.and_then(|record| record.spec_hash) != Some(spec_hash) {
+        keeping.add(Change::Declared { worker: id.clone(), spec_hash });
+    }
     shared.kernel.attach(&id, news);
     let mut hasher = DefaultHasher::new();
     (shared.seed, &id).hash(&mut hasher);
@@ -136,8 +181,9 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
         waiting: Vec::new(),
         taken: None,
         publisher: showcase,
-        story: Arc::default(),
+        story,
         story_is_new: false,
+        keeping,
         random: fastrand::Rng::with_seed(hasher.finish()),
         next: VecDeque::new(),
     };
@@ -159,6 +205,7 @@ struct Actor {
     publisher: watch::Sender<Published>,
     story: Arc<Story>,
     story_is_new: bool,
+    keeping: Keeping,
     random: fastrand::Rng,
     /// What effects answered at once: taken before anything else, but for a start that failed.
     next: VecDeque<Event>,
@@ -174,7 +221,7 @@ impl Actor {
         async move {
             self.turn(Event::Begin);
             let mut listening = true;
-            while listening || !self.state.is_at_rest() {
+            while listening || !self.state.is_at_rest() || !self.keeping.is_idle() {
                 let deadline = self.state.deadline();
                 let alarm = self.shared.clock.instant(deadline.unwrap_or(Mono(Duration::MAX)));
                 let event = tokio::select! {
@@ -183,6 +230,11 @@ impl Actor {
                     news = kernel.recv() => Event::Kernel(news),
                     // Cancel-safe: made anew from the state in each turn.
                     () = tokio::time::sleep_until(alarm), if deadline.is_some() => Event::Deadline,
+                    // Cancel-safe: what is on its way stays so.
+                    stored = poll_fn(|context| self.keeping.poll_stored(context)), if !self.keeping.is_idle() => {
+                        self.stored(stored);
+                        continue;
+                    }
                     // Cancel-safe: a message is taken or stays.
                     command = commands.recv(), if listening => {
                         let Some(command) = command else {
@@ -198,7 +250,9 @@ impl Actor {
                     },
                 };
                 self.turn(event);
-                self.taken = None;
+                if let Some(taken) = self.taken.take() {
+                    self.keeping.taken(taken);
+                }
             }
         }
     }
@@ -216,8 +270,12 @@ impl Actor {
         while let Some(now_this) = event {
             let turn = Turn { now: self.shared.clock.now(), jitter: self.random.f64() };
             for effect in self.state.advance(now_this, turn) {
+                if matches!(effect, Effect::Reply { .. }) {
+                    self.keeping.hand_over(&*self.shared.ledger);
+                }
                 self.perform(effect);
             }
+            self.keeping.hand_over(&*self.shared.ledger);
             let at_once = self.next.front().is_some_and(|next| !failed_at_once(next));
             event = if at_once { self.next.pop_front() } else { None };
         }
@@ -268,10 +326,36 @@ impl Actor {
                 drop(self.shared.give_up.send(self.state.run().worker));
             }
             Effect::Note(run) => self.rewrite_note(&run),
+            Effect::Remember { durably } => self.remember(durably),
             Effect::Emit { run, kind } => self.emit(run, *kind),
             Effect::Reply { ticket, result } => self.reply(ticket, result),
             Effect::Publish => self.publish(),
         }
+    }
+
+    fn remember(&mut self, durably: bool) {
+        let now = self.shared.clock.now();
+        let RunId { worker, number: run } = self.state.run();
+        if let Some(wish) = self.state.desired() {
+            self.keeping.add(Change::Wish { worker: worker.clone(), wish, at: clock::wall() });
+        }
+        let (breaker, restarts) = (self.state.breaker(now), self.state.status().restarts_by);
+        let kept = Box::new(Kept { run, breaker, restarts, outlook: self.state.outlook(now) });
+        self.keeping.add(Change::Breaker { worker, kept });
+        if durably {
+            self.keeping.durably();
+        }
+    }
+
+    /// What was to be on disk is, or could not be written.
+    fn stored(&mut self, stored: Result<(), String>) {
+        if let Err(why) = stored {
+            let run = Some(self.state.run().number).filter(|number| *number > 0);
+            self.emit(run, EventKind::Fault { error: format!("what was decided is done and not on disk: {why}") });
+            self.keeping.hand_over(&*self.shared.ledger);
+            self.publish();
+        }
+        self.keeping.let_go();
     }
 
     fn new_note(&mut self, run: &RunId) -> RunNote {
@@ -283,10 +367,10 @@ impl Actor {
             spec_hash: self.spec_hash,
             breaker: self.state.breaker(self.shared.clock.now()),
             restarts: status.restarts_by,
-            desired_up: status.desired_up,
+            desired_up: self.state.should_be_up(),
             pid: None,
             pid_start_ticks: None,
-            boot_id: self.shared.boot_id.clone(),
+            boot_id: self.shared.boot_id.to_string(),
             started_mono_ns: None,
             baseline: model::Counters::default(),
         }
@@ -294,7 +378,7 @@ impl Actor {
 
     fn rewrite_note(&mut self, run: &RunId) {
         let Some(note) = &mut self.note else { return };
-        note.desired_up = self.state.status().desired_up;
+        note.desired_up = self.state.should_be_up();
         note.breaker = self.state.breaker(self.shared.clock.now());
         if let Some((pid, started)) = self.state.main_process() {
             note.pid = Some(pid);
@@ -320,10 +404,13 @@ impl Actor {
             }
         }
         self.seq += 1;
+        let at = clock::wall();
+        self.note_down(run, &kind, at);
         let event = model::Event {
             v: EVENT_VERSION,
+            epoch: self.shared.epoch,
             seq: self.seq,
-            time: format!("{:.6}", clock::wall()),
+            time: format!("{at:.6}"),
             mono_ns: self.shared.clock.now().as_nanos(),
             worker: Some(self.state.run().worker),
             run,
@@ -337,10 +424,28 @@ impl Actor {
         drop(self.shared.records.send(event));
     }
 
+    /// Has the begin and the end of a run remembered.
+    fn note_down(&mut self, run: Option<u32>, kind: &EventKind, at: Timestamp) {
+        let run = || run.map(|number| RunId::new(self.state.run().worker, number));
+        let change = match kind {
+            EventKind::Started { pid } => {
+                let boot_id = Arc::clone(&self.shared.boot_id);
+                run().map(|run| Change::Started { run, pid: *pid, boot_id, at })
+            }
+            EventKind::Exited { cause, confidence, .. } => {
+                let ended = Box::new(Ended { cause: cause.clone(), confidence: *confidence, at });
+                run().map(|run| Change::Stopped { run, ended })
+            }
+            _ => None,
+        };
+        if let Some(change) = change {
+            self.keeping.add(change);
+        }
+    }
+
     fn reply(&mut self, ticket: Ticket, result: Result<(), Refusal>) {
         if let Some(at) = self.waiting.iter().position(|(waiting, _)| *waiting == ticket) {
-            // Whoever asked may have stopped waiting.
-            drop(self.waiting.swap_remove(at).1.send(result));
+            self.keeping.answer(self.waiting.swap_remove(at).1, result);
         }
     }
 
@@ -349,6 +454,11 @@ impl Actor {
         let mut status = self.state.status();
         status.generation = self.generation;
         let at_rest = self.state.is_at_rest();
+        if self.keeping.is_new((status.state, status.detail)) || self.story_is_new {
+            let shown = Shown { state: status.state, detail: status.detail };
+            let story = self.story_is_new.then(|| Arc::clone(&self.story));
+            self.keeping.add(Change::Status { worker: status.id.clone(), status: shown, story });
+        }
         self.publisher.send_modify(|shown| {
             shown.status = status;
             shown.at_rest = at_rest;

@@ -50,6 +50,11 @@ pub enum Effect {
     GiveUp,
     /// Rewrite the run's record on its cgroup.
     Note(RunId),
+    /// Have what is wished, counted and about to follow remembered, as it is after this step.
+    Remember {
+        /// On disk before anything that is answered from now on.
+        durably: bool,
+    },
     /// Add to the record of what happened.
     Emit {
         /// About which run.

@@ -52,6 +52,20 @@ pub enum Event {
     Deadline,
 }
 
+impl Event {
+    /// Whether a person or a program asks for something, rather than the configuration, a health check or the end of everything.
+    #[must_use]
+    pub const fn is_a_persons(&self) -> bool {
+        let Self::Operator { ask, .. } = self else { return false };
+        match ask {
+            Ask::Start { trigger } => matches!(trigger, Trigger::Operator),
+            Ask::Stop { by } | Ask::Kill { by } => !matches!(by, KilledBy::Shutdown),
+            Ask::Restart { .. } | Ask::Reset => true,
+            Ask::Signal { .. } | Ask::Health { .. } => false,
+        }
+    }
+}
+
 /// What can be asked of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {

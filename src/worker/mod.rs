@@ -28,12 +28,13 @@
 //!
 //! * [`state`], [`event`], [`effect`]: the nouns. [`transition::step`]: the rules, pure.
 //! * [`rules`]: the configured limits as the violation engine takes them.
-//! * [`actor`]: the task that gathers, steps, acts and publishes. [`handle`]: what everybody else holds of it.
+//! * [`actor`]: the task that gathers, steps, acts and publishes; `keeping`: what it has remembered, and answers that wait for that. [`handle`]: what everybody else holds of it.
 
 pub mod actor;
 pub mod effect;
 pub mod event;
 pub mod handle;
+mod keeping;
 pub mod rules;
 pub mod state;
 pub mod transition;

@@ -9,10 +9,10 @@
 use std::time::Duration;
 
 use crate::model::{
-    BreakerState, Class, Counters, EventKind, Evidence, KernelEventKind, KilledBy, Mono, RunId, Stage, StartError,
-    Target,
+    BreakerState, Class, Counters, EventKind, Evidence, KernelEventKind, KilledBy, Mono, Outlook, RestartCounts, RunId,
+    Stage, StartError, Target, UnknownWhy,
 };
-use crate::policy::breaker::Changes;
+use crate::policy::breaker::{Breaker, Changes};
 use crate::policy::cause::{self, End, Facts};
 use crate::policy::decide::{self, Act, Exit, Pending, Trigger};
 use crate::spec::types::KillMode;
@@ -46,7 +46,8 @@ impl State {
     #[must_use]
     pub fn advance(&mut self, event: Event, turn: Turn) -> Vec<Effect> {
         let begin = event == Event::Begin;
-        let before = (self.status(), self.leftovers.len());
+        let ordered = event.is_a_persons();
+        let (before, memory) = ((self.status(), self.leftovers.len()), self.memory());
         let told = Class::ALL.map(|class| self.breaker.state(class));
         let mut t = Transition {
             s: self,
@@ -75,6 +76,7 @@ impl State {
             Event::Deadline => t.deadline(),
         }
         t.tell_of_the_breaker();
+        t.remember(&memory, ordered);
         let (state, detail) = t.s.public();
         if state != before.0.state {
             t.s.since = t.now;
@@ -111,6 +113,10 @@ struct Transition<'a> {
 
 impl Transition<'_> {
     fn begin(&mut self) {
+        if let Some(unseen) = self.s.unseen.take() {
+            let (why, began) = *unseen;
+            return self.ended_unseen(why, began);
+        }
         match self.take() {
             Phase::Running { life, main } => {
                 self.emit(EventKind::Reconciled { what: format!("taken over untouched, with pid {}", main.pid) });
@@ -132,6 +138,36 @@ impl Transition<'_> {
             }
             other => self.s.phase = other,
         }
+    }
+
+    /// A run that a store has as running is not there, and nobody saw it end.
+    fn ended_unseen(&mut self, why: UnknownWhy, began: Duration) {
+        let (life, nothing) = (Life::new(self.now, Counters::default()), Counters::default());
+        // How long it ran nobody knows: not long enough to be called stable.
+        self.report_exit(&life, End::Unseen(why), nothing, nothing, Duration::ZERO);
+        if self.s.wish == Wish::Up {
+            let began = Mono(self.now.0.saturating_sub(began));
+            self.what_next(began, None, After::Policy);
+        }
+    }
+
+    /// Has remembered what has changed: on disk before the answer where a person or a final policy wished it, or a class of the
+    /// breaker has opened. That everything ends changes nothing about the workers, but that the next supervisor starts
+    /// what ran.
+    fn remember(&mut self, before: &(Wish, Breaker, RestartCounts, Outlook), ordered: bool) {
+        let after = self.s.memory();
+        if after == *before {
+            return;
+        }
+        if self.s.is_shutting_down() {
+            if after.0 != before.0 && after.3 == Outlook::Start && !before.3.is_rest() {
+                self.out.push(Effect::Remember { durably: false });
+            }
+            return;
+        }
+        let taken_down = after.0 != before.0 && matches!(after.0, Wish::Down(Some(_)));
+        let opened = Class::ALL.into_iter().any(|class| after.1.is_open(class) && !before.1.is_open(class));
+        self.out.push(Effect::Remember { durably: ordered || taken_down || opened });
     }
 
     // ── what time brings ──────────────────────────────────────────────────────────────────────────────────────────

@@ -6,15 +6,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    AboveReading, CpuStat, Detail, ExitCause, ExitStatus, HealthReport, KernelEvent, Level, Limit, MemoryEvents,
-    OomScope, ProbeKind, RestartCounts, Sample, State as Public, StoppedDetail, Trigger as Cause, Usage, Verdict,
-    WorkerId,
+    AboveReading, CpuStat, Desired, Detail, DownBy, ExitCause, ExitStatus, HealthReport, KernelEvent, Level, Limit,
+    MemoryEvents, OomScope, ProbeKind, RestartCounts, Sample, State as Public, StoppedDetail, Trigger as Cause, Usage,
+    Verdict, WorkerId,
 };
 use crate::policy::breaker::Saved;
 use crate::policy::restart::{RestartMode, RestartPolicy};
 use crate::spec::types::{Cpu, Limits, Memory, Monitoring, Pids, Spec, Stop, ViolationHandling, ViolationPolicy};
 use crate::worker::event::Ask;
-use crate::worker::state::Adopted;
+use crate::worker::state::{Adopted, Remembered};
 
 /// An event as a test draws it: `back` says how many runs before the current one it is about.
 #[derive(Debug, Clone)]
@@ -40,6 +40,38 @@ enum Drawn {
     Wait(Duration),
     /// Time goes on until the deadline.
     Due,
+}
+
+fn any_remembered() -> impl Strategy<Value = Remembered> {
+    let class = prop_oneof![Just(Class::Exit), Just(Class::Health), Just(Class::Violation)];
+    let outlook = prop_oneof![
+        Just(Outlook::Launching),
+        Just(Outlook::Running),
+        Just(Outlook::Start),
+        (0..9000u64, proptest::option::of(class.clone()))
+            .prop_map(|(ms, class)| Outlook::Due { after: Duration::from_millis(ms), class }),
+        class.prop_map(Outlook::Held),
+        Just(Outlook::Done),
+        Just(Outlook::Failed),
+        Just(Outlook::Rest),
+    ];
+    let unseen = prop_oneof![
+        Just(None),
+        (0..9u64).prop_map(|s| Some((UnknownWhy::SupervisorAway, Duration::from_secs(s)))),
+        Just(Some((UnknownWhy::HostRebooted, Duration::MAX))),
+    ];
+    (outlook, unseen, proptest::option::of(any::<bool>())).prop_map(|(outlook, unseen, up)| Remembered {
+        last_run: 3,
+        wish: up.map(|up| {
+            let by = DownBy { by: KilledBy::Stop, policy: None, who: None };
+            if up { Desired::Up } else { Desired::Down(by) }
+        }),
+        breaker: Saved::default(),
+        restarts: RestartCounts::default(),
+        outlook,
+        cause: Some(ExitCause::KilledExternal),
+        unseen,
+    })
 }
 
 fn any_error() -> impl Strategy<Value = StartError> {
@@ -244,7 +276,7 @@ impl Witness {
                 prop_assert!(open.is_some(), "{ticket:?} is answered twice, or was never given");
                 self.open.swap_remove(open.unwrap());
             }
-            Effect::Publish | Effect::GiveUp => {}
+            Effect::Publish | Effect::GiveUp | Effect::Remember { .. } => {}
         }
         Ok(())
     }
@@ -281,7 +313,8 @@ fn news_of_another_run(state: &State, event: &Event) -> bool {
 
 /// Feeds `drawn`, then ends everything as a kernel that answers would, and says how it ended.
 fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError> {
-    let mut w = Witness { live: state.main_process().map(|_| state.last_run), ..Default::default() };
+    let down = matches!(state.wish, Wish::Down(Some(_)));
+    let mut w = Witness { live: state.main_process().map(|_| state.last_run), down, ..Default::default() };
     w.prepared.push(state.last_run);
     let mut now = Mono(Duration::from_secs(100));
     let feed = |state: &mut State, w: &mut Witness, event: Event, now: Mono| {
@@ -295,8 +328,9 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
         if let Event::Operator { ask, .. } = &event {
             w.down = match ask {
                 Ask::Stop { .. } | Ask::Kill { .. } => true,
-                Ask::Start { .. } | Ask::Restart { .. } => false,
-                Ask::Signal { .. } | Ask::Reset | Ask::Health { .. } => w.down,
+                Ask::Start { trigger: Cause::Operator } | Ask::Restart { .. } => false,
+                // The configuration is no person.
+                Ask::Start { .. } | Ask::Signal { .. } | Ask::Reset | Ask::Health { .. } => w.down,
             };
         }
         let again = step(before.clone(), event.clone(), Turn { now, jitter: 0.3 });
@@ -375,7 +409,8 @@ proptest! {
 
     #[test]
     fn no_row_of_events_breaks_an_invariant(
-        spec in any_spec(), drawn in proptest::collection::vec(any_drawn(), 1..60), from in 0..5u8,
+        spec in any_spec(), drawn in proptest::collection::vec(any_drawn(), 1..60), from in 0..9u8,
+        remembered in any_remembered(),
     ) {
         let (id, spec, now) = (WorkerId::new("w").unwrap(), Arc::new(spec), Mono(Duration::from_secs(90)));
         let state = match from {
@@ -390,9 +425,12 @@ proptest! {
                     recorded_running: from == 1,
                     restarts: RestartCounts::default(),
                     desired_up: true,
+                    wish: None,
+                    cause: None,
                 };
                 State::adopted(id, spec, &found, now)
             }
+            5..9 => State::remembered(id, spec, &remembered, from == 8, now),
             _ => State::new(id, spec, 3, now),
         };
         live_through(state, drawn)?;
@@ -416,7 +454,7 @@ fn strangers_in_the_cgroup_are_left_alone_and_nothing_is_started_over_them() {
         "it wants to know when they are gone"
     );
     for by_us in [Ask::Stop { by: KilledBy::Shutdown }, Ask::Kill { by: KilledBy::Shutdown }] {
-        let effects = state.advance(ask(by_us.clone()), turn);
+        let effects = state.clone().advance(ask(by_us.clone()), turn);
         assert!(refused(&effects) && !touches(&effects), "{by_us:?}: {effects:?}");
     }
     let start = state.advance(ask(Ask::Start { trigger: Cause::Config }), turn);

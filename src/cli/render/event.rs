@@ -198,6 +198,7 @@ mod tests {
     fn event(worker: Option<&str>, kind: EventKind) -> Event {
         Event {
             v: 1,
+            epoch: 3,
             seq: 7,
             time: "2026-11-20T12:34:56.789012Z".into(),
             mono_ns: 42,

@@ -158,6 +158,7 @@ pub(super) fn fleet() -> Vec<Worker> {
 pub(super) fn event(seq: u64, kind: EventKind) -> Event {
     Event {
         v: 1,
+        epoch: 3,
         seq,
         time: format!("2026-11-20T11:58:{seq:02}.250000Z"),
         mono_ns: seq,

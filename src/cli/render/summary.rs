@@ -170,6 +170,7 @@ mod tests {
     fn event(id: &str, kind: EventKind) -> Event {
         Event {
             v: 1,
+            epoch: 3,
             seq: 1,
             time: String::new(),
             mono_ns: 0,

@@ -1,5 +1,7 @@
 //! What somebody asks of a worker.
 
+use std::sync::Arc;
+
 use crate::model::{EventKind, KilledBy, Target, Trigger};
 use crate::policy::decide::{self, Act, Order};
 
@@ -28,14 +30,7 @@ impl Transition<'_> {
                 self.wish_up();
                 self.start(ticket, false);
             }
-            // The configuration has nothing to say about what the breaker counted.
-            Ask::Start { .. } => {
-                if let Phase::Resting(Rest::Held(class)) = self.s.phase {
-                    return self.reply(ticket, Err(breaker_open(class)));
-                }
-                self.wish_up();
-                self.start(ticket, false);
-            }
+            Ask::Start { .. } => self.configured(ticket),
             Ask::Restart { seen, force } => {
                 if let Act::Refuse(class) = self.ordered(Order::Restart { force }) {
                     return self.reply(ticket, Err(breaker_open(class)));
@@ -61,13 +56,32 @@ impl Transition<'_> {
             Ask::Health { run, report } => self.health(run, &report, ticket),
             Ask::Stop { by } => {
                 self.ordered(Order::Stop);
-                self.wish_down(by.into());
+                self.wish_down(by.into(), who);
                 self.stop(by.into(), ticket);
             }
             Ask::Kill { by } => {
                 self.ordered(Order::Kill);
-                self.wish_down(by.into());
+                self.wish_down(by.into(), who);
                 self.kill(by.into(), ticket);
+            }
+        }
+    }
+
+    /// The configuration wants it to run, at the begin of a supervisor: what an earlier one left at rest stays so, for it has
+    /// nothing to say about what was taken down, ended as it should, or was held by the breaker.
+    fn configured(&mut self, ticket: Option<Ticket>) {
+        match (self.s.wish, &self.s.phase) {
+            (_, Phase::Resting(Rest::Held(class))) => {
+                let class = *class;
+                self.reply(ticket, Err(breaker_open(class)));
+            }
+            (Wish::Down(Some(_)), _)
+            | (Wish::Up, Phase::Waiting { .. } | Phase::Resting(Rest::Done | Rest::Failed)) => {
+                self.reply(ticket, Ok(()));
+            }
+            _ => {
+                self.wish_up();
+                self.start(ticket, false);
             }
         }
     }
@@ -199,11 +213,12 @@ impl Transition<'_> {
         }
     }
 
-    pub(super) fn wish_down(&mut self, by: Behalf) {
+    pub(super) fn wish_down(&mut self, by: Behalf, who: Option<&str>) {
         let was = self.s.wish;
         // Who took it down first is who took it down.
         if !matches!(was, Wish::Down(Some(_))) {
             self.s.wish = Wish::Down(Some(by));
+            self.s.who = who.map(Arc::from);
         }
         self.call_off();
         self.settle(Goal::Up, &Err(Refusal::Superseded));

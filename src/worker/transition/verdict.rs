@@ -180,13 +180,13 @@ impl Transition<'_> {
                 }
             }
             Act::Shutdown { within } => {
-                self.wish_down(behalf);
+                self.wish_down(behalf, None);
                 if let Phase::Running { life, main } = self.take_running() {
                     self.terminate(life, main, behalf, After::Policy, within);
                 }
             }
             Act::Kill => {
-                self.wish_down(behalf);
+                self.wish_down(behalf, None);
                 self.kill(behalf, None);
             }
             Act::Hold { opened, .. } => {
