@@ -265,7 +265,7 @@ pub(crate) fn at(event: &Event) -> Mono {
     Mono(Duration::from_nanos(event.mono_ns))
 }
 
-/// What always holds of one supervisor's events: `seq` begins at 1 and has no gap for one worker, time does not go
+/// What always holds of events: `seq` begins at 1 with each epoch and has no gap for one worker, epochs grow, time does not go
 /// back, a run starts at most once and ends exactly once if it started, and no run starts before the one before it
 /// ended. One that `adopts` tells of ends whose start another has told.
 pub(crate) fn events_break_a_rule(events: &[Event], adopts: bool) -> Option<String> {
@@ -273,9 +273,17 @@ pub(crate) fn events_break_a_rule(events: &[Event], adopts: bool) -> Option<Stri
     let mut live: BTreeMap<&str, u32> = BTreeMap::new();
     let mut over: BTreeMap<&str, u32> = BTreeMap::new();
     let mut known: BTreeSet<&str> = BTreeSet::new();
+    let mut epoch = 0;
     for event in events {
         let worker = event.worker.as_ref().map(pinfold::model::WorkerId::as_str);
         let broken = |rule: &str| Some(format!("{rule}: {}", serde_json::to_string(event).unwrap_or_default()));
+        if event.epoch < epoch {
+            return broken("an epoch that was over");
+        }
+        if event.epoch > epoch {
+            epoch = event.epoch;
+            next.clear();
+        }
         let (seq, time) = next.entry(worker).or_insert((1, 0));
         if event.seq != *seq {
             return broken(&format!("seq {seq} was to come"));
@@ -298,11 +306,13 @@ pub(crate) fn events_break_a_rule(events: &[Event], adopts: bool) -> Option<Stri
                     return broken("that run was over");
                 }
             }
-            EventKind::Exited { evidence, .. } => {
+            EventKind::Exited { cause, evidence, .. } => {
                 // Whatever the cause: it can be killed before it executes its program, too.
                 let never_ran = evidence.start_error.is_some();
                 let adopted = adopts && known.insert(worker);
-                if live.remove(worker) != (!never_ran).then_some(run) && !adopted {
+                // Of an earlier supervisor, whose events are not these.
+                let unseen = matches!(cause, ExitCause::Unknown { .. }) && !live.contains_key(worker);
+                if !unseen && live.remove(worker) != (!never_ran).then_some(run) && !adopted {
                     return broken("the end of a run that had not started");
                 }
                 if over.insert(worker, run).is_some_and(|o| o >= run) {

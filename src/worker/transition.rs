@@ -165,7 +165,9 @@ impl Transition<'_> {
             }
             return;
         }
-        let taken_down = after.0 != before.0 && matches!(after.0, Wish::Down(Some(_)));
+        // The wish first, and in the end that it is done: whoever was told so finds it so.
+        let down = matches!(after.0, Wish::Down(Some(_)));
+        let taken_down = down && (after.0 != before.0 || after.3.is_rest());
         let opened = Class::ALL.into_iter().any(|class| after.1.is_open(class) && !before.1.is_open(class));
         self.out.push(Effect::Remember { durably: ordered || taken_down || opened });
     }
