@@ -141,3 +141,7 @@ pub(super) fn remembered(record: &Record, last_run: u32, spec_hash: u64, boot_id
     }
     remembered
 }
+
+#[cfg(test)]
+#[path = "keeping_tests.rs"]
+mod tests;

@@ -1,0 +1,260 @@
+//! What waits for the disk and what does not.
+
+use std::{sync::Mutex, time::Duration};
+
+use super::*;
+use crate::model::{
+    BreakerState, Desired, Detail, EventKind, ExitCause, KilledBy, RunId, State as Public, StoppedDetail, Trigger,
+    UnknownWhy, WorkerId,
+};
+use crate::policy::restart::{RestartMode, RestartPolicy};
+use crate::spec::types::Spec;
+use crate::store::{Intent, Unstored};
+use crate::testing::{Bench, Script, wait_for};
+use crate::worker::actor::{Charge, Found, Shared, spawn};
+
+const SEC: Duration = Duration::from_secs(1);
+
+/// A disk that is as slow as a test wants: it takes everything, and each intent comes to an end when the test says so.
+#[derive(Default)]
+struct SlowDisk {
+    waiting: Mutex<Vec<(Vec<Change>, oneshot::Sender<Result<(), Unstored>>)>>,
+    behind: Mutex<Vec<Change>>,
+}
+
+impl Ledger for SlowDisk {
+    fn intend(&self, changes: Vec<Change>) -> Intent {
+        let (done, stored) = oneshot::channel();
+        self.waiting.lock().unwrap().push((changes, done));
+        Box::pin(async move { stored.await.unwrap_or(Err(Unstored::Closed)) })
+    }
+
+    fn record(&self, changes: Vec<Change>) {
+        self.behind.lock().unwrap().extend(changes);
+    }
+}
+
+impl SlowDisk {
+    fn waits(&self) -> usize {
+        self.waiting.lock().unwrap().len()
+    }
+
+    fn comes_back(&self) {
+        for (_, done) in self.waiting.lock().unwrap().drain(..) {
+            drop(done.send(Ok(())));
+        }
+    }
+}
+
+fn failing(max_retries: u32) -> Spec {
+    let restart =
+        RestartPolicy { mode: RestartMode::OnFailure, max_retries, retry_delay: Duration::ZERO, ..Default::default() };
+    Spec { restart, ..Spec::new(vec!["x".into()]) }
+}
+
+/// A bench whose actors have `disk` for a store.
+fn on(disk: &std::sync::Arc<SlowDisk>) -> Bench {
+    let mut bench = Bench::new(1);
+    let Shared { kernel, clock, records, epoch, give_up, cpus, boot_id, seed, .. } = &*bench.shared;
+    bench.shared = std::sync::Arc::new(Shared {
+        kernel: kernel.clone(),
+        clock: *clock,
+        records: records.clone(),
+        ledger: disk.clone(),
+        epoch: *epoch,
+        give_up: give_up.clone(),
+        cpus: *cpus,
+        boot_id: boot_id.clone(),
+        seed: *seed,
+    });
+    bench
+}
+
+async fn not_yet(answer: &mut crate::worker::handle::Answer) {
+    tokio::time::timeout(SEC, answer).await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_carried_out_at_once_and_answered_when_it_is_on_disk() {
+    let disk = std::sync::Arc::default();
+    let bench = on(&disk);
+    let worker = bench.worker("w", failing(1)).unwrap();
+    worker.start(Trigger::Config).await.unwrap();
+    let mut stop = worker.stop(KilledBy::Stop);
+    wait_for(&worker, SEC, |s| s.detail == Detail::Stopped(StoppedDetail::Stopped)).await.unwrap();
+    not_yet(&mut stop).await;
+    assert!(disk.waits() > 0);
+    let intents = disk.waiting.lock().unwrap();
+    let wish = intents[0].0.iter().find_map(|c| if let Change::Wish { wish, .. } = c { Some(wish) } else { None });
+    assert!(matches!(wish, Some(Desired::Down(down)) if down.by == KilledBy::Stop), "{wish:?}");
+    drop(intents);
+    disk.comes_back();
+    stop.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_wait_is_told_that_it_is_taken_when_the_wish_is_on_disk() {
+    let disk = std::sync::Arc::default();
+    let bench = on(&disk);
+    let worker = bench.worker("w", failing(1)).unwrap();
+    worker.start(Trigger::Config).await.unwrap();
+    let mut stop = worker.stop(KilledBy::Stop);
+    tokio::time::timeout(SEC, stop.taken()).await.unwrap_err();
+    disk.comes_back();
+    tokio::time::timeout(SEC, stop.taken()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_automatic_restart_waits_for_no_disk_and_neither_does_a_start_by_the_configuration() {
+    let disk = std::sync::Arc::default();
+    let bench = on(&disk);
+    let worker = bench.worker("w", failing(0)).unwrap();
+    for _ in 0..5 {
+        bench.kernel.script(worker.id(), Script::exits(Duration::from_millis(10), 1));
+    }
+    worker.start(Trigger::Config).await.unwrap();
+    wait_for(&worker, 60 * SEC, |s| s.run == 6 && s.state == Public::Running).await.unwrap();
+    assert_eq!(disk.waits(), 0);
+    let starts = disk.behind.lock().unwrap().iter().filter(|c| matches!(c, Change::Started { .. })).count();
+    assert_eq!(starts, 6, "each is written behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_keeps_an_answer_for_its_patience_and_the_worker_for_no_time() {
+    let disk = std::sync::Arc::default();
+    let mut bench = on(&disk);
+    let worker = bench.worker("w", failing(1)).unwrap();
+    worker.start(Trigger::Config).await.unwrap();
+    let stop = worker.stop(KilledBy::Stop);
+    // While that hangs, everything else goes on.
+    let start = worker.start(Trigger::Operator);
+    wait_for(&worker, SEC, |s| s.run == 2 && s.state == Public::Running).await.unwrap();
+    tokio::time::timeout(4 * PATIENCE, async { (stop.await.ok(), start.await) }).await.unwrap().1.unwrap();
+    let faults = bench
+        .recorded()
+        .into_iter()
+        .filter(|e| matches!(&e.kind, EventKind::Fault { error } if error.contains("not on disk")));
+    assert!(faults.count() >= 1, "it is on record");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_full_disk_every_verb_works_and_its_events_say_that_it_is_not_on_disk() {
+    let mut bench = Bench::new(1);
+    let worker = bench.worker("w", failing(1)).unwrap();
+    bench.ledger.full(true);
+    worker.start(Trigger::Operator).await.unwrap();
+    worker.restart(false).await.unwrap();
+    worker.reset().await.unwrap();
+    worker.stop(KilledBy::Stop).await.unwrap();
+    worker.start(Trigger::Operator).await.unwrap();
+    worker.kill(KilledBy::Operator).await.unwrap();
+    let faults: Vec<_> = bench.recorded().into_iter().filter(|e| matches!(e.kind, EventKind::Fault { .. })).collect();
+    assert!(faults.len() >= 4, "{faults:?}");
+    let EventKind::Fault { error } = &faults[0].kind else { unreachable!() };
+    assert!(error.contains("no space left on device"), "{error}");
+    assert_eq!(bench.ledger.record_of(worker.id()), None);
+    // The disk has room again: the last word is the one that counts.
+    bench.ledger.full(false);
+    worker.start(Trigger::Operator).await.unwrap();
+    let record = bench.ledger.record_of(worker.id()).unwrap();
+    assert!(matches!(record.wish, Some((Desired::Up, _))));
+}
+
+/// Another supervisor's view of a worker of which nothing lives.
+fn next_life(bench: &Bench, name: &str, spec: Spec, idle: bool) -> crate::worker::handle::WorkerHandle {
+    let id = WorkerId::new(name).unwrap();
+    let remembered = bench.ledger.record_of(&id).map(Box::new);
+    assert!(remembered.is_some());
+    let charge = Charge::new(id, spec.into(), Found::Nothing { last_run: 0 });
+    spawn(&bench.shared, Charge { remembered, idle, ..charge })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_stays_open_for_the_next_supervisor_unless_it_is_to_run_something_else() {
+    let bench = Bench::new(1);
+    let worker = bench.worker("w", failing(1)).unwrap();
+    for _ in 0..2 {
+        bench.kernel.script(worker.id(), Script::exits(Duration::from_millis(10), 1));
+    }
+    worker.start(Trigger::Config).await.unwrap();
+    wait_for(&worker, 60 * SEC, |s| s.detail == Detail::Stopped(StoppedDetail::BreakerOpen)).await.unwrap();
+    drop(worker);
+    let next = next_life(&bench, "w", failing(1), false);
+    assert!(next.start(Trigger::Config).await.is_err(), "the breaker refuses");
+    let status = next.status();
+    assert_eq!(status.breaker[0].state, BreakerState::Open);
+    assert_eq!((status.run, status.restarts, status.cause), (2, 1, Some(ExitCause::Exited { code: 1 })));
+    assert!(next.story().exited.is_some(), "why has something to tell");
+    drop(next);
+    let changed = Spec { nice: 7, ..failing(1) };
+    let next = next_life(&bench, "w", changed, false);
+    next.start(Trigger::Config).await.unwrap();
+    assert_eq!(next.status().run, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ran_when_its_supervisor_ended_is_started_by_the_next_one() {
+    let bench = Bench::new(1);
+    let worker = bench.worker("w", failing(1)).unwrap();
+    worker.start(Trigger::Config).await.unwrap();
+    worker.stop(KilledBy::Shutdown).await.unwrap();
+    drop(worker);
+    let next = next_life(&bench, "w", failing(1), false);
+    assert_eq!(next.status().down_by, None, "the end of everything is nobody's wish");
+    next.start(Trigger::Config).await.unwrap();
+    assert_eq!(next.status().run, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_configuration_does_not_want_is_not_begun_by_what_was_due() {
+    let bench = Bench::new(1);
+    let spec =
+        || Spec { restart: RestartPolicy { retry_delay: 9 * SEC, jitter: 0.0, ..failing(3).restart }, ..failing(3) };
+    let worker = bench.worker("w", spec()).unwrap();
+    bench.kernel.script(worker.id(), Script::exits(SEC, 1));
+    worker.start(Trigger::Config).await.unwrap();
+    wait_for(&worker, 5 * SEC, |s| s.detail == Detail::Stopped(StoppedDetail::Waiting)).await.unwrap();
+    drop(worker);
+    let idle = next_life(&bench, "w", spec(), true);
+    tokio::time::sleep(60 * SEC).await;
+    assert_eq!((idle.status().state, idle.status().run), (Public::Stopped, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_gone_without_a_word_has_one_unknown_end_and_goes_through_the_breaker() {
+    for (boot, why, strikes) in [(None, UnknownWhy::SupervisorAway, 1), (Some("another"), UnknownWhy::HostRebooted, 0)]
+    {
+        let mut bench = Bench::new(1);
+        let (id, boot_id) = (WorkerId::new("w").unwrap(), bench.shared.boot_id.clone());
+        let boot_id = boot.map_or(boot_id, Into::into);
+        let run = RunId::new(id.clone(), 4);
+        let at = clock_of_the_host();
+        bench.ledger.record(vec![
+            Change::Wish { worker: id.clone(), wish: Desired::Up, at },
+            Change::Breaker {
+                worker: id.clone(),
+                kept: Box::new(crate::store::Kept {
+                    run: 4,
+                    breaker: Saved::default(),
+                    restarts: crate::model::RestartCounts::default(),
+                    outlook: Outlook::Running,
+                }),
+            },
+            Change::Started { run, pid: 5, boot_id, at },
+        ]);
+        let next = next_life(&bench, "w", failing(3), false);
+        let status = wait_for(&next, 60 * SEC, |s| s.run == 5 && s.state == Public::Running).await.unwrap();
+        let attempts = status.breaker.first().map_or(0, |class| class.attempts);
+        assert_eq!(attempts, strikes, "{why:?}");
+        let ends: Vec<_> = bench
+            .recorded()
+            .into_iter()
+            .filter_map(|e| if let EventKind::Exited { cause, .. } = e.kind { Some((e.run, cause)) } else { None })
+            .collect();
+        assert_eq!(ends, [(Some(4), ExitCause::Unknown { why })]);
+    }
+}
+
+fn clock_of_the_host() -> Timestamp {
+    crate::clock::wall()
+}
