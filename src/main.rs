@@ -163,7 +163,9 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
         Command::Doctor(args) => {
             let width = width();
             let place = paths::cgroup_root(&globals, &who);
-            let (text, exit) = doctor::doctor(place.as_deref(), args.output.output, width)?;
+            // Where none answers there is nothing to say about it.
+            let running = to_supervisor().and_then(|client| client.get("/v1/health")).ok();
+            let (text, exit) = doctor::doctor(place.as_deref(), running.as_ref(), args.output.output, width)?;
             print(&text)?;
             Ok(exit)
         }

@@ -10,6 +10,7 @@ use super::{
     exit::{Exit, Failure},
 };
 use crate::{
+    api::wire::{Health, StoreHealth},
     kernel::{
         cgroup::Controller,
         cgroup::{Dir, DirError},
@@ -19,11 +20,17 @@ use crate::{
     model::{Check, Soundness},
 };
 
-/// What it prints, and what it ends with: 0 where workers can be run, else 1.
+/// What it prints, and what it ends with: 0 where workers can be run, else 1. `running` is what the supervisor that answers
+/// says of itself, where one does.
 ///
 /// # Errors
 /// Where the place that was taken cannot be given back.
-pub fn doctor(cgroup_root: Option<&Path>, output: Output, width: Option<u16>) -> Result<(String, Exit), Failure> {
+pub fn doctor(
+    cgroup_root: Option<&Path>,
+    running: Option<&Health>,
+    output: Output,
+    width: Option<u16>,
+) -> Result<(String, Exit), Failure> {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let situation = Situation::of_this_process();
     let (facts, taken) = match &situation {
@@ -38,12 +45,33 @@ pub fn doctor(cgroup_root: Option<&Path>, output: Output, width: Option<u16>) ->
         give_back(situation, claimed, own)
             .map_err(|e| Failure::failed("cannot remove the place that was taken for the probe", e))?;
     }
-    let checks = report(&facts);
+    let mut checks = report(&facts);
+    checks.extend(running.map(|health| store(&health.store)));
     let text = match output {
         Output::Text => render(&checks, width),
         Output::Json => json(&checks),
     };
     Ok((text, if usable(&checks) { Exit::Ok } else { Exit::Failed }))
+}
+
+/// How the running supervisor's store does.
+fn store(health: &StoreHealth) -> Check {
+    let check =
+        |verdict, fact, cost, fix| Check { name: "store".to_owned(), verdict, fact, cost, fix, required: false };
+    let Some(why) = &health.why else {
+        let fact = "the running supervisor remembers what happens".to_owned();
+        return check(Soundness::Ok, fact, None, None);
+    };
+    let since = health.since.as_deref().unwrap_or("its start");
+    let waiting = health.pending.unwrap_or(0);
+    check(
+        Soundness::Degraded,
+        format!("the running supervisor cannot write its store since {since}: {why}"),
+        Some(format!("what happens to {waiting} workers is kept in memory, and lost with the supervisor")),
+        Some(
+            "make room on the disk of the state directory, or make it writable; it is tried again by itself".to_owned(),
+        ),
+    )
 }
 
 fn take(situation: &Situation, cgroup_root: Option<&Path>, own: i32) -> Result<Claimed, PlaceError> {
@@ -115,6 +143,22 @@ fn usable(checks: &[Check]) -> bool {
 mod tests {
     use super::*;
     use crate::kernel::probe::samples;
+
+    #[test]
+    fn a_store_that_cannot_be_written_is_a_restriction_with_its_reason() {
+        let ok = StoreHealth { status: "ok".into(), why: None, since: None, pending: None, lost: None };
+        assert_eq!(store(&ok).verdict, Soundness::Ok);
+        let degraded = StoreHealth {
+            status: "degraded".into(),
+            why: Some("no space left on device".into()),
+            since: Some("2027-01-15T08:00:00.000Z".into()),
+            pending: Some(3),
+            lost: Some(0),
+        };
+        let check = store(&degraded);
+        assert!(check.verdict == Soundness::Degraded && !check.is_fatal());
+        assert!(check.fact.contains("no space left on device"), "{check:?}");
+    }
 
     #[test]
     fn a_host_without_fault() {

@@ -15,10 +15,12 @@ use crate::worker::actor::{Charge, Found, Shared, spawn};
 
 const SEC: Duration = Duration::from_secs(1);
 
+type Waiting = (Vec<Change>, oneshot::Sender<Result<(), Unstored>>);
+
 /// A disk that is as slow as a test wants: it takes everything, and each intent comes to an end when the test says so.
 #[derive(Default)]
 struct SlowDisk {
-    waiting: Mutex<Vec<(Vec<Change>, oneshot::Sender<Result<(), Unstored>>)>>,
+    waiting: Mutex<Vec<Waiting>>,
     behind: Mutex<Vec<Change>>,
 }
 
@@ -84,10 +86,9 @@ async fn a_stop_is_carried_out_at_once_and_answered_when_it_is_on_disk() {
     wait_for(&worker, SEC, |s| s.detail == Detail::Stopped(StoppedDetail::Stopped)).await.unwrap();
     not_yet(&mut stop).await;
     assert!(disk.waits() > 0);
-    let intents = disk.waiting.lock().unwrap();
-    let wish = intents[0].0.iter().find_map(|c| if let Change::Wish { wish, .. } = c { Some(wish) } else { None });
+    let first = disk.waiting.lock().unwrap()[0].0.clone();
+    let wish = first.iter().find_map(|c| if let Change::Wish { wish, .. } = c { Some(wish) } else { None });
     assert!(matches!(wish, Some(Desired::Down(down)) if down.by == KilledBy::Stop), "{wish:?}");
-    drop(intents);
     disk.comes_back();
     stop.await.unwrap();
 }
