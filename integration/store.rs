@@ -218,6 +218,30 @@ fn a_store_that_is_not_ours_to_write_refuses_the_start_with_a_sentence() {
 }
 
 #[test]
+fn a_supervisor_that_cannot_open_the_store_again_goes_on_without_and_says_so() {
+    let case = Case::new();
+    let mut up = Up::start(&case, &misbehaving("single", &["sleep"], &[]));
+    let main = up.started("single", 1);
+    serving(&case);
+    let first = case.role("supervisor");
+    first.signal(Signal::KILL);
+    first.wait_gone("the killed supervisor");
+    // Before the next one, which the keeper starts after a pause.
+    let held = pinfold::store::SqliteStore::open(&database(&case), pinfold::clock::wall()).unwrap();
+    up.wait_for(
+        "it says so",
+        |e| matches!(&e.kind, EventKind::Fault { error } if error.contains("the store cannot be opened")),
+    );
+    serving(&case);
+    assert!(main.alive());
+    assert_eq!(shown(&case, "single")["pid"], main.pid);
+    case.ask("stop", &["single"]);
+    drop(held);
+    up.signal(Signal::TERM);
+    up.reap_killed();
+}
+
+#[test]
 fn a_second_supervisor_of_the_same_state_is_refused_and_the_first_goes_on() {
     let case = Case::new();
     let mut up = Up::start(&case, &misbehaving("single", &["sleep"], &[]));

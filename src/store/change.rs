@@ -26,7 +26,7 @@ pub enum Change {
         worker: WorkerId,
         /// Which of them.
         wish: Desired,
-        /// Since when.
+        /// Since when, where it was not so before.
         at: Timestamp,
     },
     /// What its restart breaker has counted, and what follows.
@@ -167,6 +167,8 @@ impl Record {
     pub(super) fn take(&mut self, change: &Change) {
         match change {
             Change::Declared { spec_hash, .. } => self.spec_hash = Some(*spec_hash),
+            // Said once more, it is as old as before.
+            Change::Wish { wish, .. } if self.wish.as_ref().is_some_and(|(known, _)| known == wish) => {}
             Change::Wish { wish, at, .. } => self.wish = Some((wish.clone(), *at)),
             Change::Breaker { kept, .. } => self.kept = Some((**kept).clone()),
             Change::Started { run, .. } | Change::Stopped { run, .. } => {

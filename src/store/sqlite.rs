@@ -155,7 +155,8 @@ fn put(to: &Connection, change: &Change) -> rusqlite::Result<()> {
         }
         Change::Wish { worker, wish, at } => {
             let sql = "INSERT INTO workers (name, wish, wished) VALUES (?1, ?2, ?3) \
-                       ON CONFLICT (name) DO UPDATE SET wish = excluded.wish, wished = excluded.wished";
+                       ON CONFLICT (name) DO UPDATE SET wish = excluded.wish, \
+                       wished = CASE WHEN wish IS excluded.wish THEN wished ELSE excluded.wished END";
             to.prepare_cached(sql)?.execute(params![worker.as_str(), json(wish)?, at.to_string()])?;
         }
         Change::Breaker { worker, kept } => {

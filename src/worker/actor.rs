@@ -167,6 +167,13 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     if record.and_then(|record| record.spec_hash) != Some(spec_hash) {
         keeping.add(Change::Declared { worker: id.clone(), spec_hash });
     }
+    if let Some((pid, started)) = state.main_process()
+        && record.and_then(|record| record.last_run.as_ref()).is_none_or(|run| run.number != state.run().number)
+    {
+        let at = clock::wall();
+        let at = at.checked_sub(now.since(started)).unwrap_or(at);
+        keeping.add(Change::Started { run: state.run(), pid, boot_id: Arc::clone(&shared.boot_id), at });
+    }
     shared.kernel.attach(&id, news);
     let mut hasher = DefaultHasher::new();
     (shared.seed, &id).hash(&mut hasher);

@@ -256,6 +256,26 @@ async fn a_run_that_is_gone_without_a_word_has_one_unknown_end_and_goes_through_
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_run_taken_over_is_remembered_where_the_store_has_lost_it() {
+    let mut bench = Bench::new(1);
+    let worker = bench.worker("w", failing(1)).unwrap();
+    worker.start(Trigger::Config).await.unwrap();
+    drop(worker);
+    let id = WorkerId::new("w").unwrap();
+    let crate::testing::Recovered::Alive { pid, note } = bench.kernel.recover(&id) else { panic!("it lives") };
+    let disk: std::sync::Arc<SlowDisk> = std::sync::Arc::default();
+    let empty = on(&disk);
+    bench.shared = empty.shared.clone();
+    let charge = Charge::new(id, failing(1).into(), Found::Alive { pid, note });
+    let worker = spawn(&bench.shared, charge);
+    wait_for(&worker, SEC, |s| s.state == Public::Running).await.unwrap();
+    tokio::time::sleep(SEC).await;
+    let known = disk.behind.lock().unwrap();
+    assert!(known.iter().any(|c| matches!(c, Change::Started { run, .. } if run.number == 1)), "{known:?}");
+    assert!(known.iter().any(|c| matches!(c, Change::Wish { wish: Desired::Up, .. })), "{known:?}");
+}
+
 fn clock_of_the_host() -> Timestamp {
     crate::clock::wall()
 }

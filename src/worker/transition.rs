@@ -120,6 +120,8 @@ impl Transition<'_> {
         match self.take() {
             Phase::Running { life, main } => {
                 self.emit(EventKind::Reconciled { what: format!("taken over untouched, with pid {}", main.pid) });
+                // A store that was made anew knows nothing of it.
+                self.out.push(Effect::Remember { durably: false });
                 match self.s.wish {
                     Wish::Down(by) => self.terminate(life, main, by.unwrap_or(Behalf::STOP), After::Policy, None),
                     Wish::Up => self.s.phase = Phase::Running { life, main },
