@@ -160,7 +160,7 @@ fn a_damaged_store_is_set_aside_and_told_and_no_worker_notices() {
     // Held still, so that what is written over is what the next one finds.
     let first = case.role("supervisor");
     first.signal(Signal::STOP);
-    fs::write(database(&case), [0xa5; 20_000]).unwrap();
+    fs::write(database(&case), vec![0xa5; 20_000]).unwrap();
     fs::remove_file(case.dir.path().join("state/pinfold.db-wal")).unwrap();
     first.signal(Signal::KILL);
     first.wait_gone("the killed supervisor");

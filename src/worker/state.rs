@@ -6,9 +6,9 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::model::{
-    AboveReading, Class, Counters, Desired, Detail, DownBy, ExitCause, KilledBy, Limit, MemoryEvents, Mono, Outlook,
-    PolicyName, Readiness, RestartCounts, RunId, StartError, State as PublicState, StoppedDetail, StoppingDetail,
-    UnknownWhy, WorkerId, WorkerStatus,
+    AboveReading, Class, Counters, Detail, ExitCause, KilledBy, Limit, MemoryEvents, Mono, PolicyName, Readiness,
+    RestartCounts, RunId, StartError, State as PublicState, StoppedDetail, StoppingDetail, UnknownWhy, WorkerId,
+    WorkerStatus,
 };
 use crate::policy::{
     breaker::{Breaker, Saved},
@@ -19,7 +19,10 @@ use crate::policy::{
 use crate::spec::types::{Spec, ViolationPolicy};
 
 use super::event::Ticket;
-use super::transition::LAUNCH_PATIENCE;
+
+mod past;
+
+pub use past::{Adopted, Remembered};
 
 /// One worker, between two events.
 #[derive(Debug, Clone, PartialEq)]
@@ -264,50 +267,6 @@ fn oom_grew(grown: Counters) -> bool {
     any(grown.local) || any(grown.memory)
 }
 
-/// A run that was found alive.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Adopted {
-    /// Its number.
-    pub run: u32,
-    /// Its main process; `None` where its launch is not decided yet.
-    pub pid: Option<i32>,
-    /// When its program began.
-    pub started: Mono,
-    /// The counters when it began.
-    pub baseline: Counters,
-    /// What the restart breaker had counted.
-    pub breaker: Saved,
-    /// Whether that was recorded when its program ran already, and not before its launch.
-    pub recorded_running: bool,
-    /// Automatic restarts before it, in all.
-    pub restarts: RestartCounts,
-    /// Whether it should be up; where not, its stop is taken up again.
-    pub desired_up: bool,
-    /// Who took it down, where that is remembered.
-    pub wish: Option<Desired>,
-    /// Why the run before it ended.
-    pub cause: Option<ExitCause>,
-}
-
-/// What a store remembers of a worker.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Remembered {
-    /// The highest number that any run of it had.
-    pub last_run: u32,
-    /// Whether it should be up; `None` where nobody has said.
-    pub wish: Option<Desired>,
-    /// What the restart breaker had counted.
-    pub breaker: Saved,
-    /// Automatic restarts, in all.
-    pub restarts: RestartCounts,
-    /// What was about to follow.
-    pub outlook: Outlook,
-    /// Why the last run ended.
-    pub cause: Option<ExitCause>,
-    /// The last run ended while nobody watched, and began so long ago.
-    pub unseen: Option<(UnknownWhy, Duration)>,
-}
-
 impl State {
     /// A worker that nobody has started. `last_run` is the highest number any run of it ever had, 0 for none.
     #[must_use]
@@ -335,85 +294,6 @@ impl State {
     pub const fn on_cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;
         self
-    }
-
-    /// A worker of which nothing is left but what a store remembers.
-    ///
-    /// What was taken down stays down, what rests as it should goes on resting, what was due or held stays so. Nothing of
-    /// that is begun anew where it is `idle`: by its configuration, or because everything is being ended.
-    #[must_use]
-    pub fn remembered(id: WorkerId, spec: Arc<Spec>, kept: &Remembered, idle: bool, now: Mono) -> Self {
-        let mut state = Self::new(id, spec, kept.last_run, now);
-        state.breaker = Breaker::restore(&kept.breaker, now);
-        state.restarts = kept.restarts;
-        state.cause.clone_from(&kept.cause);
-        state.unseen = kept.unseen.map(Box::new);
-        state.wish = match &kept.wish {
-            // It is for the configuration to start it.
-            _ if kept.outlook == Outlook::Start => Wish::Down(None),
-            Some(Desired::Up) if !idle => Wish::Up,
-            Some(Desired::Down(_)) => state.taken_down(kept.wish.as_ref()),
-            Some(Desired::Up) | None => Wish::Down(None),
-        };
-        if matches!(kept.outlook, Outlook::Running | Outlook::Start) {
-            // What was decided for a living run is lost with the supervisor that had decided it.
-            for class in Class::ALL {
-                state.breaker.withdraw(class);
-            }
-        }
-        state.phase = match (state.wish, kept.outlook) {
-            (Wish::Up, Outlook::Due { after, class }) => Phase::Waiting { due: now + after, class },
-            (Wish::Up, Outlook::Held(class)) => Phase::Resting(Rest::Held(class)),
-            (_, Outlook::Done) => Phase::Resting(Rest::Done),
-            (_, Outlook::Failed) => Phase::Resting(Rest::Failed),
-            _ if kept.last_run == 0 => Phase::Resting(Rest::Never),
-            _ => Phase::Resting(Rest::Stopped),
-        };
-        state
-    }
-
-    /// The same of a worker whose name is taken by processes that nobody can tell anything of.
-    pub fn recall(&mut self, kept: &Remembered, now: Mono) {
-        self.breaker = Breaker::restore(&kept.breaker, now);
-        self.restarts = kept.restarts;
-        self.cause.clone_from(&kept.cause);
-        if let Some(Desired::Down(_)) = kept.wish {
-            self.wish = self.taken_down(kept.wish.as_ref());
-        }
-    }
-
-    /// The wish that it is down, of whoever had it.
-    fn taken_down(&mut self, wish: Option<&Desired>) -> Wish {
-        let Some(Desired::Down(down)) = wish else { return Wish::Down(Some(Behalf::STOP)) };
-        self.who = down.who.as_deref().map(Arc::from);
-        Wish::Down(Some(Behalf { by: down.by, policy: down.policy }))
-    }
-
-    /// A worker whose run was found alive with its keeper: nothing is started or stopped, the watch goes on.
-    #[must_use]
-    pub fn adopted(id: WorkerId, spec: Arc<Spec>, found: &Adopted, now: Mono) -> Self {
-        let mut state = Self::new(id, spec, found.run, now);
-        state.wish = if found.desired_up { Wish::Up } else { state.taken_down(found.wish.as_ref()) };
-        state.cause.clone_from(&found.cause);
-        state.breaker = Breaker::restore(&found.breaker, now);
-        if found.recorded_running {
-            // A restart that was due is lost with the supervisor that had decided it.
-            for class in Class::ALL {
-                state.breaker.withdraw(class);
-            }
-        } else {
-            // What was in flight is the run that was found.
-            state.breaker.began();
-        }
-        state.restarts = found.restarts;
-        state.since = found.started;
-        let mut life = Box::new(Life::new(found.started, found.baseline));
-        life.sample_at = state.spec.limits.monitoring.interval.map(|interval| now + interval);
-        state.phase = match found.pid {
-            Some(pid) => Phase::Running { life, main: Main { pid, started: found.started } },
-            None => Phase::Launching { life, patience: now + LAUNCH_PATIENCE },
-        };
-        state
     }
 
     /// A worker whose cgroup of run `run` holds processes that nobody has a record of: nothing is started over them,
@@ -502,52 +382,6 @@ impl State {
     #[must_use]
     pub fn breaker(&self, now: Mono) -> Saved {
         self.breaker.save(now)
-    }
-
-    /// Whether it should be up, beyond the end of this supervisor.
-    #[must_use]
-    pub fn should_be_up(&self) -> bool {
-        self.wish == Wish::Up || self.is_shutting_down()
-    }
-
-    /// Whether it should be up, beyond the end of this supervisor; `None` where nobody has said.
-    #[must_use]
-    pub fn desired(&self) -> Option<Desired> {
-        match self.wish {
-            Wish::Down(None) => None,
-            // That everything ends is no wish about this worker.
-            Wish::Up | Wish::Down(Some(Behalf { by: KilledBy::Shutdown, .. })) => Some(Desired::Up),
-            Wish::Down(Some(Behalf { by, policy })) => {
-                let who = self.who.as_deref().map(str::to_owned);
-                Some(Desired::Down(DownBy { by, policy, who }))
-            }
-        }
-    }
-
-    /// What is remembered of it, to tell whether that has changed.
-    pub(super) fn memory(&self) -> (Wish, Breaker, RestartCounts, Outlook) {
-        (self.wish, self.breaker.clone(), self.restarts, self.outlook(Mono::default()))
-    }
-
-    /// What another supervisor would go on with.
-    #[must_use]
-    pub fn outlook(&self, now: Mono) -> Outlook {
-        let ends = self.is_shutting_down();
-        match &self.phase {
-            Phase::Waiting { due, class } => Outlook::Due { after: due.since(now), class: *class },
-            Phase::Resting(Rest::Held(class)) => Outlook::Held(*class),
-            Phase::Resting(Rest::Done) => Outlook::Done,
-            Phase::Resting(Rest::Failed) => Outlook::Failed,
-            Phase::Resting(Rest::Never | Rest::Stopped) if !ends => Outlook::Rest,
-            _ if ends => Outlook::Start,
-            Phase::Preparing { .. } | Phase::Launching { .. } => Outlook::Launching,
-            _ => Outlook::Running,
-        }
-    }
-
-    /// Whether it ends with its supervisor.
-    pub(super) const fn is_shutting_down(&self) -> bool {
-        matches!(self.wish, Wish::Down(Some(Behalf { by: KilledBy::Shutdown, .. })))
     }
 
     /// The current or last run.
