@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod daemon;
 pub mod health;
+pub mod history;
 pub mod keeper;
 pub mod kernel;
 pub mod limit_manager;

@@ -7,6 +7,7 @@
 mod kernel;
 mod ledger;
 mod script;
+mod search;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 pub use kernel::{Call, FakeKernel, Recovered};
 pub use ledger::FakeLedger;
 pub use script::{Children, Launch, OnSignal, Oom, Script};
+pub use search::{Asked, Mood, SearchServer};
 
 use crate::clock::Clock;
 use crate::model::{BadWorkerId, Event, WorkerId, WorkerStatus};

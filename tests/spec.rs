@@ -17,8 +17,9 @@ use pinfold::{
     spec::{
         self, Problem, Source,
         types::{
-            Config, HealthCheck, HttpGet, Io, KillMode, OomGroup, PressureTrigger, Probe, ProbeAction, Process,
-            Profile, Spec, StoreType, SwapMax, ViolationHandling, ViolationPolicy, Worker,
+            Config, Credentials, Endpoint, HealthCheck, HttpGet, Io, JsonlSink, KillMode, OomGroup, OpenSearchSink,
+            PressureTrigger, Probe, ProbeAction, Process, Profile, Sink, Spec, StoreType, SwapMax, ViolationHandling,
+            ViolationPolicy, Worker,
         },
     },
 };
@@ -332,7 +333,7 @@ fn a_file_without_content_is_an_empty_configuration() {
         let store = StoreType::Sqlite;
         assert_eq!(
             good(name),
-            Config { env: BTreeMap::new(), slices: Vec::new(), store, workers: Vec::new() },
+            Config { env: BTreeMap::new(), slices: Vec::new(), store, history: Vec::new(), workers: Vec::new() },
             "{name}"
         );
     }
@@ -598,4 +599,54 @@ mod files {
             assert!(spec::read_files(std::slice::from_ref(path), false).is_ok(), "only root has to care");
         }
     }
+}
+
+#[test]
+fn sinks_have_their_defaults_and_keep_their_order() {
+    let jsonl = |path: &str, max_size, keep| Sink::Jsonl(JsonlSink { path: path.into(), max_size, keep });
+    let endpoint = |tls, host: &str, port, path: &str| Endpoint { tls, host: host.into(), port, path: path.into() };
+    let plain = OpenSearchSink {
+        endpoint: endpoint(false, "127.0.0.1", 9200, ""),
+        index: "pinfold".into(),
+        credentials: None,
+        ca_file: None,
+        timeout: secs(30),
+        connect_timeout: secs(5),
+    };
+    let basic = Credentials::Basic { username: "pinfold".into(), password_file: "/etc/pinfold/password".into() };
+    let expected = [
+        jsonl("/var/log/pinfold/events.jsonl", 64 << 20, 5),
+        jsonl("/var/log/pinfold/all.jsonl", 1 << 20, 0),
+        Sink::OpenSearch(plain.clone()),
+        Sink::OpenSearch(OpenSearchSink {
+            endpoint: endpoint(true, "2001:db8::7", 443, "/search"),
+            index: "pinfold-events".into(),
+            credentials: Some(basic),
+            ca_file: Some("/etc/pinfold/ca.pem".into()),
+            timeout: secs(60),
+            connect_timeout: Duration::from_millis(500),
+        }),
+        Sink::OpenSearch(OpenSearchSink {
+            endpoint: endpoint(false, "localhost", 9200, ""),
+            index: "a".into(),
+            credentials: Some(Credentials::ApiKey { file: "/etc/pinfold/key".into() }),
+            ..plain
+        }),
+    ];
+    let sinks = good("history").history;
+    assert_eq!(sinks, expected);
+    let Sink::OpenSearch(server) = &sinks[3] else { panic!("{sinks:?}") };
+    assert_eq!(server.endpoint.to_string(), "https://[2001:db8::7]:443/search");
+}
+
+#[test]
+fn sinks_of_several_files_are_put_one_after_the_other() {
+    let one = |name: &str| text(name, &format!("history: [{{type: jsonl, path: /{name}}}]"));
+    let sinks = load(&[one("a"), one("b")]).unwrap().history;
+    let path = |sink: &Sink| match sink {
+        Sink::Jsonl(file) => file.path.clone(),
+        Sink::OpenSearch(_) => panic!("{sink:?}"),
+    };
+    assert_eq!(sinks.iter().map(path).collect::<Vec<_>>(), [PathBuf::from("/a"), PathBuf::from("/b")]);
+    assert!(problems(&[one("a"), one("a")]).contains("two sinks write to"));
 }

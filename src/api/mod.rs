@@ -28,6 +28,6 @@ pub mod wire;
 pub use extract::MAX_BODY;
 pub use moment::Moment;
 pub use peer::{Peer, Role};
-pub use routes::Api;
+pub use routes::{Api, Told};
 pub use serve::{Bounds, Server};
 pub use usage::Meter;

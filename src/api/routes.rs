@@ -10,6 +10,7 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::stream;
+use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -19,6 +20,7 @@ use super::peer::Peer;
 use super::usage::{self, Meter};
 use super::wire::{Ask, Code, Health, Problem, Results, Settled, StoreHealth, Why, Worker};
 use crate::clock::Clock;
+use crate::history::{Ring, Vitals};
 use crate::manager::handle::{Action, Manager, Member};
 use crate::model::{Mono, RunId, State as WorkerState};
 use crate::store;
@@ -39,6 +41,18 @@ struct Inner {
     began: Mono,
     logs: PathBuf,
     store: watch::Receiver<store::Health>,
+    told: Told,
+}
+
+/// What events leave behind: the last of them, and how those are who take them away.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// The last events.
+    pub ring: Ring,
+    /// When the first of them can have been told.
+    pub began: Timestamp,
+    /// The history sinks.
+    pub sinks: Vitals,
 }
 
 impl Api {
@@ -50,9 +64,10 @@ impl Api {
         clock: Clock,
         logs: PathBuf,
         store: watch::Receiver<store::Health>,
+        told: Told,
     ) -> Self {
-        let inner = Inner { manager, meter, calendar: Calendar::new(clock), began: clock.now(), logs, store };
-        Self { inner: Arc::new(inner) }
+        let (calendar, began) = (Calendar::new(clock), clock.now());
+        Self { inner: Arc::new(Inner { manager, meter, calendar, began, logs, store, told }) }
     }
 
     /// All routes. Every request must carry the [`Peer`] it came from.
@@ -166,7 +181,7 @@ async fn why(State(api): State<Api>, Name(name): Name) -> Result<Json<Why>, Prob
 }
 
 async fn health(State(api): State<Api>) -> Json<Health> {
-    let Inner { manager, calendar, began, store, .. } = &*api.inner;
+    let Inner { manager, calendar, began, store, told, .. } = &*api.inner;
     let store = StoreHealth::from(&*store.borrow());
     let running = manager.all().iter().filter(|m| m.worker.status().state == WorkerState::Running).count();
     let status = if manager.is_closed() { "going_down" } else { store.status.as_str() };
@@ -178,6 +193,7 @@ async fn health(State(api): State<Api>) -> Json<Health> {
         workers: manager.all().len(),
         running,
         store,
+        history: told.sinks.read(),
     })
 }
 

@@ -38,7 +38,7 @@ impl Door {
         };
         let manager = Manager::new(names.iter().map(member).collect());
         let (store, health) = watch::channel(store::Health::Ok { made_anew: None });
-        let api = Api::new(manager.clone(), Arc::new(Echo), bench.shared.clock, "/logs".into(), health);
+        let api = Api::new(manager.clone(), Arc::new(Echo), bench.shared.clock, "/logs".into(), health, told());
         Self { router: api.router(), bench, manager, store }
     }
 
@@ -74,6 +74,10 @@ impl Door {
     fn script(&self, worker: &str, script: Script) {
         self.bench.kernel.script(&WorkerId::new(worker).unwrap(), script);
     }
+}
+
+fn told() -> Told {
+    Told { ring: Ring::new("s".into(), 9, 1 << 20), began: Timestamp::UNIX_EPOCH, sinks: Vitals::default() }
 }
 
 fn peer() -> Peer {

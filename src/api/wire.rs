@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::moment::{Moment, millis};
+use crate::history::SinkHealth;
 use crate::manager::handle::{Member, Outcome, Refusal};
 use crate::model::{
     self, BreakerState, Class, Detail, Event, ExitCause, KilledBy, Limit, PolicyName, RestartCounts, State, Story,
@@ -247,6 +248,9 @@ pub struct Health {
     pub running: usize,
     /// How the store does.
     pub store: StoreHealth,
+    /// How each history sink is, in the order of the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<SinkHealth>,
 }
 
 /// Whether what outlives the supervisor gets where it belongs.

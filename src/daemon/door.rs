@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::api::socket::{self, Socket, SocketError, SocketFile};
-use crate::api::{Api, Bounds, Meter, Server};
+use crate::api::{Api, Bounds, Meter, Server, Told};
 use crate::clock::Clock;
 use crate::kernel::host::HostKernel;
 use crate::manager::handle::Manager;
@@ -64,8 +64,9 @@ impl Door {
         clock: Clock,
         logs: PathBuf,
         store: watch::Receiver<Health>,
+        told: Told,
     ) -> io::Result<OpenDoor> {
-        let api = Api::new(manager, Arc::new(Gauge(kernel)), clock, logs, store);
+        let api = Api::new(manager, Arc::new(Gauge(kernel)), clock, logs, store, told);
         let (listener, file) = self.socket.into_parts();
         Ok(OpenDoor { server: Server::start(listener, api.router(), Bounds::default())?, file })
     }

@@ -7,6 +7,7 @@
 //! memory.rs      the store: opened, judged, watched, closed
 //! chronicle.rs   the supervisor's own events
 //! console.rs     what is shown
+//! records.rs     where events go: the console, whoever follows, the history sinks
 //! patient.rs     a worker as the monitor of its health sees it
 //! orphans.rs     runs whose keeper is gone
 //! door.rs        the control socket, joined to what it serves
@@ -19,5 +20,6 @@ mod door;
 mod memory;
 mod orphans;
 mod patient;
+mod records;
 pub mod supervisor;
 pub mod up;

@@ -46,6 +46,7 @@ use super::door::{Door, OpenDoor};
 use super::memory::{self, Memory};
 use super::orphans;
 use super::patient::Attended;
+use super::records::Records;
 
 /// How long after the last worker has ended its directory may still be there.
 const TIDY: Duration = Duration::from_secs(40);
@@ -149,7 +150,8 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let tree = Tree::open(&settings.root)?;
     let logs = settings.state_dir.join("logs");
     let console = Console::start(settings.output, &logs, &config.workers).map_err(failed("cannot show anything"))?;
-    let records = console.events();
+    let stream = Records::start(console.events(), &config.history).map_err(failed("cannot number events"))?;
+    let records = stream.events();
     let chronicle = Chronicle::new(clock, memory.epoch, records.clone());
     memory.tell(&chronicle);
     let door = match Door::at(&settings.socket).await {
@@ -229,8 +231,8 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         manager.close();
     }
     let store = memory.handle.watch();
-    let door = door.map(|door| door.open(manager.clone(), kernel.clone(), clock, logs.clone(), store)).transpose();
-    let door = door.map_err(failed("cannot listen for commands"))?;
+    let open = |door: Door| door.open(manager.clone(), kernel.clone(), clock, logs.clone(), store, stream.told());
+    let door = door.map(open).transpose().map_err(failed("cannot listen for commands"))?;
 
     let started: Vec<_> = config
         .workers
@@ -258,9 +260,10 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     if end == End::Detach {
         chronicle.supervisor("ending; the workers go on".to_owned());
         kernel.notify("STOPPING=1");
+        stream.let_go().await;
         close(door).await;
         memory.close().await;
-        finish(console, &handles);
+        finish(console, &handles, stream).await;
         return Ok(Exit::Ok);
     }
     kernel.notify("STOPPING=1\nSTATUS=stopping every worker");
@@ -272,13 +275,14 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         }
         left = stop(&handles, &mut signals) => left,
     };
+    stream.let_go().await;
     close(door).await;
     // The runs are over, and with them their probes: what those had started is on its way out.
     if tokio::time::timeout(TIDY, probes.idle()).await.is_err() {
         tracing::error!("what probes have started could not be ended; the next start tries again");
     }
     memory.close().await;
-    finish(console, &handles);
+    finish(console, &handles, stream).await;
     // What was found alive and is nobody's we know was told at the start, and not touched since.
     let left: Vec<RunId> = left.into_iter().filter(|run| !takeover.held.contains(run)).collect();
     if !left.is_empty() {
@@ -595,11 +599,14 @@ fn is_unkillable(handle: &WorkerHandle) -> bool {
     status.state == State::Stopping && status.detail == Detail::Stopping(StoppingDetail::Unkillable)
 }
 
-fn finish(console: Console, handles: &[WorkerHandle]) {
+/// Shows the end, and then waits for the sinks: a person is not kept waiting for a server.
+async fn finish(console: Console, handles: &[WorkerHandle], stream: Records) {
+    let leftover = stream.end().await;
     let statuses: Vec<_> = handles.iter().map(WorkerHandle::status).collect();
     if let Err(error) = console.finish(statuses) {
         tracing::warn!(%error, "the end is not shown");
     }
+    leftover.close().await;
 }
 
 fn lost_sight(lost: Result<Lost, tokio::task::JoinError>) -> Failure {

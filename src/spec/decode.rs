@@ -119,6 +119,10 @@ impl<T> Field<T> {
     pub(super) fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
+
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self, Self::Broken)
+    }
 }
 
 impl<T: Decode + Clone> Field<T> {

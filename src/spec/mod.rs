@@ -7,10 +7,10 @@
 //!
 //! - `files` reads from disk and refuses what root must not read; `tree` knows YAML and nothing of workers; `decode`
 //!   turns nodes into values and `raw` declares which keys there are; `units` and `quantity` know how one value is
-//!   written; `expand` puts in `${NAME}`; `validate`, `limits` and `health` layer, expand and check what keys
+//!   written; `expand` puts in `${NAME}`; `validate`, `limits`, `health` and `sink` layer, expand and check what keys
 //!   say together; `schema` describes it all to editors.
-//! - Several files are one configuration: `env` and `defaults` are merged key by key, later files win; `workers` and
-//!   `slices` are put one after the other, and a worker may be in a slice of any file. `defaults` act on every worker of every file, so a file in `conf.d` can set them for all.
+//! - Several files are one configuration: `env` and `defaults` are merged key by key, later files win; `workers`,
+//!   `slices` and `history` are put one after the other, and a worker may be in a slice of any file. `defaults` act on every worker of every file, so a file in `conf.d` can set them for all.
 //! - Nothing here reads the environment or a clock, and but for [`read_files`] nothing touches a file.
 //! - A failure is never partial: a configuration is whole, or there are [`Problems`].
 
@@ -23,6 +23,7 @@ mod problem;
 mod quantity;
 mod raw;
 pub mod schema;
+mod sink;
 mod tree;
 pub mod types;
 mod units;

@@ -15,6 +15,7 @@ use super::{
     health::HealthCheck,
     problem::{Place, shown},
     quantity::{Hold, Off, Share, Size, Stall, Time, TimeOr},
+    sink::RawSink,
     tree::{Node, Value},
     types::{KillMode, OomGroup, Profile, StoreType, ViolationHandling, ViolationPolicy},
     units::{AbsPath, Account, Flag, Int, MaybePath, Number, OrMax, SignalNumber, Text, Umask},
@@ -31,7 +32,7 @@ const MAX_IOPS: i64 = u32::MAX as i64 - 1;
 
 record! {
     /// A configuration of pinfold.
-    File later [history, reconcile_interval] {
+    File later [reconcile_interval] {
         /// The global environment, below each worker's own.
         env: Env,
         /// Merged under the unit of every worker of every file: maps key by key, everything else as a whole.
@@ -40,6 +41,8 @@ record! {
         slices: Slices,
         /// Where what outlives the supervisor is kept.
         store: Store,
+        /// Where events go beside the store. Those of several files are put one after the other.
+        history: List<RawSink>,
         /// What to run.
         workers: List<Worker>,
     }

@@ -15,13 +15,13 @@ use super::problem::{Mark, Path, Place, Report, shown};
 const MAX_DEPTH: usize = 64;
 
 /// A value and its place.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) mark: Mark,
     pub(super) value: Value,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Value {
     /// Text as YAML unescapes it, and whether it stood in quotes (or in a block).
     Scalar {
@@ -34,7 +34,7 @@ pub(super) enum Value {
     Unusable,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) key: String,
     pub(super) key_mark: Mark,

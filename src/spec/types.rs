@@ -18,6 +18,8 @@ pub struct Config {
     pub slices: Vec<Slice>,
     /// Where what outlives the supervisor is kept.
     pub store: StoreType,
+    /// Where events go beside the store, in the order of the files.
+    pub history: Vec<Sink>,
     /// The workers, instances expanded, in the order of the files. Names are unique.
     pub workers: Vec<Worker>,
 }
@@ -40,6 +42,73 @@ pub struct Slice {
     /// What all of them together may use. Of these only what the kernel enforces is configurable: nothing watches a
     /// slice, and an OOM in it takes a worker and never all of them (`memory.oom_scope` is `process`).
     pub limits: Limits,
+}
+
+/// One of `history`: what takes events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sink {
+    /// A file of JSON lines.
+    Jsonl(JsonlSink),
+    /// A server with OpenSearch's bulk API.
+    OpenSearch(OpenSearchSink),
+}
+
+/// A sink of type `jsonl`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonlSink {
+    /// Absolute.
+    pub path: PathBuf,
+    /// How large the file may become, in bytes.
+    pub max_size: u64,
+    /// How many files put aside are kept.
+    pub keep: u32,
+}
+
+/// A sink of type `opensearch`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenSearchSink {
+    /// Where the server is.
+    pub endpoint: Endpoint,
+    /// The index or data stream.
+    pub index: String,
+    /// Whom it knows us as; `None` where it asks nobody.
+    pub credentials: Option<Credentials>,
+    /// Certificates (PEM) that the server's is checked against; `None`: the host's.
+    pub ca_file: Option<PathBuf>,
+    /// How long a request may take.
+    pub timeout: Duration,
+    /// How long a connection may take to come about.
+    pub connect_timeout: Duration,
+}
+
+/// A server's address and what is before the paths of its API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// https.
+    pub tls: bool,
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Without a slash at its end: empty, or `/search`.
+    pub path: String,
+}
+
+/// Whom a server knows us as. The secrets themselves stay in their files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// RFC 7617.
+    Basic {
+        /// Without a colon.
+        username: String,
+        /// The file of the password.
+        password_file: PathBuf,
+    },
+    /// `Authorization: ApiKey …`.
+    ApiKey {
+        /// The file of the key, as the server encoded it.
+        file: PathBuf,
+    },
 }
 
 /// One worker that should exist.

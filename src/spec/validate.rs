@@ -14,6 +14,7 @@ use super::{
     problem::{Place, shown},
     quantity::Time,
     raw,
+    sink::sinks,
     types::{Config, EnvFile, Slice, Spec, Stop, StoreType, Worker},
     units::Int,
 };
@@ -34,6 +35,7 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
     let mut store: Field<raw::Store> = Field::Absent;
     let mut declared = Vec::new();
     let mut slices = Slices::default();
+    let mut history = Vec::new();
     for mut file in files {
         // The later file is the upper layer.
         file.env.fill(&env);
@@ -43,6 +45,9 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
         file.store.fill(&store);
         store = file.store;
         slices.declare(file.slices, cx);
+        if let Field::Given(Found { value: List(sinks), .. }) = file.history {
+            history.extend(sinks);
+        }
         if let Field::Given(Found { value: List(workers), .. }) = file.workers {
             declared.extend(workers);
         }
@@ -54,6 +59,7 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
         cx.report.add(&defaults.at, message, "move long texts into env_file or the global env");
         return nothing();
     }
+    let history = sinks(&history, cx);
     let mut workers = Vec::new();
     let mut names = Names::default();
     for declaration in declared {
@@ -63,12 +69,13 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
         }
     }
     let store = store.get().and_then(|store| store.r#type.get()).map(|name| name.0).unwrap_or_default();
-    Config { env: env.get().map(texts).unwrap_or_default(), slices: slices.whole, store, workers }
+    Config { env: env.get().map(texts).unwrap_or_default(), slices: slices.whole, store, history, workers }
 }
 
 /// What stands in for a configuration that cannot be put together.
 pub(super) fn nothing() -> Config {
-    Config { env: BTreeMap::new(), slices: Vec::new(), store: StoreType::default(), workers: Vec::new() }
+    let store = StoreType::default();
+    Config { env: BTreeMap::new(), slices: Vec::new(), store, history: Vec::new(), workers: Vec::new() }
 }
 
 /// The slices of all files.

@@ -35,6 +35,13 @@ impl EventLines {
         Self { specs, width, zone, colour }
     }
 
+    /// The same where nothing but names is known.
+    #[must_use]
+    pub fn of_names<'a>(names: impl IntoIterator<Item = &'a WorkerId>, zone: TimeZone, colour: bool) -> Self {
+        let longest = names.into_iter().map(|id| id.as_str().len()).max().unwrap_or(0);
+        Self { specs: BTreeMap::new(), width: longest.max(OURSELVES.len()), zone, colour }
+    }
+
     /// The columns that the names take: the same for [`super::Prefixer`], so that both align.
     #[must_use]
     pub fn width(&self) -> usize {
@@ -180,11 +187,11 @@ fn tone_of(cause: &ExitCause) -> Tone {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::cli::render::words::tests::evidence;
     use crate::model::{
-        Class, Confidence, Counters, ExitStatus, Limit, MemoryEvents, OomScope, Readiness, Stage, StartError,
+        Class, Confidence, Counters, ExitStatus, Limit, MemoryEvents, OomScope, Readiness, Sample, Stage, StartError,
         StoppedDetail, Usage,
     };
 
@@ -236,7 +243,7 @@ mod tests {
         })
     }
 
-    fn every_kind() -> Vec<Event> {
+    pub(crate) fn every_kind() -> Vec<Event> {
         let stopping = |detail| EventKind::State { state: State::Stopping, detail: Detail::Stopping(detail) };
         let killed = |by| exited(ExitCause::Killed { by, policy: None });
         let of = |kind| event(Some("leaky"), kind);
@@ -264,6 +271,7 @@ mod tests {
             of(EventKind::LimitChanged { file: "memory.high".into(), value: "max".into(), why: "tripwire".into() }),
             of(exited(ExitCause::Oom { scope: OomScope::Worker })),
             of(EventKind::Usage { usage: Usage::default() }),
+            of(EventKind::Sample { sample: Sample::default() }),
             of(exited(ExitCause::Exited { code: 3 })),
             of(exited(ExitCause::Signaled { signal: 11, core: true })),
             of(exited(ExitCause::StartFailed { stage: Stage::Chdir, errno: nix::libc::ENOENT })),

@@ -17,6 +17,8 @@ mod why;
 mod words;
 mod workers;
 
+#[cfg(test)]
+pub(crate) use event::tests::every_kind;
 pub use event::{EventLines, json_line};
 pub use outcome::{Asked, failures, outcomes};
 pub use prefix::{MAX_LINE, Prefixer, Sgr, worker_style};
