@@ -11,7 +11,7 @@ use pinfold::{
         args::{Cli, Command},
         ask::{Verb, ask},
         client::Client,
-        doctor,
+        doctor, events,
         exit::{Exit, Failure, chain},
         look,
         paths::{self, Who},
@@ -141,6 +141,10 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
         Command::Ps(args) => say(&look::ps(args, &to_supervisor()?, &reader())?),
         Command::Status(args) => say(&look::status(args, &to_supervisor()?, &reader())?),
         Command::Count(args) => say(&look::count(args, &to_supervisor()?)?),
+        Command::Events(args) => {
+            let (mut out, mut err) = (anstream::stdout(), anstream::stderr());
+            events::events(args, &to_supervisor()?, &reader(), &mut out, &mut err)
+        }
         Command::Why(args) => say(&look::why(args, &to_supervisor()?, &reader())?),
         Command::Start(args) => say(&ask(&Verb::Start, &args.whom, args.output, &to_supervisor()?)?),
         Command::Stop(args) => say(&ask(&Verb::Stop, &args.whom, args.output, &to_supervisor()?)?),

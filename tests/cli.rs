@@ -45,7 +45,7 @@ fn the_help_names_every_command_and_flag() {
 #[test]
 fn the_help_of_what_talks_to_a_supervisor() {
     let dir = dir_with(&[]);
-    let commands = ["ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "why"];
+    let commands = ["ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "why", "events"];
     insta::assert_snapshot!(commands.map(|command| session(&[command, "-h"], dir.path())).join("\n"));
 }
 
@@ -56,6 +56,8 @@ fn without_a_supervisor_there_is_one_sentence_and_one_code() {
         &["ps"][..],
         &["ps", "-o", "json"],
         &["status", "a"],
+        &["events"],
+        &["events", "-f", "-o", "json"],
         &["count", "a"],
         &["start", "a"],
         &["stop", "a", "b"],

@@ -8,6 +8,7 @@
 //!  socket  the file: mode, group, a stale one, its end
 //!  serve   accept, bounds, one connection ── peer  who it is
 //!  routes  what is under which path ── extract  what a request brings
+//!  events  the stream ── filter  who wants which of it
 //!  wire    every shape ── problem  every error ── moment  every date ── usage  what running workers use
 //! ```
 //!
@@ -15,7 +16,9 @@
 //! nothing back of what it asked. At the supervisor's end nothing is started any more (`going_down`), and reads and
 //! kills are answered until the last worker has ended.
 
+mod events;
 mod extract;
+mod filter;
 mod moment;
 mod peer;
 mod problem;

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::sync::watch;
 
+use super::events::{Seats, events};
 use super::extract::{Body, Name, Params};
 use super::moment::{Calendar, Moment};
 use super::peer::Peer;
@@ -42,6 +43,7 @@ struct Inner {
     logs: PathBuf,
     store: watch::Receiver<store::Health>,
     told: Told,
+    seats: Seats,
 }
 
 /// What events leave behind: the last of them, and how those are who take them away.
@@ -66,14 +68,31 @@ impl Api {
         store: watch::Receiver<store::Health>,
         told: Told,
     ) -> Self {
-        let (calendar, began) = (Calendar::new(clock), clock.now());
-        Self { inner: Arc::new(Inner { manager, meter, calendar, began, logs, store, told }) }
+        let (calendar, began, seats) = (Calendar::new(clock), clock.now(), Seats::new());
+        Self { inner: Arc::new(Inner { manager, meter, calendar, began, logs, store, told, seats }) }
+    }
+
+    pub(super) fn manager(&self) -> &Manager {
+        &self.inner.manager
+    }
+
+    pub(super) fn ring(&self) -> &Ring {
+        &self.inner.told.ring
+    }
+
+    pub(super) fn began(&self) -> Timestamp {
+        self.inner.told.began
+    }
+
+    pub(super) fn seats(&self) -> &Seats {
+        &self.inner.seats
     }
 
     /// All routes. Every request must carry the [`Peer`] it came from.
     pub fn router(self) -> Router {
         Router::new()
             .route("/v1/health", get(health))
+            .route("/v1/events", get(events))
             .route("/v1/workers", get(list))
             .route("/v1/workers/{name}", get(one))
             .route("/v1/workers/{name}/why", get(why))

@@ -52,6 +52,8 @@ pub enum Command {
     Signal(Signal),
     /// Close the restart breakers of workers; what an open one held down begins to start
     Reset(Ask),
+    /// Show what has happened lately, or what happens from now on
+    Events(Events),
     /// Say why a worker ended last, from which evidence, what was decided and what to change
     Why(Named),
     /// Check config files; every problem with its line and what would be right
@@ -321,6 +323,25 @@ pub struct Signal {
     globals: Globals,
 }
 
+/// `pinfold events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Go on with what happens, until interrupted; without --since only with that
+    #[arg(short = 'f', long)]
+    pub follow: bool,
+    /// Only what is younger than this (10m, 1h30m), or than a moment (2026-11-20T12:00:00Z)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only events like this: worker=PATTERN, kind=exited, cause=oom, run=3, severity=, state=, limit=; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub filter: Vec<String>,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
 /// `pinfold validate`.
 #[derive(Debug, Args)]
 pub struct Validate {
@@ -375,6 +396,7 @@ impl Cli {
             Command::Start(args) | Command::Stop(args) | Command::Kill(args) | Command::Reset(args) => &args.globals,
             Command::Restart(args) => &args.globals,
             Command::Signal(args) => &args.globals,
+            Command::Events(args) => &args.globals,
             Command::Validate(args) => &args.globals,
             Command::Schema(args) => &args.globals,
             Command::Doctor(args) => &args.globals,

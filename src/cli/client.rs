@@ -7,13 +7,14 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::Globals;
 use super::exit::Failure;
@@ -67,6 +68,55 @@ impl Client {
         self.read(&answer)
     }
 
+    /// Reads lines from under `path` and gives each to `take`, without its end, until there are no more, `take` has had
+    /// enough (`false`), or somebody interrupts (SIGINT).
+    ///
+    /// # Errors
+    /// [`Failure`], also where they broke off.
+    pub fn lines(
+        &self,
+        path: &str,
+        media_type: &str,
+        mut take: impl FnMut(&[u8]) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let request = Request::get(path).header("host", "pinfold").header("accept", media_type);
+        let request = request.body(Full::new(Bytes::new()));
+        let request = request.map_err(|e| Failure::Usage(format!("that is too much for one request: {e}")))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let runtime = runtime.map_err(|e| Failure::failed("cannot talk to a supervisor", e))?;
+        runtime.block_on(async {
+            let mut interrupt =
+                signal(SignalKind::interrupt()).map_err(|e| Failure::failed("cannot be interrupted", e))?;
+            let read = async {
+                let began = tokio::time::timeout(PATIENCE, self.begin(request)).await;
+                let (head, mut body) = began.unwrap_or_else(|_| Err(self.silent(PATIENCE)))?.into_parts();
+                if !head.status.is_success() {
+                    let body = body.collect().await.map_err(|e| self.broke_off(e))?.to_bytes();
+                    return self
+                        .read::<()>(&Response::from_parts(head, body))?
+                        .map_err(|p| Failure::Answered(Box::new(p)));
+                }
+                let mut rest = Vec::new();
+                while let Some(frame) = body.frame().await {
+                    let Ok(data) = frame.map_err(|e| self.gone(e))?.into_data() else { continue };
+                    rest.extend_from_slice(&data);
+                    let whole = rest.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
+                    for line in rest[..whole].split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+                        if !take(line)? {
+                            return Ok(());
+                        }
+                    }
+                    rest.drain(..whole);
+                }
+                Ok(())
+            };
+            tokio::select! {
+                read = read => read,
+                _ = interrupt.recv() => Ok(()),
+            }
+        })
+    }
+
     fn read<T: DeserializeOwned>(&self, answer: &Response<Bytes>) -> Result<Result<T, Problem>, Failure> {
         let read = if answer.status().is_success() {
             serde_json::from_slice(answer.body()).map(Ok)
@@ -109,17 +159,30 @@ impl Client {
     }
 
     async fn talk(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
+        let (head, body) = self.begin(request).await?.into_parts();
+        let body = body.collect().await.map_err(|e| self.broke_off(e))?.to_bytes();
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// Asks, and waits until an answer begins.
+    async fn begin(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.no_connection(e))?;
-        let broken = |e: hyper::Error| {
-            let doing = format!("the supervisor at {} broke off before it had answered", self.socket.display());
-            Failure::failed(doing, e)
-        };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broke_off(e))?;
         // How it ends is told by the answer, or by that there is none.
         tokio::spawn(async move { drop(connection.await) });
-        let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
-        let body = body.collect().await.map_err(broken)?.to_bytes();
-        Ok(Response::from_parts(head, body))
+        sender.send_request(request).await.map_err(|e| self.broke_off(e))
+    }
+
+    fn broke_off(&self, error: hyper::Error) -> Failure {
+        let doing = format!("the supervisor at {} broke off before it had answered", self.socket.display());
+        Failure::failed(doing, error)
+    }
+
+    fn gone(&self, error: hyper::Error) -> Failure {
+        Failure::failed(
+            format!("the supervisor at {} broke off: it has ended, or was killed", self.socket.display()),
+            error,
+        )
     }
 
     fn no_connection(&self, error: io::Error) -> Failure {

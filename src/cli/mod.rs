@@ -1,6 +1,6 @@
 //! The command line: what can be typed, what is printed, what we end with.
 //!
-//! A file for each command; `look` has those that read from a running supervisor and `ask` those that ask something of
+//! A file for each command; `look` and `events` have those that read from a running supervisor and `ask` those that ask something of
 //! it, both over `client`. `run` needs no daemon and is complete here; of `up` the parsing and the printing are here,
 //! its processes are the composition root's (`crate::daemon`).
 
@@ -8,6 +8,7 @@ pub mod args;
 pub mod ask;
 pub mod client;
 pub mod doctor;
+pub mod events;
 pub mod exit;
 pub mod look;
 pub mod paths;

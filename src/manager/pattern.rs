@@ -34,6 +34,16 @@ pub enum NoMatch {
     },
 }
 
+/// Whether `pattern` means the worker `name` that was declared under `declared_as`, by the rules of [`Roster::choose`].
+#[must_use]
+pub fn means(pattern: &str, name: &WorkerId, declared_as: &WorkerId) -> bool {
+    pattern.is_empty()
+        || pattern.split(',').map(str::trim).any(|part| {
+            let wild = part.contains(['*', '?']) && WildMatch::new(part).matches(name.as_str());
+            wild || part == name.as_str() || part == declared_as.as_str()
+        })
+}
+
 impl Roster {
     /// Names with what each was declared under, in the order of their declaration. Names are unique.
     pub fn new(names: impl IntoIterator<Item = (WorkerId, WorkerId)>) -> Self {
@@ -155,6 +165,9 @@ mod tests {
             (" db , api ", vec!["db", "api-1"]),
         ] {
             assert_eq!(chosen(pattern), expected, "{pattern:?}");
+            let parents = ["web", "web", "web-x", "db", "webs", "api"];
+            let meant = all.iter().zip(parents).filter(|(name, parent)| means(pattern, &id(name), &id(parent)));
+            assert_eq!(meant.map(|(name, _)| *name).collect::<Vec<_>>(), expected, "{pattern:?}, one by one");
         }
     }
 

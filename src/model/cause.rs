@@ -115,6 +115,22 @@ pub enum Confidence {
     Likely,
 }
 
+impl ExitCause {
+    /// `kind` of its JSON.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Exited { .. } => "exited",
+            Self::Signaled { .. } => "signaled",
+            Self::Oom { .. } => "oom",
+            Self::Killed { .. } => "killed",
+            Self::KilledExternal => "killed_external",
+            Self::StartFailed { .. } => "start_failed",
+            Self::Unknown { .. } => "unknown",
+        }
+    }
+}
+
 impl fmt::Display for ExitCause {
     /// As a person reads it in the CAUSE column: `exited 3`, `oom`, `killed by stop`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -149,6 +149,49 @@ pub enum EventKind {
     },
 }
 
+impl EventKind {
+    /// The word of every kind.
+    pub const WORDS: &[&str] = &[
+        "state",
+        "started",
+        "exited",
+        "usage",
+        "sample",
+        "violation",
+        "recovered",
+        "breaker",
+        "health",
+        "limit_changed",
+        "decision",
+        "operator",
+        "reconciled",
+        "fault",
+        "supervisor",
+    ];
+
+    /// `kind` of its JSON.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::State { .. } => "state",
+            Self::Started { .. } => "started",
+            Self::Exited { .. } => "exited",
+            Self::Usage { .. } => "usage",
+            Self::Sample { .. } => "sample",
+            Self::Violation { .. } => "violation",
+            Self::Recovered { .. } => "recovered",
+            Self::Breaker { .. } => "breaker",
+            Self::Health { .. } => "health",
+            Self::LimitChanged { .. } => "limit_changed",
+            Self::Decision(_) => "decision",
+            Self::Operator { .. } => "operator",
+            Self::Reconciled { .. } => "reconciled",
+            Self::Fault { .. } => "fault",
+            Self::Supervisor { .. } => "supervisor",
+        }
+    }
+}
+
 /// What is remembered of a worker's last end and of what led to it: what `why` tells.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Story {
