@@ -310,6 +310,13 @@ fn a_person_sees_a_restart_as_it_happens_and_is_told_of_the_end() {
     let next = up.started("web", 2);
     follower.wait_for(&["web", &format!("started (pid {})", next.pid)]);
 
+    let past: Value = serde_json::from_str(&case.ask("history", &["web", "-o", "json"]).stdout).unwrap();
+    let runs: Vec<_> =
+        past["runs"].as_array().unwrap().iter().map(|run| (&run["run"], &run["cause"]["kind"])).collect();
+    assert_eq!(runs, [(&json!(2), &Value::Null), (&json!(1), &json!("killed_external"))], "{past}");
+    assert_eq!(past["runs"][0]["pid"], next.pid);
+    assert_eq!(case.ask("history", &["web", "-n", "1"]).stdout.lines().count(), 2, "a head and a line");
+
     let interrupted = Follower::start(&case, &["-f", "--since", "1h"]);
     interrupted.wait_for(&["started (pid"]);
     kill_process(Pid::from_child(&interrupted.child), Signal::INT).unwrap();

@@ -141,6 +141,7 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
         Command::Ps(args) => say(&look::ps(args, &to_supervisor()?, &reader())?),
         Command::Status(args) => say(&look::status(args, &to_supervisor()?, &reader())?),
         Command::Count(args) => say(&look::count(args, &to_supervisor()?)?),
+        Command::History(args) => say(&look::history(args, &to_supervisor()?, &reader())?),
         Command::Events(args) => {
             let (mut out, mut err) = (anstream::stdout(), anstream::stderr());
             events::events(args, &to_supervisor()?, &reader(), &mut out, &mut err)

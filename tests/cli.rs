@@ -45,7 +45,8 @@ fn the_help_names_every_command_and_flag() {
 #[test]
 fn the_help_of_what_talks_to_a_supervisor() {
     let dir = dir_with(&[]);
-    let commands = ["ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "why", "events"];
+    let commands =
+        ["ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "why", "events", "history"];
     insta::assert_snapshot!(commands.map(|command| session(&[command, "-h"], dir.path())).join("\n"));
 }
 
@@ -57,6 +58,7 @@ fn without_a_supervisor_there_is_one_sentence_and_one_code() {
         &["ps", "-o", "json"],
         &["status", "a"],
         &["events"],
+        &["history", "a"],
         &["events", "-f", "-o", "json"],
         &["count", "a"],
         &["start", "a"],

@@ -44,8 +44,11 @@ impl Street {
         let scribe = Scribe::new("s");
         let ring = Ring::new(scribe.stream(), kept, 1 << 20);
         let told = Told { ring: ring.clone(), began: BEGAN.parse().unwrap(), sinks: Vitals::default() };
+        let runs = crate::store::MemoryStore::new();
+        let day = Duration::from_secs(86_400);
+        let runs = crate::store::StoreHandle::start(Box::new(runs), Vec::new(), day).unwrap();
         let (_, health) = tokio::sync::watch::channel(crate::store::Health::Ok { made_anew: None });
-        let api = Api::new(manager, Arc::new(Nothing), bench.shared.clock, "/logs".into(), health, told);
+        let api = Api::new(manager, Arc::new(Nothing), bench.shared.clock, "/logs".into(), health, runs, told);
         Self { router: api.router(), ring, scribe, seq: 0, _bench: bench }
     }
 

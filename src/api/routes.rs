@@ -19,12 +19,12 @@ use super::extract::{Body, Name, Params};
 use super::moment::{Calendar, Moment};
 use super::peer::Peer;
 use super::usage::{self, Meter};
-use super::wire::{Ask, Code, Health, Problem, Results, Settled, StoreHealth, Why, Worker};
+use super::wire::{Ask, Code, Health, History, PastRun, Problem, Results, Settled, StoreHealth, Why, Worker};
 use crate::clock::Clock;
 use crate::history::{Ring, Vitals};
 use crate::manager::handle::{Action, Manager, Member};
-use crate::model::{Mono, RunId, State as WorkerState};
-use crate::store;
+use crate::model::{Mono, RunId, State as WorkerState, WorkerId, chain};
+use crate::store::{self, StoreHandle};
 
 /// How many workers are told in one piece of a list: what a list costs at once, in time and memory, however long it is.
 const PIECE: usize = 64;
@@ -42,6 +42,7 @@ struct Inner {
     began: Mono,
     logs: PathBuf,
     store: watch::Receiver<store::Health>,
+    runs: StoreHandle,
     told: Told,
     seats: Seats,
 }
@@ -66,10 +67,11 @@ impl Api {
         clock: Clock,
         logs: PathBuf,
         store: watch::Receiver<store::Health>,
+        runs: StoreHandle,
         told: Told,
     ) -> Self {
         let (calendar, began, seats) = (Calendar::new(clock), clock.now(), Seats::new());
-        Self { inner: Arc::new(Inner { manager, meter, calendar, began, logs, store, told, seats }) }
+        Self { inner: Arc::new(Inner { manager, meter, calendar, began, logs, store, runs, told, seats }) }
     }
 
     pub(super) fn manager(&self) -> &Manager {
@@ -93,6 +95,7 @@ impl Api {
         Router::new()
             .route("/v1/health", get(health))
             .route("/v1/events", get(events))
+            .route("/v1/history", get(history))
             .route("/v1/workers", get(list))
             .route("/v1/workers/{name}", get(one))
             .route("/v1/workers/{name}/why", get(why))
@@ -214,6 +217,43 @@ async fn health(State(api): State<Api>) -> Json<Health> {
         store,
         history: told.sinks.read(),
     })
+}
+
+/// Of `GET /v1/history`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Past {
+    /// Whose runs.
+    worker: String,
+    /// How many of the newest.
+    #[serde(default = "Past::usual")]
+    limit: usize,
+}
+
+impl Past {
+    const MOST: usize = 1000;
+
+    const fn usual() -> usize {
+        20
+    }
+}
+
+async fn history(State(api): State<Api>, Params(past): Params<Past>) -> Result<Json<History>, Problem> {
+    if !(1..=Past::MOST).contains(&past.limit) {
+        let detail = format!("limit: {} is not a number from 1 to {}", past.limit, Past::MOST);
+        return Err(Problem::new(Code::BadRequest, detail));
+    }
+    // Whoever bears no name of a worker has no history; whoever is not configured any more may still have one.
+    let nobody = |_| Problem::new(Code::NotFound, format!("there is no worker {:?}", past.worker));
+    let worker = WorkerId::new(&past.worker).map_err(nobody)?;
+    let (name, limit) = (worker.clone(), past.limit);
+    let asked = api.inner.runs.ask(move |store| store.get_runs(&name, limit).map_err(|e| chain(&e))).await;
+    let failed = |why: String| Problem::new(Code::Failed, format!("the store cannot be read: {why}"));
+    let runs = asked.map_err(|e| failed(e.to_string()))?.map_err(failed)?;
+    if runs.is_empty() {
+        api.find(&past.worker)?;
+    }
+    Ok(Json(History { worker, runs: runs.into_iter().map(PastRun::from).collect() }))
 }
 
 type Answered = Result<Json<Results>, Problem>;

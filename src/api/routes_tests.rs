@@ -25,6 +25,7 @@ struct Door {
     router: Router,
     manager: Manager,
     store: watch::Sender<store::Health>,
+    runs: StoreHandle,
 }
 
 impl Door {
@@ -37,9 +38,12 @@ impl Door {
             Member { declared_as: WorkerId::new(parent).unwrap(), spec, worker }
         };
         let manager = Manager::new(names.iter().map(member).collect());
+        let runs = store::MemoryStore::new();
+        let runs = StoreHandle::start(Box::new(runs), Vec::new(), Duration::from_secs(86_400)).unwrap();
         let (store, health) = watch::channel(store::Health::Ok { made_anew: None });
-        let api = Api::new(manager.clone(), Arc::new(Echo), bench.shared.clock, "/logs".into(), health, told());
-        Self { router: api.router(), bench, manager, store }
+        let api =
+            Api::new(manager.clone(), Arc::new(Echo), bench.shared.clock, "/logs".into(), health, runs.clone(), told());
+        Self { router: api.router(), bench, manager, store, runs }
     }
 
     async fn send(&self, request: Request<HttpBody>) -> (StatusCode, String, Value) {
@@ -323,4 +327,34 @@ async fn a_read_is_answered_while_the_worker_cannot_be() {
     let (_, value) = door.get("/v1/workers/a").await;
     assert_eq!((&value["state"], &value["detail"]), (&json!("stopping"), &json!("term")));
     assert_eq!(door.bench.shared.clock.now(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_runs_of_a_worker_are_told_the_newest_first() {
+    let door = Door::new(&["a"]);
+    let run = |number| RunId::new(WorkerId::new("a").unwrap(), number);
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let ended = |cause| Box::new(store::Ended { cause, confidence: crate::model::Confidence::Certain, at: at(20) });
+    let changes = vec![
+        store::Change::Started { run: run(1), pid: 7, boot_id: "b".into(), at: at(10) },
+        store::Change::Stopped { run: run(1), ended: ended(crate::model::ExitCause::Exited { code: 3 }) },
+        store::Change::Started { run: run(2), pid: 8, boot_id: "b".into(), at: at(30) },
+    ];
+    door.runs.ask(move |store| store.apply(&changes).unwrap()).await.unwrap();
+    let first = json!({
+        "run": 1, "pid": 7, "started": "1970-01-01T00:00:10.000Z", "ended": "1970-01-01T00:00:20.000Z",
+        "lasted_ms": 10_000, "cause": {"kind": "exited", "code": 3}, "confidence": "certain",
+    });
+    let second = json!({"run": 2, "pid": 8, "started": "1970-01-01T00:00:30.000Z"});
+    let (_, history) = door.get("/v1/history?worker=a").await;
+    assert_eq!(history, json!({"worker": "a", "runs": [second, first]}));
+    assert_eq!(door.get("/v1/history?worker=a&limit=1").await.1["runs"], json!([second]));
+    for (path, expected) in [
+        ("/v1/history?worker=none", (404, "not_found")),
+        ("/v1/history?worker=..", (404, "not_found")),
+        ("/v1/history?worker=a&limit=0", (400, "bad_request")),
+        ("/v1/history", (400, "bad_request")),
+    ] {
+        assert_eq!(code(&door.get(path).await), expected, "{path}");
+    }
 }

@@ -11,8 +11,8 @@ use super::moment::{Moment, millis};
 use crate::history::SinkHealth;
 use crate::manager::handle::{Member, Outcome, Refusal};
 use crate::model::{
-    self, BreakerState, Class, Detail, Event, ExitCause, KilledBy, Limit, PolicyName, RestartCounts, State, Story,
-    WorkerId, WorkerStatus,
+    self, BreakerState, Class, Confidence, Detail, Event, ExitCause, KilledBy, Limit, PolicyName, RestartCounts, State,
+    Story, WorkerId, WorkerStatus,
 };
 use crate::spec::types::Spec;
 use crate::store;
@@ -285,6 +285,56 @@ impl From<&store::Health> for StoreHealth {
                 pending: Some(*pending),
                 lost: Some(*lost),
             },
+        }
+    }
+}
+
+/// `GET /v1/history?worker=ID`: the runs of a worker that are remembered, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// Whose.
+    pub worker: WorkerId,
+    /// Them.
+    pub runs: Vec<PastRun>,
+}
+
+/// One run, as the store remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastRun {
+    /// Its number.
+    pub run: u32,
+    /// Its main process; absent where its program never began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// When its program began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
+    /// When it ended; absent while it runs, or where nobody saw its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+    /// How long it ran, by the wall clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lasted_ms: Option<u64>,
+    /// Why it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<ExitCause>,
+    /// How sure that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
+}
+
+impl From<store::Run> for PastRun {
+    fn from(run: store::Run) -> Self {
+        let ended = run.ended.as_ref().map(|ended| ended.at);
+        let lasted = run.started.zip(ended).map(|(from, to)| to.duration_since(from).unsigned_abs());
+        Self {
+            run: run.number,
+            pid: run.pid,
+            started: run.started.map(|at| format!("{at:.3}")),
+            ended: ended.map(|at| format!("{at:.3}")),
+            lasted_ms: lasted.map(millis),
+            confidence: run.ended.as_ref().map(|ended| ended.confidence),
+            cause: run.ended.map(|ended| ended.cause),
         }
     }
 }

@@ -54,6 +54,8 @@ pub enum Command {
     Reset(Ask),
     /// Show what has happened lately, or what happens from now on
     Events(Events),
+    /// List the runs of a worker: when, how long, and how each ended
+    History(History),
     /// Say why a worker ended last, from which evidence, what was decided and what to change
     Why(Named),
     /// Check config files; every problem with its line and what would be right
@@ -342,6 +344,22 @@ pub struct Events {
     globals: Globals,
 }
 
+/// `pinfold history`.
+#[derive(Debug, Args)]
+pub struct History {
+    /// The worker
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// How many runs, the newest first, at most 1000
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    pub number: u32,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
 /// `pinfold validate`.
 #[derive(Debug, Args)]
 pub struct Validate {
@@ -397,6 +415,7 @@ impl Cli {
             Command::Restart(args) => &args.globals,
             Command::Signal(args) => &args.globals,
             Command::Events(args) => &args.globals,
+            Command::History(args) => &args.globals,
             Command::Validate(args) => &args.globals,
             Command::Schema(args) => &args.globals,
             Command::Doctor(args) => &args.globals,

@@ -1,13 +1,13 @@
-//! `ps`, `status`, `count` and `why`: what is read of a supervisor.
+//! `ps`, `status`, `count`, `why` and `history`: what is read of a supervisor.
 
 use serde_json::json;
 
-use super::args::{Count, Format, Named, Ps};
+use super::args::{self, Count, Format, Named, Ps};
 use super::client::{Client, encoded};
 use super::exit::{Exit, Failure};
 use super::render::{self, Reader};
 use super::said::{Said, document};
-use crate::api::wire::{Why, Worker, Workers};
+use crate::api::wire::{History, Why, Worker, Workers};
 use crate::model::State;
 
 /// `pinfold ps`.
@@ -77,6 +77,22 @@ pub fn why(args: &Named, client: &Client, reader: &Reader) -> Result<Said, Failu
         Format::Json => document(&why)?,
     };
     Ok(Said { out, err: String::new(), exit: Exit::Ok })
+}
+
+/// `pinfold history`.
+///
+/// # Errors
+/// [`Failure`].
+pub fn history(args: &args::History, client: &Client, reader: &Reader) -> Result<Said, Failure> {
+    let path = format!("/v1/history?worker={}&limit={}", encoded(&args.name), args.number);
+    let history: History = client.get(&path)?;
+    let out = match args.output.format {
+        Format::Table => render::history_table(&history, reader),
+        Format::Json => document(&history)?,
+    };
+    let nothing = history.runs.is_empty() && args.output.format == Format::Table;
+    let err = if nothing { format!("pinfold: {} has not run yet\n", history.worker) } else { String::new() };
+    Ok(Said { out, err, exit: Exit::Ok })
 }
 
 fn list(client: &Client, pattern: Option<&str>, usage: bool) -> Result<Workers, Failure> {

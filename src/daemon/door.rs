@@ -7,15 +7,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
-
 use crate::api::socket::{self, Socket, SocketError, SocketFile};
 use crate::api::{Api, Bounds, Meter, Server, Told};
 use crate::clock::Clock;
 use crate::kernel::host::HostKernel;
 use crate::manager::handle::Manager;
 use crate::model::{RunId, Usage};
-use crate::store::Health;
+use crate::store::StoreHandle;
 
 /// How long the host's user database may take to tell the socket's group: it can come over a network.
 const LOOK_UP: Duration = Duration::from_secs(5);
@@ -63,10 +61,10 @@ impl Door {
         kernel: HostKernel,
         clock: Clock,
         logs: PathBuf,
-        store: watch::Receiver<Health>,
+        store: &StoreHandle,
         told: Told,
     ) -> io::Result<OpenDoor> {
-        let api = Api::new(manager, Arc::new(Gauge(kernel)), clock, logs, store, told);
+        let api = Api::new(manager, Arc::new(Gauge(kernel)), clock, logs, store.watch(), store.clone(), told);
         let (listener, file) = self.socket.into_parts();
         Ok(OpenDoor { server: Server::start(listener, api.router(), Bounds::default())?, file })
     }

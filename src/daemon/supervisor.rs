@@ -230,7 +230,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     if told.going_down {
         manager.close();
     }
-    let store = memory.handle.watch();
+    let store = &memory.handle;
     let open = |door: Door| door.open(manager.clone(), kernel.clone(), clock, logs.clone(), store, stream.told());
     let door = door.map(open).transpose().map_err(failed("cannot listen for commands"))?;
 

@@ -1,0 +1,61 @@
+//! `history`: the runs of a worker, a line for each.
+
+use std::time::Duration;
+
+use comfy_table::{Cell, ContentArrangement, Table, presets};
+
+use super::reader::Reader;
+use super::words::{brief, inert};
+use crate::api::wire::History;
+
+/// The table, the newest run first, with a line end behind every row.
+#[must_use]
+pub fn history_table(history: &History, reader: &Reader) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+    if let Some(width) = reader.width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
+    table.set_header(["RUN", "STARTED", "ENDED", "LASTED", "CAUSE"]);
+    let dash = || "-".to_owned();
+    for run in &history.runs {
+        table.add_row([
+            Cell::new(run.run),
+            Cell::new(run.started.as_deref().map_or_else(dash, |at| reader.date(at))),
+            Cell::new(run.ended.as_deref().map_or_else(dash, |at| reader.date(at))),
+            Cell::new(run.lasted_ms.map_or_else(dash, |ms| brief(Duration::from_millis(ms)))),
+            Cell::new(run.cause.as_ref().map_or_else(dash, |cause| inert(&cause.to_string()).into_owned())),
+        ]);
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::reader;
+    use super::*;
+    use crate::api::wire::PastRun;
+    use crate::model::{Confidence, ExitCause, OomScope, WorkerId};
+
+    #[test]
+    fn every_run_is_a_line_and_what_is_not_known_is_a_dash() {
+        let at = |time: &str| Some(format!("2026-11-20T{time}.000Z"));
+        let run = |run, started, ended, lasted_ms, cause| PastRun {
+            run,
+            pid: None,
+            started,
+            ended,
+            lasted_ms,
+            cause,
+            confidence: Some(Confidence::Certain),
+        };
+        let oom = Some(ExitCause::Oom { scope: OomScope::Worker });
+        let runs = vec![
+            run(3, at("11:59:00"), None, None, None),
+            run(2, at("11:00:00"), at("11:58:30"), Some(3_510_000), oom),
+            run(1, None, at("10:59:59"), None, Some(ExitCause::KilledExternal)),
+        ];
+        let history = History { worker: WorkerId::new("web-1").unwrap(), runs };
+        insta::assert_snapshot!(history_table(&history, &reader()));
+    }
+}
