@@ -11,6 +11,7 @@ mod counters;
 mod event;
 mod health;
 mod id;
+mod log;
 mod outlook;
 mod quantity;
 mod record;
@@ -28,6 +29,7 @@ pub use counters::{
 pub use event::{KernelEvent, KernelEventKind, Target};
 pub use health::{HealthReport, HealthVerdict, ProbeKind};
 pub use id::{BadWorkerId, RunId, SliceName, WorkerId};
+pub use log::{LogPolicy, NoSegment, Overflow, Segment, Stream};
 pub use outlook::{Desired, DownBy, Outlook};
 pub use quantity::{duration, size};
 pub use record::{Decision, Event, EventKind, Evidence, Story, Trigger, Verdict};

@@ -43,9 +43,11 @@ const TABLE: &[Row] = &[
     },
     Row {
         files: "logger",
-        may_use: &["model", "keeper::protocol", "keeper::transport", "keeper::role", "logger"],
+        may_use: &["model", "keeper::protocol", "keeper::transport", "keeper::role", "logs::index", "clock", "logger"],
         never: ASYNC,
     },
+    Row { files: "logger/bucket.rs", may_use: &["model"], never: PURE },
+    Row { files: "logger/quota.rs", may_use: &["model"], never: PURE },
     Row { files: "worker", may_use: &["model", "policy", "spec::types", "worker"], never: PURE },
     Row {
         files: "worker/actor.rs",

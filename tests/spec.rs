@@ -13,6 +13,7 @@ use std::{
 };
 
 use pinfold::{
+    model::Overflow,
     policy::restart::{BudgetOverride, OnOpen, RestartMode},
     spec::{
         self, Problem, Source,
@@ -170,6 +171,10 @@ fn every_key_reaches_the_value_it_names() {
     assert_eq!((spec.user.as_deref(), spec.group.as_deref()), (Some("www-data"), Some("33")));
     assert_eq!((spec.umask, spec.nice, spec.oom_score_adj), (0o027, 5, -500));
     assert_eq!((spec.stop.signal, spec.stop.timeout, spec.stop.kill_mode), (2, secs(90), KillMode::Group));
+
+    let logs = spec.logs;
+    assert_eq!((logs.max_size, logs.max_files), (1 << 20, 3));
+    assert_eq!((logs.rate_limit, logs.overflow), (Some(500_000), Overflow::Drop));
 
     let restart = &spec.restart;
     assert_eq!(restart.mode, RestartMode::UnlessStopped);

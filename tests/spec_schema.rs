@@ -44,6 +44,8 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     "io-no-rate",
     "io-twice",
     "key-alias-twice",
+    "logs-rate-slow",
+    "logs-size",
     "memory-high-above",
     "memory-high-page",
     "memory-high-percent",

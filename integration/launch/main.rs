@@ -757,7 +757,7 @@ fn a_full_disk_costs_counted_bytes_and_never_the_worker_its_time() {
     let (FromKeeper::Exited { status, .. }, _) = fake.next() else { panic!() };
     let kept = wait_for("the keeper's word", || {
         let said = bed.said();
-        let line = said.lines().find(|line| line.contains("bytes of Stdout were dropped"))?;
+        let line = said.lines().find(|line| line.contains("bytes of stdout were dropped"))?;
         let dropped: u64 = line.split(' ').find_map(|word| word.parse().ok())?;
         Some((bed.logs(&run).stdout.metadata().unwrap().len(), dropped))
     });

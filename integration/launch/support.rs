@@ -12,7 +12,7 @@ use pinfold::clock::monotonic;
 use pinfold::keeper::protocol::{FromKeeper, LogFiles, ToKeeper, VERSION};
 use pinfold::keeper::transport::{self, Inbox, TransportError};
 use pinfold::kernel::launch::plan::{LaunchPlan, Session};
-use pinfold::model::{RunId, Way, WorkerId};
+use pinfold::model::{LogPolicy, RunId, Way, WorkerId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_bytes::ByteBuf;
@@ -176,7 +176,8 @@ impl Bed {
 
     pub(crate) fn logs(&self, run: &RunId) -> LogFiles {
         let dir = self.dir.path().join("logs").join(run.to_string());
-        LogFiles { stdout: dir.join("stdout"), stderr: dir.join("stderr") }
+        let file = |stream: &str| dir.join(format!("{}.{stream}", run.number));
+        LogFiles { stdout: file("stdout"), stderr: file("stderr"), policy: LogPolicy::default() }
     }
 
     /// Asks for a launch in a fresh cgroup.

@@ -81,6 +81,6 @@ fn run_of(message: &FromKeeper) -> Option<&RunId> {
         | FromKeeper::Exited { run, .. }
         | FromKeeper::Launching { run }
         | FromKeeper::Failed { run, .. } => Some(run),
-        FromKeeper::Hello { .. } | FromKeeper::Listed | FromKeeper::Ping { .. } => None,
+        FromKeeper::Hello { .. } | FromKeeper::Listed | FromKeeper::Ping { .. } | FromKeeper::LogDropped { .. } => None,
     }
 }

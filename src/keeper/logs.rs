@@ -9,17 +9,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::protocol::{FromLogger, LogFiles, Stream, ToLogger};
+use super::protocol::{FromKeeper, FromLogger, LogFiles, Stream, ToLogger};
 use super::role::{Started, say};
 use super::transport::{Inbox, Outbox, TransportError};
 use super::vigil::Backoff;
 use crate::kernel::launch::{Child, Method, Progress};
 use crate::kernel::pidfd::{self, JobChange};
-use crate::model::{Mono, RunId, Stage, StartError, chain};
+use crate::model::{LogPolicy, Mono, RunId, Stage, StartError, chain};
 
 /// A pipe that is not drained.
 struct Pipe {
     path: PathBuf,
+    policy: LogPolicy,
     spare: OwnedFd,
 }
 
@@ -139,7 +140,7 @@ impl Logs {
     pub(super) fn attach(&mut self, run: &RunId, files: LogFiles, ends: Ends) {
         let both = [(Stream::Stdout, files.stdout, ends.stdout), (Stream::Stderr, files.stderr, ends.stderr)];
         for (stream, path, (spare, _workers)) in both {
-            self.pipes.insert((run.clone(), stream), Pipe { path, spare });
+            self.pipes.insert((run.clone(), stream), Pipe { path, policy: files.policy, spare });
             self.hand_over(run, stream);
         }
         self.flush();
@@ -150,7 +151,7 @@ impl Logs {
         if self.seat.is_none() {
             return;
         }
-        let message = ToLogger::Attach { run: run.clone(), stream, path: pipe.path.clone() };
+        let message = ToLogger::Attach { run: run.clone(), stream, path: pipe.path.clone(), policy: pipe.policy };
         let end = pipe.spare.try_clone().map_err(TransportError::Io);
         if let Err(e) = end.and_then(|end| self.out.push(&message, vec![end])) {
             say("keeper", &format_args!("the log of {run} is not written: {}", chain(&e)));
@@ -167,18 +168,23 @@ impl Logs {
         }
     }
 
-    /// Reads what the logger says. `false` once it says nothing more: its socket has to be let go.
-    pub(super) fn read(&mut self, inbox: &mut Inbox) -> bool {
+    /// Reads what the logger says; what the supervisor should hear goes to `tell`. `false` once it says nothing more: its
+    /// socket has to be let go.
+    pub(super) fn read(&mut self, inbox: &mut Inbox, mut tell: impl FnMut(FromKeeper)) -> bool {
         loop {
             let Some(socket) = self.seat.as_ref().and_then(|seat| seat.socket.as_ref()) else { return false };
             match inbox.recv::<FromLogger>(socket.as_fd()) {
-                Ok(got) => {
-                    let FromLogger::Drained { run, stream, dropped } = got.message;
-                    if dropped > 0 {
-                        say("keeper", &format_args!("{run}: {dropped} bytes of {stream:?} were dropped"));
+                Ok(got) => match got.message {
+                    FromLogger::Drained { run, stream, dropped } => {
+                        if dropped > 0 {
+                            say("keeper", &format_args!("{run}: {dropped} bytes of {stream} were dropped"));
+                        }
+                        self.pipes.remove(&(run, stream));
                     }
-                    self.pipes.remove(&(run, stream));
-                }
+                    FromLogger::Dropping { run, stream, why, bytes } => {
+                        tell(FromKeeper::LogDropped { run, stream, why, bytes });
+                    }
+                },
                 Err(TransportError::WouldBlock) => return true,
                 Err(TransportError::Gone) => return false,
                 Err(TransportError::Io(e)) => {

@@ -140,7 +140,7 @@ impl Keeper {
                     }
                     LOGGER => {
                         self.logs.flush();
-                        self.hear_logger();
+                        self.hear_logger(now);
                         None
                     }
                     other => {
@@ -261,7 +261,7 @@ impl Keeper {
                     return Ok(Some(code));
                 }
             } else if self.logs.pid() == Some(pid) {
-                self.hear_logger();
+                self.hear_logger(now);
                 let socket = self.logs.hang_up();
                 self.close(socket);
                 self.logs.ended(now);
@@ -433,8 +433,14 @@ impl Keeper {
         }
     }
 
-    fn hear_logger(&mut self) {
-        if self.logs.socket().is_some() && !self.logs.read(&mut self.inbox) {
+    fn hear_logger(&mut self, now: Mono) {
+        let Self { supervisor, .. } = self;
+        let tell = |news| {
+            if supervisor.is_listening() {
+                supervisor.tell(&news, Vec::new(), now);
+            }
+        };
+        if self.logs.socket().is_some() && !self.logs.read(&mut self.inbox, tell) {
             let socket = self.logs.hang_up();
             self.close(socket);
         }

@@ -7,7 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ExitStatus, Mono, RunId, StartError, Way};
+pub use crate::model::Stream;
+use crate::model::{ExitStatus, LogPolicy, Mono, RunId, StartError, Way};
 
 /// The version of all three conversations. A peer of another version is refused with a sentence.
 pub const VERSION: u32 = 1;
@@ -124,6 +125,17 @@ pub enum FromKeeper {
     /// (`Failed`), then this. Before a supervisor has asked for its first list,
     /// nothing is told of runs that it has not asked for itself, so nothing is told twice.
     Listed,
+    /// The logger throws bytes of a run away, or has ceased to. Told to the supervisor that listens then.
+    LogDropped {
+        /// Which.
+        run: RunId,
+        /// Which of its streams.
+        stream: Stream,
+        /// Why.
+        why: String,
+        /// How many they were; absent where it has only begun.
+        bytes: Option<u64>,
+    },
     /// Answer with a `Pong`. Asked only where somebody waits for a sign of life, so that an idle host stays idle.
     Ping {
         /// A number to answer with.
@@ -140,8 +152,12 @@ pub enum ToLogger {
         run: RunId,
         /// Which of its streams.
         stream: Stream,
-        /// The file its bytes go to; made with its directories where missing, appended to otherwise.
+        /// The first file its bytes go to, [`Segment::first`](crate::model::Segment::first) in a directory that is made where it is
+        /// missing; the stream goes on in the last file that there is.
         path: std::path::PathBuf,
+        /// How much is kept.
+        #[serde(default)]
+        policy: LogPolicy,
     },
 }
 
@@ -158,6 +174,17 @@ pub enum FromLogger {
         #[serde(default)]
         dropped: u64,
     },
+    /// Bytes are being thrown away, or no more.
+    Dropping {
+        /// Whose.
+        run: RunId,
+        /// Which of its streams.
+        stream: Stream,
+        /// Why.
+        why: String,
+        /// How many they were; absent where it has only begun.
+        bytes: Option<u64>,
+    },
 }
 
 /// Where a run's output goes.
@@ -167,12 +194,7 @@ pub struct LogFiles {
     pub stdout: std::path::PathBuf,
     /// stderr's file.
     pub stderr: std::path::PathBuf,
-}
-
-/// One of a run's output streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Stream {
-    Stdout,
-    Stderr,
+    /// How much of each is kept.
+    #[serde(default)]
+    pub policy: LogPolicy,
 }

@@ -287,7 +287,11 @@ mod tests {
             (run(), "/\\PC{0,300}", "/\\PC{0,300}").prop_map(|(run, stdout, stderr)| ToKeeper::Launch {
                 way: crate::model::Way::Other,
                 run,
-                logs: LogFiles { stdout: stdout.into(), stderr: stderr.into() }
+                logs: LogFiles {
+                    stdout: stdout.into(),
+                    stderr: stderr.into(),
+                    policy: crate::model::LogPolicy::default()
+                }
             }),
             run().prop_map(|run| ToKeeper::Ack { run }),
             (run(), any::<i32>(), any::<u64>(), at()).prop_map(|(run, pid, start_ticks, at)| ToKeeper::Adopt {
@@ -330,6 +334,12 @@ mod tests {
             (run(), any::<i32>(), proptest::option::of(status), at())
                 .prop_map(|(run, pid, status, at)| FromKeeper::Exited { run, pid, status, at }),
             Just(FromKeeper::Listed),
+            (run(), "\\PC{0,300}", any::<Option<u64>>()).prop_map(|(run, why, bytes)| FromKeeper::LogDropped {
+                stream: crate::model::Stream::Stderr,
+                run,
+                why,
+                bytes
+            }),
             any::<u64>().prop_map(|nonce| FromKeeper::Ping { nonce }),
         ]
     }

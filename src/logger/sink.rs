@@ -1,52 +1,105 @@
-//! One stream's way into its file.
+//! One stream's way into its files.
 //!
-//! A worker never waits for a disk: what cannot be written is thrown away and counted. The file is opened with the
-//! first byte, because many a stream never has one and descriptors are scarce.
+//! A worker never waits for a disk: what cannot be written is thrown away and counted. It may have to wait for its own
+//! rate limit, where its configuration says so. A file is opened with the first byte, because many a stream never has
+//! one and descriptors are scarce.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 
+use super::bucket::Bucket;
+use super::chain::Chain;
+use crate::model::{LogPolicy, Mono, Overflow, size};
+
 /// How much one turn takes from one pipe, so that a loud worker does not keep the others waiting: a full pipe, twice.
-const TURN: usize = 128 * 1024;
+const TURN: u64 = 128 * 1024;
+
+/// Bytes are said to be kept again once none was dropped for so long: what is at the edge of its limit, or of the disk, is one
+/// piece of news and not thousands.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// This moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    pub(super) mono: Mono,
+    /// The wall clock, nanoseconds since 1970.
+    pub(super) wall_ns: u64,
+}
 
 /// How far a turn has come.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     /// The pipe is empty, or had its share.
     More,
+    /// Nothing is to be read before this moment.
+    Later(Mono),
     /// All writers are gone and all bytes are where they go.
     Ended,
     /// The file cannot be opened before another is closed.
     NoDescriptors,
 }
 
-/// A pipe and its file.
+/// Bytes are dropped, or no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct News {
+    pub(super) why: String,
+    /// How many; `None` where it has only begun.
+    pub(super) bytes: Option<u64>,
+}
+
+/// Bytes are being dropped.
+#[derive(Debug)]
+struct Trouble {
+    why: String,
+    bytes: u64,
+    last: Mono,
+    told: bool,
+}
+
+/// A pipe and its files.
 #[derive(Debug)]
 pub(super) struct Sink {
     pipe: OwnedFd,
-    path: PathBuf,
-    file: Option<File>,
+    chain: Chain,
+    bucket: Option<Bucket>,
+    overflow: Overflow,
     /// splice is not possible into every file system.
     copies: bool,
     dropped: u64,
-    /// Why, while bytes are being dropped.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
+}
+
+/// What a step has come to, where it moved nothing.
+enum Stop {
+    Os(Errno),
+    Later(Mono),
+}
+
+impl From<Errno> for Stop {
+    fn from(errno: Errno) -> Self {
+        Self::Os(errno)
+    }
 }
 
 impl Sink {
-    pub(super) fn new(pipe: OwnedFd, path: PathBuf) -> Self {
-        Self { pipe, path, file: None, copies: false, dropped: 0, trouble: None }
+    pub(super) fn new(pipe: OwnedFd, chain: Chain, policy: LogPolicy, now: Mono) -> Self {
+        let bucket = policy.rate_limit.map(|rate| Bucket::new(rate, now));
+        Self { pipe, chain, bucket, overflow: policy.overflow, copies: false, dropped: 0, trouble: None }
     }
 
     pub(super) fn pipe(&self) -> &OwnedFd {
         &self.pipe
+    }
+
+    /// Where the bytes go, in words.
+    pub(super) fn place(&self) -> String {
+        self.chain.path().display().to_string()
     }
 
     /// Bytes thrown away so far.
@@ -56,115 +109,140 @@ impl Sink {
 
     /// Closes the file until the next byte, where the process is short of descriptors.
     pub(super) fn rest(&mut self) {
-        self.file = None;
+        self.chain.close();
     }
 
-    /// Moves what the pipe has. The text, where there is one, is news of a trouble's beginning or end.
-    /// With `patient`, a lack of descriptors is an answer; without, it costs bytes as any other trouble.
-    pub(super) fn turn(&mut self, scratch: &mut [u8], patient: bool) -> (Turn, Option<String>) {
-        let before = self.trouble.is_some();
+    /// Moves what the pipe has. With `patient`, a lack of descriptors is an answer; without, it costs bytes as any other
+    /// trouble.
+    pub(super) fn turn(&mut self, scratch: &mut [u8], patient: bool, now: Now) -> (Turn, Option<News>) {
         let mut moved = 0;
         let turn = loop {
             if moved >= TURN {
                 break Turn::More;
             }
-            match self.step(scratch, patient) {
+            match self.step(scratch, patient, now) {
                 Ok(0) => break Turn::Ended,
                 Ok(n) => moved += n,
-                Err(Errno::AGAIN) => break Turn::More,
-                Err(Errno::INTR) => {}
-                Err(Errno::MFILE) => break Turn::NoDescriptors,
+                Err(Stop::Later(at)) => break Turn::Later(at),
+                Err(Stop::Os(Errno::AGAIN)) => break Turn::More,
+                Err(Stop::Os(Errno::INTR)) => {}
+                Err(Stop::Os(Errno::MFILE)) => break Turn::NoDescriptors,
                 // Reading our own pipe does not fail otherwise; then it has nothing more to give.
-                Err(_) => break Turn::Ended,
+                Err(Stop::Os(_)) => break Turn::Ended,
             }
         };
-        let news = match (&self.trouble, before) {
-            (Some(why), false) => Some(format!("{}: {why}; what comes is dropped", self.path.display())),
-            (None, true) => {
-                Some(format!("{}: written again, {} bytes were dropped", self.path.display(), self.dropped))
-            }
-            _ => None,
-        };
+        let news = self.news(now.mono, turn == Turn::Ended);
         (turn, news)
     }
 
+    fn news(&mut self, now: Mono, ended: bool) -> Option<News> {
+        let trouble = self.trouble.as_mut()?;
+        if ended || now.since(trouble.last) >= QUIET {
+            let Trouble { why, bytes, .. } = self.trouble.take()?;
+            return Some(News { why, bytes: Some(bytes) });
+        }
+        let first = !std::mem::replace(&mut trouble.told, true);
+        first.then(|| News { why: trouble.why.clone(), bytes: None })
+    }
+
     /// Moves once; 0 at the end of the pipe.
-    fn step(&mut self, scratch: &mut [u8], patient: bool) -> Result<usize, Errno> {
-        if self.file.is_none() {
-            // Nothing is opened for a stream that ends without a byte.
+    fn step(&mut self, scratch: &mut [u8], patient: bool, now: Now) -> Result<u64, Stop> {
+        let allowed = match &mut self.bucket {
+            None => u64::MAX,
+            Some(bucket) => match (bucket.available(now.mono), self.overflow) {
+                (0, Overflow::Block) => return Err(Stop::Later(bucket.refilled_at())),
+                (0, Overflow::Drop) => {
+                    let why = format!("more than its rate_limit of {}/s", size(bucket.rate()));
+                    return self.drop_some(scratch, &why, now.mono);
+                }
+                (allowed, _) => allowed,
+            },
+        };
+        let opens = !self.chain.is_open() || self.chain.room() == 0;
+        let records = opens || self.chain.record_is_due(now.wall_ns);
+        if records {
+            // Nothing is opened or recorded for a stream that ends without a further byte.
             let flags = poll_now(&self.pipe)?;
             if !flags.contains(PollFlags::IN) {
-                return if flags.contains(PollFlags::HUP) { Ok(0) } else { Err(Errno::AGAIN) };
-            }
-            match self.open() {
-                Ok(file) => self.file = Some(file),
-                Err(e) if patient && e.raw_os_error() == Some(libc::EMFILE) => return Err(Errno::MFILE),
-                Err(e) => return self.drop_some(scratch, &e),
+                return if flags.contains(PollFlags::HUP) { Ok(0) } else { Err(Errno::AGAIN.into()) };
             }
         }
-        let Some(file) = &mut self.file else { return Ok(0) };
+        if opens {
+            match self.chain.open() {
+                Ok(()) => {}
+                Err(e) if patient && e.raw_os_error() == Some(libc::EMFILE) => return Err(Errno::MFILE.into()),
+                Err(e) => return self.drop_some(scratch, &e.to_string(), now.mono),
+            }
+        }
+        if records && self.chain.record_is_due(now.wall_ns) {
+            // Where the disk is full, the bytes will say so.
+            drop(self.chain.record(now.wall_ns));
+        }
+        let most = usize::try_from(allowed.min(self.chain.room().max(1)).min(TURN)).unwrap_or(usize::MAX);
+        let moved = self.put(scratch, most, now)?;
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(moved);
+        }
+        Ok(moved)
+    }
+
+    /// Moves at most `most` bytes into the open file.
+    fn put(&mut self, scratch: &mut [u8], most: usize, now: Now) -> Result<u64, Stop> {
+        let Some(file) = self.chain.file() else { return Ok(0) };
         if self.copies {
-            return match rustix::io::read(&self.pipe, &mut *scratch)? {
-                0 => Ok(0),
-                n => {
-                    match file.write_all(scratch.get(..n).unwrap_or_default()) {
-                        Ok(()) => self.trouble = None,
-                        Err(e) => self.count(n, &e),
-                    }
-                    Ok(n)
-                }
-            };
-        }
-        match rustix::pipe::splice(&self.pipe, None, file, None, TURN, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
-            Ok(n) => {
-                if n > 0 {
-                    self.trouble = None;
-                }
-                Ok(n)
+            let most = most.min(scratch.len());
+            let n = rustix::io::read(&self.pipe, scratch.get_mut(..most).unwrap_or_default())?;
+            let (written, failed) = write_some(file, scratch.get(..n).unwrap_or_default());
+            self.chain.grew(written as u64);
+            if let Some(e) = failed {
+                self.count(n - written, &e.to_string(), now.mono);
             }
-            Err(e @ (Errno::AGAIN | Errno::INTR)) => Err(e),
+            return Ok(n as u64);
+        }
+        match rustix::pipe::splice(&self.pipe, None, file, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
+            Ok(n) => {
+                self.chain.grew(n as u64);
+                Ok(n as u64)
+            }
+            Err(e @ (Errno::AGAIN | Errno::INTR)) => Err(e.into()),
             Err(Errno::INVAL) => {
                 self.copies = true;
-                Err(Errno::INTR)
+                Err(Errno::INTR.into())
             }
-            Err(e) => self.drop_some(scratch, &e.into()),
+            Err(e) => self.drop_some(scratch, &io::Error::from(e).to_string(), now.mono),
         }
     }
 
-    fn drop_some(&mut self, scratch: &mut [u8], why: &io::Error) -> Result<usize, Errno> {
+    fn drop_some(&mut self, scratch: &mut [u8], why: &str, now: Mono) -> Result<u64, Stop> {
         let n = rustix::io::read(&self.pipe, scratch)?;
         if n > 0 {
-            self.count(n, why);
+            self.count(n, why, now);
         }
-        Ok(n)
+        Ok(n as u64)
     }
 
-    fn count(&mut self, bytes: usize, why: &io::Error) {
-        self.dropped += bytes as u64;
-        self.trouble.get_or_insert_with(|| why.to_string());
+    fn count(&mut self, bytes: usize, why: &str, now: Mono) {
+        let bytes = bytes as u64;
+        self.dropped += bytes;
+        let begun = || Trouble { why: why.to_owned(), bytes: 0, last: now, told: false };
+        let trouble = self.trouble.get_or_insert_with(begun);
+        trouble.bytes += bytes;
+        trouble.last = now;
     }
+}
 
-    /// At its end, not with `O_APPEND`: splice refuses that. Never through a link that somebody put there.
-    fn open(&self) -> io::Result<File> {
-        let open = || {
-            let flags = libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK;
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).custom_flags(flags).open(&self.path)
-        };
-        let mut file = match open() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                if let Some(parent) = self.path.parent() {
-                    DirBuilder::new().recursive(true).mode(0o750).create(parent)?;
-                }
-                open()?
-            }
-            other => other?,
-        };
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("not a regular file"));
+/// Writes as much as can be; how much that was, and what stopped it.
+fn write_some(mut file: &File, bytes: &[u8]) -> (usize, Option<io::Error>) {
+    let mut written = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        match file.write(rest) {
+            Ok(0) => return (written, Some(io::ErrorKind::WriteZero.into())),
+            Ok(n) => written += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return (written, Some(e)),
         }
-        file.seek(SeekFrom::End(0))?;
-        Ok(file)
     }
+    (written, None)
 }
 
 fn poll_now(pipe: &OwnedFd) -> Result<PollFlags, Errno> {
@@ -176,95 +254,5 @@ fn poll_now(pipe: &OwnedFd) -> Result<PollFlags, Errno> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    fn sink(path: impl Into<PathBuf>) -> (Sink, Option<File>) {
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-        rustix::io::ioctl_fionbio(&read, true).unwrap();
-        (Sink::new(read, path.into()), Some(write.into()))
-    }
-
-    fn say(writer: Option<&File>, text: &str) {
-        { writer.unwrap() }.write_all(text.as_bytes()).unwrap();
-    }
-
-    /// Turns until the end. A child that another test is forking holds the pipe's other end too, until it executes its
-    /// program, so that the end may be a few turns away.
-    fn to_the_end(sink: &mut Sink, scratch: &mut [u8]) -> Option<String> {
-        let mut told = None;
-        loop {
-            let (turn, news) = sink.turn(scratch, true);
-            told = told.or(news);
-            if turn == Turn::Ended {
-                return told;
-            }
-        }
-    }
-
-    #[test]
-    fn bytes_are_added_to_what_was_there_and_the_end_is_told_once_all_are_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("web/1/stdout");
-        let mut scratch = [0; 64];
-        for text in ["first\n", "second\n"] {
-            let (mut sink, mut writer) = sink(&path);
-            say(writer.as_ref(), text);
-            assert_eq!(sink.turn(&mut scratch, true), (Turn::More, None));
-            say(writer.as_ref(), "end\n");
-            writer.take();
-            assert_eq!(to_the_end(&mut sink, &mut scratch), None);
-            assert_eq!(sink.dropped(), 0);
-        }
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "first\nend\nsecond\nend\n");
-        let mode = |p: &std::path::Path| p.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&path) & !0o640, 0);
-        assert_eq!(mode(path.parent().unwrap()) & !0o750, 0);
-    }
-
-    #[test]
-    fn a_stream_without_a_byte_leaves_no_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut sink, mut writer) = sink(dir.path().join("out"));
-        let mut scratch = [0; 64];
-        assert_eq!(sink.turn(&mut scratch, true), (Turn::More, None));
-        writer.take();
-        assert_eq!(to_the_end(&mut sink, &mut scratch), None);
-        assert!(!dir.path().join("out").exists());
-    }
-
-    #[test]
-    fn what_cannot_be_written_is_dropped_with_a_count_and_the_worker_goes_on() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("file"), "").unwrap();
-        let (mut sink, mut writer) = sink(dir.path().join("file/out"));
-        let mut scratch = [0; 64];
-        say(writer.as_ref(), &"x".repeat(60_000));
-        let (turn, news) = sink.turn(&mut scratch, true);
-        assert_eq!((turn, sink.dropped()), (Turn::More, 60_000));
-        assert!(news.unwrap().contains("Not a directory"));
-        say(writer.as_ref(), "y");
-        assert_eq!(sink.turn(&mut scratch, true), (Turn::More, None), "told once");
-        std::fs::remove_file(dir.path().join("file")).unwrap();
-        say(writer.as_ref(), "z");
-        let (_, news) = sink.turn(&mut scratch, true);
-        assert!(news.unwrap().ends_with("written again, 60001 bytes were dropped"));
-        writer.take();
-        assert_eq!(to_the_end(&mut sink, &mut scratch), None);
-        assert_eq!(std::fs::read_to_string(dir.path().join("file/out")).unwrap(), "z");
-    }
-
-    #[test]
-    fn a_link_in_the_place_of_the_log_is_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(dir.path().join("target"), dir.path().join("out")).unwrap();
-        let (mut sink, mut writer) = sink(dir.path().join("out"));
-        say(writer.as_ref(), "x");
-        writer.take();
-        to_the_end(&mut sink, &mut [0; 64]);
-        assert_eq!(sink.dropped(), 1);
-        assert!(!dir.path().join("target").exists());
-    }
-}
+#[path = "sink_tests.rs"]
+mod tests;

@@ -5,13 +5,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    ffi::OsString,
-    fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,7 +15,8 @@ use std::{
 use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::model::WorkerId;
+use super::tape::{Tape, segments};
+use crate::model::{Segment, WorkerId};
 
 /// Bytes read from a file in one turn: a flooding worker takes turns with the others.
 const CHUNK: usize = 64 * 1024;
@@ -33,7 +30,8 @@ const FILES: usize = 16;
 pub struct Chunk {
     /// Who.
     pub worker: WorkerId,
-    /// In which file, `RUN.stdout` or `RUN.stderr`: lines of two files are never joined.
+    /// In which stream, `RUN.stdout` or `RUN.stderr`: lines of two streams are never joined. However many files it has, it
+    /// is called like the first.
     pub file: OsString,
     /// The bytes, as they were written.
     pub bytes: Vec<u8>,
@@ -52,24 +50,30 @@ pub struct Follower {
     turns: VecDeque<Key>,
 }
 
-type Key = (WatchDescriptor, OsString);
+/// A stream by its first file.
+type Key = (WatchDescriptor, Segment);
 
 #[derive(Debug)]
 struct Dir {
     worker: WorkerId,
     path: PathBuf,
-    /// Files that are being written, in the order of their names.
-    open: BTreeMap<OsString, File>,
-    /// How far the files that nobody writes to were shown, or how long they were before us.
-    shown: HashMap<OsString, u64>,
+    /// Streams that are being written.
+    open: BTreeMap<Segment, Tape>,
+    /// How far those that nobody writes to were shown, or how far they had come before us.
+    shown: HashMap<Segment, (Segment, u64)>,
 }
 
-/// The last thing that was seen to happen to a file.
+/// The last thing that was seen to happen to a stream, and to which of its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Touch {
     Written,
-    Closed,
-    Deleted,
+    Closed(u32),
+    Deleted(u32),
+}
+
+/// By what a stream is known.
+const fn stream_of(segment: Segment) -> Segment {
+    Segment { number: 0, ..segment }
 }
 
 impl Follower {
@@ -83,23 +87,27 @@ impl Follower {
         for worker in workers {
             let path = logs.join(worker.as_str());
             fs::create_dir_all(&path)?;
-            // ATTRIB: before Linux 6.6 a splice(2) into a file is no IN_MODIFY, so the logger touches it.
-            let written = WatchMask::MODIFY | WatchMask::ATTRIB | WatchMask::CREATE;
+            let written = WatchMask::MODIFY | WatchMask::CREATE;
             let watch = inotify.watches().add(&path, written | WatchMask::CLOSE_WRITE | WatchMask::DELETE)?;
             let mut shown = HashMap::new();
-            for entry in fs::read_dir(&path)? {
-                let entry = entry?;
-                shown.insert(entry.file_name(), entry.metadata()?.len());
+            // In their order: the last of each stream stays.
+            for segment in segments(&path)? {
+                match path.join(segment.to_string()).metadata() {
+                    Ok(meta) => drop(shown.insert(stream_of(segment), (segment, meta.len()))),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e),
+                }
             }
             dirs.insert(watch, Dir { worker: worker.clone(), path, open: BTreeMap::new(), shown });
         }
         Ok(Self { inotify, dirs, touched: HashMap::new(), turns: VecDeque::new() })
     }
 
-    /// Files that a worker still writes to, or that have more to show, as far as has been seen.
+    /// Streams that a worker still writes to, or that have more to show, as far as has been seen.
     #[must_use]
     pub fn open_files(&self) -> usize {
-        self.touched.len() + self.dirs.values().map(|d| d.open.len()).sum::<usize>()
+        let unopened = |(wd, stream): &&Key| self.dirs.get(wd).is_none_or(|dir| !dir.open.contains_key(stream));
+        self.touched.keys().filter(unopened).count() + self.dirs.values().map(|dir| dir.open.len()).sum::<usize>()
     }
 
     /// Waits for something to be written, at most `timeout` (`None`: however long it takes), or for `wake` to become
@@ -141,24 +149,42 @@ impl Follower {
         if event.mask.contains(EventMask::Q_OVERFLOW) {
             // Notifications were lost: what is open may have grown, or gone.
             let open = self.dirs.iter().flat_map(|(wd, dir)| {
-                dir.open.iter().map(|(name, file)| {
-                    let gone = file.metadata().is_ok_and(|meta| meta.nlink() == 0);
-                    ((wd.clone(), name.clone()), if gone { Touch::Deleted } else { Touch::Written })
+                dir.open.iter().map(|(stream, tape)| {
+                    let gone = tape.is_gone().then(|| Touch::Deleted(tape.position().0.number));
+                    ((wd.clone(), *stream), gone.unwrap_or(Touch::Written))
                 })
             });
             for (key, touch) in open.collect::<Vec<_>>() {
                 self.touch(key, touch);
             }
         }
-        let Some(name) = event.name else { return };
+        // An index has another name.
+        let segment = event.name.as_deref().and_then(OsStr::to_str).and_then(|name| name.parse::<Segment>().ok());
+        let Some(segment) = segment else { return };
+        let (key, number) = ((event.wd, stream_of(segment)), segment.number);
         let touch = if event.mask.contains(EventMask::DELETE) {
-            Touch::Deleted
+            // Of an old file, for the sake of a new one.
+            let reading = self.dirs.get(&key.0).and_then(|dir| dir.open.get(&key.1));
+            match reading {
+                Some(tape) if tape.position().0.number <= number => Touch::Deleted(number),
+                Some(_) => return,
+                None => return self.forget(&key),
+            }
         } else if event.mask.contains(EventMask::CLOSE_WRITE) {
-            Touch::Closed
+            Touch::Closed(number)
         } else {
             Touch::Written
         };
-        self.touch((event.wd, name), touch);
+        self.touch(key, touch);
+    }
+
+    /// A file that is not being read is gone. Where it is the one that was shown last, nothing more comes of its stream.
+    fn forget(&mut self, key: &Key) {
+        let Some(dir) = self.dirs.get_mut(&key.0) else { return };
+        let gone = |(segment, _): &(Segment, u64)| !dir.path.join(segment.to_string()).exists();
+        if dir.shown.get(&key.1).is_some_and(gone) {
+            dir.shown.remove(&key.1);
+        }
     }
 
     fn touch(&mut self, key: Key, touch: Touch) {
@@ -171,7 +197,7 @@ impl Follower {
         let Some(key) = self.turns.pop_front() else { return Ok(()) };
         let Some(touch) = self.touched.remove(&key) else { return Ok(()) };
         let Some(dir) = self.dirs.get_mut(&key.0) else { return Ok(()) };
-        if dir.read(&key.1, touch, chunks)? {
+        if dir.read(key.1, touch, chunks)? {
             self.touch(key, touch);
         }
         Ok(())
@@ -179,49 +205,38 @@ impl Follower {
 }
 
 impl Dir {
-    /// Reads what `name` has grown by, at most a chunk; whether there may be more. A file that is closed is forgotten
-    /// at its end, but for how far it was shown.
-    fn read(&mut self, name: &OsString, touch: Touch, chunks: &mut Vec<Chunk>) -> io::Result<bool> {
-        let mut file = match self.open.remove(name) {
-            Some(file) => file,
-            None => match File::open(self.path.join(name)) {
-                Ok(mut file) => {
-                    if let Some(shown) = self.shown.remove(name) {
-                        file.seek(SeekFrom::Start(shown))?;
-                    }
-                    file
-                }
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    self.shown.remove(name);
-                    return Ok(false);
-                }
-                Err(e) => return Err(e),
-            },
-        };
-        if file.metadata()?.len() < file.stream_position()? {
-            // Somebody truncated it by hand.
-            file.seek(SeekFrom::Start(0))?;
-        }
+    /// Reads what `stream` has grown by, at most a chunk; whether there may be more. A stream whose last file is closed is
+    /// forgotten at its end, but for how far it was shown.
+    fn read(&mut self, stream: Segment, touch: Touch, chunks: &mut Vec<Chunk>) -> io::Result<bool> {
+        let mut tape = self.open.remove(&stream).unwrap_or_else(|| {
+            let (segment, offset) = self.shown.remove(&stream).unwrap_or((stream, 0));
+            Tape::new(self.path.clone(), segment, offset)
+        });
         let mut bytes = vec![0; CHUNK];
-        let n = file.read(&mut bytes)?;
+        let n = tape.read(&mut bytes)?;
         bytes.truncate(n);
-        let more = n == CHUNK;
-        let last = !more && touch != Touch::Written;
+        let (segment, offset) = tape.position();
+        let last = n == 0
+            && match touch {
+                Touch::Written => false,
+                // The next file is begun before this one is closed.
+                Touch::Closed(number) | Touch::Deleted(number) => number >= segment.number,
+            };
         if n > 0 || last {
-            chunks.push(Chunk { worker: self.worker.clone(), file: name.clone(), bytes, last });
+            chunks.push(Chunk { worker: self.worker.clone(), file: stream.to_string().into(), bytes, last });
         }
         if !last {
-            self.open.insert(name.clone(), file);
-        } else if touch == Touch::Closed {
-            self.shown.insert(name.clone(), file.stream_position()?);
+            self.open.insert(stream, tape);
+        } else if matches!(touch, Touch::Closed(_)) {
+            self.shown.insert(stream, (segment, offset));
         }
-        Ok(more)
+        Ok(n > 0)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{fs::File, io::Write};
 
     use super::*;
 
@@ -316,6 +331,43 @@ mod tests {
         }
         assert_eq!(all, size);
         assert!(most <= CHUNK, "{most} bytes at once");
+    }
+
+    #[test]
+    fn a_stream_goes_on_over_its_files_as_one_and_its_end_is_that_of_the_last() {
+        let logs = tempfile::tempdir().unwrap();
+        let (wake, _writer) = never_wakes();
+        let id = WorkerId::new("w").unwrap();
+        let mut follower = Follower::new(logs.path(), [&id]).unwrap();
+        let dir = logs.path().join("w");
+        let mut all = Vec::new();
+        let mut open = None;
+        for n in 0..20_u32 {
+            let name = if n == 0 { "1.stdout".to_owned() } else { format!("1.stdout.{n}") };
+            let mut file = File::create(dir.join(&name)).unwrap();
+            fs::write(dir.join(name + ".idx"), [1; 16]).unwrap();
+            // The one before is closed once the next is there, and the oldest are removed, as the logger does it.
+            drop(open.take());
+            if n >= 3 {
+                let old = if n == 3 { "1.stdout".to_owned() } else { format!("1.stdout.{}", n - 3) };
+                fs::remove_file(dir.join(old)).unwrap();
+            }
+            let part = vec![b'a' + u8::try_from(n).unwrap(); CHUNK + 10];
+            file.write_all(&part).unwrap();
+            all.extend(part);
+            open = Some(file);
+            if n % 2 == 1 {
+                let shown =
+                    until(&mut follower, &wake, |c| c.iter().map(|c| c.bytes.len()).sum::<usize>() == all.len());
+                assert!(shown.iter().all(|c| !c.last && c.file == "1.stdout"));
+                let bytes: Vec<u8> = shown.into_iter().flat_map(|c| c.bytes).collect();
+                assert!(bytes == all, "whole and in order");
+                all.clear();
+            }
+        }
+        drop(open);
+        let seen = until(&mut follower, &wake, |c| c.iter().any(|c| c.last));
+        assert_eq!((seen.len(), follower.open_files()), (1, 0));
     }
 
     #[test]

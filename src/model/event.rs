@@ -1,4 +1,4 @@
-use super::{AboveReading, Counters, ExitStatus, Limit, RunId, StartError, Usage};
+use super::{AboveReading, Counters, ExitStatus, Limit, RunId, StartError, Stream, Usage};
 
 /// What the kernel (through the keeper, inotify or a read) says of one run. It carries the run, so that news of
 /// run 3 can never touch run 4.
@@ -27,6 +27,15 @@ pub enum KernelEventKind {
         counters: Counters,
         /// Whether a kill of a single process (`oom_kill`) was counted, and the main process was about to die then.
         main_is_dying: bool,
+    },
+    /// The logger throws output of it away, or has ceased to. Comes of runs that are over, too.
+    LogDropped {
+        /// Which stream.
+        stream: Stream,
+        /// Why.
+        why: String,
+        /// How many bytes they were; absent where it has only begun.
+        bytes: Option<u64>,
     },
     /// A pressure trigger set for this limit fired: a reason to look, no proof.
     Pressed(Limit),

@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AboveReading, BreakerState, Class, Confidence, Counters, Detail, ExitCause, ExitStatus, KilledBy, Limit, Sample,
-    StartError, State, Usage, WorkerId,
+    StartError, State, Stream, Usage, WorkerId,
 };
 
 /// One line of the event stream (`up -o json`, later `events`, the store and the history sinks).
@@ -122,6 +122,17 @@ pub enum EventKind {
         value: String,
         /// Why.
         why: String,
+    },
+    /// Output of a run is thrown away: the disk is full, or it is more than its `rate_limit` with `overflow: drop`. Told
+    /// when it begins and, with the number of bytes, when it is over.
+    LogDropped {
+        /// `stdout` or `stderr`.
+        stream: Stream,
+        /// Why, in words.
+        why: String,
+        /// How many bytes; absent where it has only begun.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
     },
     /// What was decided about a trigger, by which rule.
     Decision(Decision),

@@ -98,6 +98,42 @@ impl Limited for Share {
     const LIKE_OR_MAX: &'static str = "a size or a share of max_rss, like 200MiB or 90%, or max for none";
 }
 
+/// The slowest rate limit, in bytes a second: below it a line would take longer than a person waits.
+const MIN_RATE: u64 = 1 << 10;
+
+/// `logs.rate_limit`: bytes a second, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RateOrNone(pub(super) Option<u64>);
+
+impl FromWord for RateOrNone {
+    const WHAT: &'static str = "a rate";
+    const LIKE: &'static str = "bytes a second, like 1MiB/s or 500KB/s, or none";
+
+    fn from_word(word: &Word<'_>) -> Result<Self, Wrong> {
+        if word.text == "none" {
+            return Ok(Self(None));
+        }
+        let bytes = word.text.strip_suffix("/s").ok_or_else(|| Wrong::is("is not a rate")).and_then(size)?;
+        if bytes < MIN_RATE {
+            return Err(Wrong::is("is too slow").fix("write at least 1KiB/s, or none for no limit"));
+        }
+        Ok(Self(Some(bytes)))
+    }
+
+    fn name() -> Cow<'static, str> {
+        "Rate_or_none".into()
+    }
+
+    fn schema() -> Schema {
+        let pattern = SIZE_PATTERN.trim_end_matches('$').to_owned() + "/s$";
+        json_schema!({ "anyOf": [
+            { "type": "string", "const": "none" },
+            { "type": "string", "pattern": pattern },
+            variable(),
+        ] })
+    }
+}
+
 /// `memory.high`: bytes, or a percentage of `max_rss`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Share {

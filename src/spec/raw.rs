@@ -14,14 +14,14 @@ use super::{
     },
     health::HealthCheck,
     problem::{Place, shown},
-    quantity::{Hold, Off, Share, Size, Stall, Time, TimeOr},
+    quantity::{Hold, Off, RateOrNone, Share, Size, Stall, Time, TimeOr},
     sink::RawSink,
     tree::{Node, Value},
     types::{KillMode, OomGroup, Profile, StoreType, ViolationHandling, ViolationPolicy},
     units::{AbsPath, Account, Flag, Int, MaybePath, Number, OrMax, SignalNumber, Text, Umask},
 };
 use crate::{
-    model::{BadWorkerId, SliceName, WorkerId},
+    model::{BadWorkerId, Overflow, SliceName, WorkerId},
     policy::restart::{OnOpen, RestartMode},
 };
 
@@ -138,7 +138,7 @@ record! {
 
 record! {
     /// What to run and how.
-    Unit later [logs, isolation, notify] {
+    Unit later [isolation, notify] {
         /// Program and arguments: a list, or a string that is split into words by the rules of a shell.
         command: Command,
         /// More arguments, behind those of command. With shell they are $1, $2 and so on.
@@ -167,8 +167,24 @@ record! {
         restart: Restart,
         /// What it may use.
         limits: Limits,
+        /// How much of its output is kept, and how fast it may come.
+        logs: Logs,
         /// How its health is told.
         health_check: HealthCheck,
+    }
+}
+
+record! {
+    /// What is kept of a worker's output, for each of stdout and stderr: at most max_files files of max_size, of all runs together.
+    Logs {
+        /// The most that a file and its index take, at least 64KiB; then the next file is begun. Default 10MiB.
+        max_size: Size,
+        /// The most files, 2 to 1000, of all runs together; the oldest goes first, but the last of the previous run stays. Default 5.
+        max_files: Int<2, 1000>,
+        /// The most output a second, like 1MiB/s, at least 1KiB/s; none: no limit. Default none.
+        rate_limit: RateOrNone,
+        /// What becomes of more than rate_limit: block (the worker waits) or drop (it is counted). Default block.
+        overflow: OverflowName,
     }
 }
 
@@ -430,6 +446,11 @@ choice!(HighPolicy => ViolationPolicy, "a policy", {
     "restart" => ViolationPolicy::Restart,
     "graceful_shutdown" => ViolationPolicy::GracefulShutdown,
     "immediate_kill" => ViolationPolicy::ImmediateKill,
+});
+
+choice!(OverflowName => Overflow, "what can become of too much output", {
+    "block" => Overflow::Block,
+    "drop" => Overflow::Drop,
 });
 
 choice!(HandlingName => ViolationHandling, "a way to handle violations", {

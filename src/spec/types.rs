@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::model::{SliceName, WorkerId};
+use crate::model::{LogPolicy, SliceName, WorkerId};
 pub use crate::policy::restart::Profile;
 use crate::policy::restart::RestartPolicy;
 
@@ -153,6 +153,8 @@ pub struct Spec {
     pub restart: RestartPolicy,
     /// What it may use.
     pub limits: Limits,
+    /// How much of its output is kept.
+    pub logs: LogPolicy,
     /// How its health is told; `None` where no probe is configured.
     pub health: Option<Arc<HealthCheck>>,
 }
@@ -501,6 +503,7 @@ impl Spec {
             stop: Stop::default(),
             restart: RestartPolicy::default(),
             limits: Limits::default(),
+            logs: LogPolicy::default(),
             health: None,
         }
     }

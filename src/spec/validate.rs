@@ -19,7 +19,7 @@ use super::{
     units::Int,
 };
 use crate::{
-    model::{SliceName, WorkerId},
+    model::{LogPolicy, SliceName, WorkerId},
     policy::restart::{BudgetOverride, RestartPolicy},
 };
 
@@ -259,8 +259,29 @@ fn spec(unit: &raw::Unit, unit_at: &Place, worker_at: &Place, cx: &mut Cx<'_>) -
     spec.stop = stop;
     spec.restart = restart;
     spec.limits = limits;
+    spec.logs = unit.logs.get().map(|raw| logs(raw, cx)).unwrap_or_default();
     spec.health = health;
     Some(spec)
+}
+
+/// The smallest log file, in bytes: what a pipe holds.
+const MIN_LOG: u64 = 64 << 10;
+
+fn logs(raw: &raw::Logs, cx: &mut Cx<'_>) -> LogPolicy {
+    let default = LogPolicy::default();
+    if let Some(size) = raw.max_size.found().filter(|size| size.value.0 < MIN_LOG) {
+        cx.report.add(
+            &size.at,
+            format!("{} bytes are too little for a log file", size.value.0),
+            "write at least 64KiB",
+        );
+    }
+    LogPolicy {
+        max_size: raw.max_size.get().map_or(default.max_size, |size| size.0),
+        max_files: raw.max_files.get().and_then(|n| u32::try_from(n.unsigned()).ok()).unwrap_or(default.max_files),
+        rate_limit: raw.rate_limit.get().map_or(default.rate_limit, |rate| rate.0),
+        overflow: raw.overflow.get().map_or(default.overflow, |overflow| overflow.0),
+    }
 }
 
 /// Words that only a shell understands, when they stand alone in a string that no shell will see.

@@ -62,6 +62,7 @@ impl State {
             Event::Begin => t.begin(),
             Event::Operator { ask, who, ticket } => t.asked(ask, who.as_deref(), ticket),
             Event::Kernel(news) if news.kind == KernelEventKind::Removed => t.removed(&news.run),
+            Event::Kernel(news) if matches!(news.kind, KernelEventKind::LogDropped { .. }) => t.log_dropped(*news),
             Event::Kernel(news) if t.is_current(&news.run) => t.kernel(*news),
             Event::Prepared { run, result } if run == t.s.last_run => t.prepared(*result),
             Event::KillRefused { run } if run == t.s.last_run => t.kill_refused(),

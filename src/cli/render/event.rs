@@ -104,6 +104,12 @@ impl EventLines {
             EventKind::LimitChanged { file, value, why } => {
                 (Tone::Plain, format!("{} is now {}: {}", inert(file), inert(value), inert(why)))
             }
+            EventKind::LogDropped { stream, why, bytes: None } => {
+                (Tone::Bad, format!("output is dropped ({stream}): {}", inert(why)))
+            }
+            EventKind::LogDropped { stream, why, bytes: Some(bytes) } => {
+                (Tone::Warn, format!("output is kept again ({stream}); {bytes} bytes were dropped: {}", inert(why)))
+            }
             EventKind::Decision(decision) => return decided(decision),
             EventKind::Operator { who, what } => (Tone::Plain, format!("{} by {}", inert(what), inert(who))),
             EventKind::Reconciled { what } => (Tone::Plain, format!("found: {}", inert(what))),
@@ -291,6 +297,16 @@ pub(super) mod tests {
             of(killed(KilledBy::Shutdown)),
             of(EventKind::State { state: State::Stopped, detail: Detail::Stopped(StoppedDetail::Stopped) }),
             event(Some("web-1"), EventKind::Operator { who: "uid 0".into(), what: "stop".into() }),
+            of(EventKind::LogDropped {
+                stream: crate::model::Stream::Stderr,
+                why: "No space left on device".into(),
+                bytes: None,
+            }),
+            of(EventKind::LogDropped {
+                stream: crate::model::Stream::Stdout,
+                why: "more than 1 MiB a second".into(),
+                bytes: Some(4096),
+            }),
             event(Some("web-1"), EventKind::Reconciled { what: "a half-made directory, removed".into() }),
             event(Some("web-1"), EventKind::Fault { error: "signal of web-1.3: \u{1b}[2J".into() }),
         ]

@@ -5,8 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
+    io,
     sync::{
         Arc,
         mpsc::{self, RecvTimeoutError},
@@ -19,7 +18,6 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::places::{Place, Places};
 use crate::clock::monotonic;
-use crate::keeper::protocol::LogFiles;
 use crate::kernel::cgroup::{DirError, kill};
 use crate::model::{Mono, RunId, chain};
 
@@ -32,9 +30,6 @@ const FIRST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A directory that is busy for so long after it was empty is reported and left to the next start.
 const GIVE_UP: Duration = Duration::from_secs(30);
-
-/// Runs of a worker whose output is kept, the last one included. Rotation within a run is not here yet.
-const KEPT_LOGS: u32 = 5;
 
 /// Where the outcome of each removal goes.
 type Done = UnboundedSender<(RunId, Result<(), DirError>)>;
@@ -60,9 +55,9 @@ struct Try {
 
 impl Janitor {
     /// Starts the thread. `done` hears of each removal. It ends with the last clone of the handle.
-    pub(super) fn start(places: Arc<Places>, logs: PathBuf, done: Done) -> io::Result<Self> {
+    pub(super) fn start(places: Arc<Places>, done: Done) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
-        thread::Builder::new().name("janitor".into()).spawn(move || work(&places, &logs, &queue, &done))?;
+        thread::Builder::new().name("janitor".into()).spawn(move || work(&places, &queue, &done))?;
         Ok(Self { jobs })
     }
 
@@ -74,7 +69,7 @@ impl Janitor {
     }
 }
 
-fn work(places: &Places, logs: &Path, queue: &mpsc::Receiver<Job>, done: &Done) {
+fn work(places: &Places, queue: &mpsc::Receiver<Job>, done: &Done) {
     let mut tries: BTreeMap<(Mono, RunId), Try> = BTreeMap::new();
     loop {
         let new = match tries.first_key_value() {
@@ -100,7 +95,6 @@ fn work(places: &Places, logs: &Path, queue: &mpsc::Receiver<Job>, done: &Done) 
                 tries.insert((now + wait, run), Try { place, wait: (wait * 2).min(LONGEST_WAIT), give_up });
             }
             result => {
-                forget_logs(logs, &run);
                 if done.send((run, result)).is_err() {
                     return;
                 }
@@ -117,19 +111,5 @@ fn sweep(places: &Places, place: &Place) {
             tracing::warn!(error = %chain(&error), "an unused slice could not be removed");
         }
         _ => {}
-    }
-}
-
-/// Removes the output of the run that is one too old now. Numbers are never used twice, so each comes by once.
-fn forget_logs(logs: &Path, run: &RunId) {
-    let Some(old) = run.number.checked_sub(KEPT_LOGS).map(|n| RunId::new(run.worker.clone(), n)) else { return };
-    let LogFiles { stdout, stderr } = super::log_files(logs, &old);
-    for file in [stdout, stderr] {
-        match fs::remove_file(&file) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(file = %file.display(), error = %e, "an old log file could not be removed");
-            }
-            _ => {}
-        }
     }
 }

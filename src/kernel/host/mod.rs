@@ -43,8 +43,8 @@ use crate::kernel::pressure::{Pressure, triggers};
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::kernel::{note, pidfd};
 use crate::model::{
-    AboveReading, Counters, KernelEvent, KernelEventKind, Mono, RunId, Sample, Stage, StartError, Target, Usage,
-    Wanted, Way, WorkerId, chain,
+    AboveReading, Counters, KernelEvent, KernelEventKind, LogPolicy, Mono, RunId, Sample, Segment, Stage, StartError,
+    Stream, Target, Usage, Wanted, Way, WorkerId, chain,
 };
 use crate::spec::types::{Slice, Spec};
 
@@ -172,7 +172,7 @@ impl HostKernel {
         let places = Places::new(parts.workers, parts.ancestors, parts.limits.clone(), watches.clone(), parts.clock);
         places.declare(parts.slices);
         let places = Arc::new(places);
-        let janitor = Janitor::start(Arc::clone(&places), parts.logs.clone(), done)?;
+        let janitor = Janitor::start(Arc::clone(&places), done)?;
         let (press, pressed) = mpsc::unbounded_channel();
         let leaving = Leaving::default();
         let pressure = Pressure::start(workers, press, {
@@ -247,8 +247,9 @@ impl Kernel for HostKernel {
         // than the rest of the plan.
         if spec.user.is_none() && spec.group.is_none() && spec.env_files.is_empty() {
             let plan = inner.resolve(&run, &spec);
-            return inner.launch(&run, plan, way);
+            return inner.launch(&run, plan, spec.logs, way);
         }
+        let policy = spec.logs;
         tokio::spawn(async move {
             let aside = {
                 let (inner, run) = (Arc::clone(&inner), run.clone());
@@ -262,7 +263,7 @@ impl Kernel for HostKernel {
                     format!("looking up user, group and env files took more than {} s", LOOK_UP.as_secs()),
                 )),
             };
-            inner.launch(&run, plan, way);
+            inner.launch(&run, plan, policy, way);
         });
     }
 
@@ -429,9 +430,9 @@ impl Inner {
         resolve::resolve(spec, &context)
     }
 
-    fn launch(&self, run: &RunId, plan: Result<LaunchPlan, StartError>, way: Way) {
+    fn launch(&self, run: &RunId, plan: Result<LaunchPlan, StartError>, policy: LogPolicy, way: Way) {
         let Some(dir) = self.dir(run) else { return };
-        let logs = log_files(&self.logs, run);
+        let logs = log_files(&self.logs, run, policy);
         let asked = plan.and_then(|plan| {
             let asked = self.keeper.launch(run, logs, dir.as_fd(), &plan, way);
             asked.map_err(|e| StartError::refused(Stage::Keeper, chain(&e)))
@@ -546,10 +547,10 @@ fn heard(sent: Result<(), TransportError>) {
     }
 }
 
-/// Where the output of `run` goes: `LOGS/ID/RUN.stdout` and `LOGS/ID/RUN.stderr`.
-fn log_files(logs: &Path, run: &RunId) -> LogFiles {
-    let file = |stream: &str| logs.join(run.worker.as_str()).join(format!("{}.{stream}", run.number));
-    LogFiles { stdout: file("stdout"), stderr: file("stderr") }
+/// Where the output of `run` goes: `LOGS/ID/RUN.stdout` and `LOGS/ID/RUN.stderr` are the first files.
+fn log_files(logs: &Path, run: &RunId, policy: LogPolicy) -> LogFiles {
+    let file = |stream| logs.join(run.worker.as_str()).join(Segment::first(run, stream).to_string());
+    LogFiles { stdout: file(Stream::Stdout), stderr: file(Stream::Stderr), policy }
 }
 
 fn refused(action: &'static str, run: &RunId, source: io::Error) -> KernelError {

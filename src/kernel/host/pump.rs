@@ -104,6 +104,9 @@ impl Pump {
                 let above = self.inner.above(&run, at);
                 self.inner.tell(&run, KernelEventKind::Exited { status, counters, populated, above });
             }
+            FromKeeper::LogDropped { run, stream, why, bytes } => {
+                self.inner.tell(&run, KernelEventKind::LogDropped { stream, why, bytes });
+            }
             FromKeeper::Hello { .. } | FromKeeper::Launching { .. } | FromKeeper::Listed | FromKeeper::Ping { .. } => {
                 tracing::debug!(?message, "nothing to do");
             }

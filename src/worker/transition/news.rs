@@ -28,7 +28,15 @@ impl Transition<'_> {
             }
             KernelEventKind::CgroupGone => self.cgroup_gone(),
             KernelEventKind::Pressed(limit) => self.pressed(limit),
-            KernelEventKind::Removed => {}
+            KernelEventKind::Removed | KernelEventKind::LogDropped { .. } => {}
+        }
+    }
+
+    /// Output can be on its way when its run is over: it is told with its own run's number, and changes nothing.
+    pub(super) fn log_dropped(&mut self, news: KernelEvent) {
+        if let KernelEventKind::LogDropped { stream, why, bytes } = news.kind {
+            let kind = Box::new(EventKind::LogDropped { stream, why, bytes });
+            self.out.push(Effect::Emit { run: Some(news.run.number), kind });
         }
     }
 
