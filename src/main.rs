@@ -13,7 +13,7 @@ use pinfold::{
         client::Client,
         doctor, events,
         exit::{Exit, Failure, chain},
-        look,
+        logs, look,
         paths::{self, Who},
         render::Reader,
         run,
@@ -147,6 +147,11 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
             events::events(args, &to_supervisor()?, &reader(), &mut out, &mut err)
         }
         Command::Why(args) => say(&look::why(args, &to_supervisor()?, &reader())?),
+        Command::Logs(args) => {
+            let state = paths::resolve(&globals, &[], &who).ok().map(|paths| paths.state);
+            // As it was written: what a worker prints is its own.
+            logs::logs(args, &to_supervisor()?, state.as_deref(), &mut io::stdout().lock())
+        }
         Command::Start(args) => say(&ask(&Verb::Start, &args.whom, args.output, &to_supervisor()?)?),
         Command::Stop(args) => say(&ask(&Verb::Stop, &args.whom, args.output, &to_supervisor()?)?),
         Command::Restart(args) => {

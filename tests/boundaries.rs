@@ -106,7 +106,18 @@ const TABLE: &[Row] = &[
     // The config's spelling of a signal and of a time is the API's too.
     Row {
         files: "api",
-        may_use: &["model", "manager", "history", "spec::types", "spec::signal", "spec::time", "store", "clock", "api"],
+        may_use: &[
+            "model",
+            "manager",
+            "history",
+            "spec::types",
+            "spec::signal",
+            "spec::time",
+            "store",
+            "clock",
+            "logs",
+            "api",
+        ],
         never: &["cgroups_rs", "procfs"],
     },
     Row {

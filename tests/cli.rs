@@ -45,8 +45,10 @@ fn the_help_names_every_command_and_flag() {
 #[test]
 fn the_help_of_what_talks_to_a_supervisor() {
     let dir = dir_with(&[]);
-    let commands =
-        ["ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "why", "events", "history"];
+    let commands = [
+        "ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "why", "events", "history",
+        "logs",
+    ];
     insta::assert_snapshot!(commands.map(|command| session(&[command, "-h"], dir.path())).join("\n"));
 }
 
@@ -68,6 +70,7 @@ fn without_a_supervisor_there_is_one_sentence_and_one_code() {
         &["signal", "HUP", "a"],
         &["reset", "a"],
         &["why", "a"],
+        &["logs", "a"],
     ];
     for args in lines {
         let args = [args, &["--socket", "none.sock"]].concat();
@@ -80,6 +83,21 @@ fn without_a_supervisor_there_is_one_sentence_and_one_code() {
         let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
         assert_eq!(said.replace(" (there is one at /run/pinfold/api.sock)", ""), expected, "{args:?}");
     }
+}
+
+#[test]
+fn without_a_supervisor_it_is_said_where_the_output_is_kept() {
+    let dir = dir_with(&[]);
+    let kept = dir.path().join("state/logs/a");
+    std::fs::create_dir_all(&kept).unwrap();
+    let said = |name: &str| {
+        let args = ["logs", name, "--socket", "none.sock", "--state-dir", "state", "--runtime-dir", "run"];
+        let assert = pinfold(&args, dir.path()).assert().code(6);
+        String::from_utf8(assert.get_output().stderr.clone()).unwrap()
+    };
+    assert!(said("a").ends_with(&format!("; what it wrote is kept in {}\n", kept.display())), "{}", said("a"));
+    assert!(!said("b").contains("kept"));
+    assert!(!said("../logs/a").contains("kept"), "a name is no path");
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //!  serve   accept, bounds, one connection ── peer  who it is
 //!  routes  what is under which path ── extract  what a request brings
 //!  events  the stream ── filter  who wants which of it
+//!  logs    a worker's output, on a thread for each reader ── patience  how long a reader may take
 //!  wire    every shape ── problem  every error ── moment  every date ── usage  what running workers use
 //! ```
 //!
@@ -19,7 +20,9 @@
 mod events;
 mod extract;
 mod filter;
+mod logs;
 mod moment;
+mod patience;
 mod peer;
 mod problem;
 mod routes;

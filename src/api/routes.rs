@@ -1,6 +1,10 @@
 //! What is served under which path. Everything that is read comes from what the workers have published.
 
-use std::{convert::Infallible, path::PathBuf, sync::Arc};
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
@@ -16,6 +20,7 @@ use tokio::sync::watch;
 
 use super::events::{Seats, events};
 use super::extract::{Body, Name, Params};
+use super::logs::{self, Readers};
 use super::moment::{Calendar, Moment};
 use super::peer::Peer;
 use super::usage::{self, Meter};
@@ -45,6 +50,7 @@ struct Inner {
     runs: StoreHandle,
     told: Told,
     seats: Seats,
+    readers: Readers,
 }
 
 /// What events leave behind: the last of them, and how those are who take them away.
@@ -70,8 +76,9 @@ impl Api {
         runs: StoreHandle,
         told: Told,
     ) -> Self {
-        let (calendar, began, seats) = (Calendar::new(clock), clock.now(), Seats::new());
-        Self { inner: Arc::new(Inner { manager, meter, calendar, began, logs, store, runs, told, seats }) }
+        let (calendar, began) = (Calendar::new(clock), clock.now());
+        let (seats, readers) = (Seats::new(), Readers::new());
+        Self { inner: Arc::new(Inner { manager, meter, calendar, began, logs, store, runs, told, seats, readers }) }
     }
 
     pub(super) fn manager(&self) -> &Manager {
@@ -99,6 +106,7 @@ impl Api {
             .route("/v1/workers", get(list))
             .route("/v1/workers/{name}", get(one))
             .route("/v1/workers/{name}/why", get(why))
+            .route("/v1/workers/{name}/logs", get(logs::logs))
             .route("/v1/workers/{name}/start", post(start))
             .route("/v1/workers/{name}/stop", post(stop))
             .route("/v1/workers/{name}/restart", post(restart))
@@ -110,7 +118,16 @@ impl Api {
             .with_state(self)
     }
 
-    fn find(&self, name: &str) -> Result<&Arc<Member>, Problem> {
+    /// Where output is kept.
+    pub(super) fn logs(&self) -> &Path {
+        &self.inner.logs
+    }
+
+    pub(super) fn readers(&self) -> &Readers {
+        &self.inner.readers
+    }
+
+    pub(super) fn find(&self, name: &str) -> Result<&Arc<Member>, Problem> {
         let manager = &self.inner.manager;
         manager.find(name).ok_or_else(|| {
             let mut instances = manager.instances(name).map(|member| member.worker.id().as_str());

@@ -22,9 +22,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
-use tokio_io_timeout::TimeoutStream;
 use tower_service::Service;
 
+use super::patience::{Patient, Unhurried};
 use super::peer::{Peer, Role};
 use super::wire::{Code, Problem};
 
@@ -153,11 +153,12 @@ async fn serve(listener: &UnixListener, router: Router, bounds: Bounds, mut stop
 }
 
 fn attend(stream: UnixStream, peer: Peer, seat: Seat, router: Router, bounds: Bounds, graceful: &GracefulShutdown) {
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(bounds.write_patience));
+    let unhurried = Unhurried::default();
+    let stream = Patient::new(stream, bounds.write_patience, unhurried.clone());
     let standing = seat.standing;
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(unhurried.clone());
         let mut router = router.clone();
         async move {
             if standing {
@@ -177,7 +178,7 @@ fn attend(stream: UnixStream, peer: Peer, seat: Seat, router: Router, bounds: Bo
         .max_headers(MAX_HEADERS)
         // Must hold a head; what it holds beyond is an answer's part.
         .max_buf_size(2 * bounds.head)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+        .serve_connection(TokioIo::new(stream), service);
     let connection = graceful.watch(connection);
     tokio::spawn(async move {
         if let Err(error) = connection.await {

@@ -12,7 +12,7 @@ use crate::history::SinkHealth;
 use crate::manager::handle::{Member, Outcome, Refusal};
 use crate::model::{
     self, BreakerState, Class, Confidence, Detail, Event, ExitCause, KilledBy, Limit, PolicyName, RestartCounts, State,
-    Story, WorkerId, WorkerStatus,
+    Story, Stream, WorkerId, WorkerStatus,
 };
 use crate::spec::types::Spec;
 use crate::store;
@@ -117,6 +117,30 @@ pub struct Usage {
     /// `pids.current`: processes and threads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
+}
+
+/// A line of `GET /v1/workers/{id}/logs?format=json`: a line of the worker's output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When it began to come, to a tenth of a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    /// Which run wrote it.
+    pub run: u32,
+    /// To where.
+    pub stream: Stream,
+    /// What it says, without its end; absent where it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<String>,
+    /// The same where it is not UTF-8 (RFC 4648, with padding).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+    /// Whether no end of a line follows: what comes next of the stream is the same line, or its run has ended with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+    /// No line: so many files were removed by the quota before they could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed_files: Option<u32>,
 }
 
 /// `GET /v1/workers/{id}/why`: the last end, what led to it and what was decided. Each event is as in the event stream.

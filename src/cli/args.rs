@@ -6,6 +6,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
+use crate::model::Stream;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// The command line.
@@ -58,6 +59,8 @@ pub enum Command {
     History(History),
     /// Say why a worker ended last, from which evidence, what was decided and what to change
     Why(Named),
+    /// Print what a worker wrote, of all its runs that are kept, the oldest first
+    Logs(Logs),
     /// Check config files; every problem with its line and what would be right
     Validate(Validate),
     /// Print the JSON Schema of the config
@@ -253,6 +256,45 @@ pub struct Named {
     globals: Globals,
 }
 
+/// `pinfold logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// The worker
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Go on as more comes, and with the next run
+    #[arg(short = 'f', long, conflicts_with = "previous")]
+    pub follow: bool,
+    /// Only the last lines
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<u64>,
+    /// Only what came since: a time before now (10m), or a moment (2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only the run before the current or last one
+    #[arg(short = 'p', long)]
+    pub previous: bool,
+    /// Only this run
+    #[arg(long, value_name = "N", conflicts_with = "previous")]
+    pub run: Option<u32>,
+    /// Only one of its streams [default: both]
+    #[arg(long, value_name = "STREAM", value_parser = stream)]
+    pub stream: Option<Stream>,
+    /// The time before each line, to a tenth of a second
+    #[arg(short = 't', long, conflicts_with = "output")]
+    pub timestamps: bool,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: OutputArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+fn stream(word: &str) -> Result<Stream, String> {
+    let found = Stream::ALL.into_iter().find(|stream| stream.as_str() == word);
+    found.ok_or_else(|| "write stdout or stderr".to_owned())
+}
+
 /// `pinfold count`.
 #[derive(Debug, Args)]
 pub struct Count {
@@ -410,6 +452,7 @@ impl Cli {
             Command::Run(args) => &args.globals,
             Command::Ps(args) => &args.globals,
             Command::Status(args) | Command::Why(args) => &args.globals,
+            Command::Logs(args) => &args.globals,
             Command::Count(args) => &args.globals,
             Command::Start(args) | Command::Stop(args) | Command::Kill(args) | Command::Reset(args) => &args.globals,
             Command::Restart(args) => &args.globals,

@@ -117,6 +117,32 @@ impl Client {
         })
     }
 
+    /// Reads what is under `path` part by part, for as long as it comes, until `take` fails.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn stream(&self, path: &str, take: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<(), Failure> {
+        let request = request(Method::GET, path, Bytes::new())?;
+        runtime()?.block_on(async {
+            let begun = tokio::time::timeout(PATIENCE, self.begin(request)).await;
+            let answer = begun.unwrap_or_else(|_| Err(self.silent(PATIENCE)))?;
+            if !answer.status().is_success() {
+                let (head, body) = answer.into_parts();
+                let body = body.collect().await.map_err(|e| self.broke_off(e))?.to_bytes();
+                let problem = self.read::<serde::de::IgnoredAny>(&Response::from_parts(head, body))?;
+                return problem.map(drop).map_err(|problem| Failure::Answered(Box::new(problem)));
+            }
+            let mut body = answer.into_body();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|e| self.broke_off(e))?;
+                if let Some(bytes) = frame.data_ref() {
+                    take(bytes).map_err(|e| Failure::failed("cannot print", e))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn read<T: DeserializeOwned>(&self, answer: &Response<Bytes>) -> Result<Result<T, Problem>, Failure> {
         let read = if answer.status().is_success() {
             serde_json::from_slice(answer.body()).map(Ok)
@@ -136,17 +162,8 @@ impl Client {
         body: Bytes,
         patience: Option<Duration>,
     ) -> Result<Response<Bytes>, Failure> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "pinfold")
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .map_err(|e| Failure::Usage(format!("that is too much for one request: {e}")))?;
-        // Nothing but this one conversation.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-        let runtime = runtime.map_err(|e| Failure::failed("cannot talk to a supervisor", e))?;
-        runtime.block_on(async {
+        let request = request(method, path, body)?;
+        runtime()?.block_on(async {
             let talk = self.talk(request);
             match patience {
                 None => talk.await,
@@ -213,6 +230,22 @@ impl Client {
             patience.as_secs()
         ))
     }
+}
+
+fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "pinfold")
+        .header("content-type", "application/json")
+        .body(Full::new(body))
+        .map_err(|e| Failure::Usage(format!("that is too much for one request: {e}")))
+}
+
+/// For nothing but one conversation.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    runtime.map_err(|e| Failure::failed("cannot talk to a supervisor", e))
 }
 
 /// `text` as one segment of a path, or as one value of a query.

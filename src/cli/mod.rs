@@ -1,7 +1,7 @@
 //! The command line: what can be typed, what is printed, what we end with.
 //!
-//! A file for each command; `look` and `events` have those that read from a running supervisor and `ask` those that ask something of
-//! it, both over `client`. `run` needs no daemon and is complete here; of `up` the parsing and the printing are here,
+//! A file for each command; `look`, `events` and `logs` have those that read from a running supervisor and `ask` those that ask
+//! something of it, all over `client`. `run` needs no daemon and is complete here; of `up` the parsing and the printing are here,
 //! its processes are the composition root's (`crate::daemon`).
 
 pub mod args;
@@ -10,6 +10,7 @@ pub mod client;
 pub mod doctor;
 pub mod events;
 pub mod exit;
+pub mod logs;
 pub mod look;
 pub mod paths;
 pub mod render;

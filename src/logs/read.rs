@@ -80,6 +80,8 @@ pub struct Line<'a> {
     pub stream: Stream,
     /// When it began to come, nanoseconds since 1970; `None` where that is not known.
     pub time_ns: Option<u64>,
+    /// Whether it is a part behind another one of the same line.
+    pub goes_on: bool,
     /// As it was written, with its `\n`; without one, where it is a part of a longer line or its run ended with it.
     pub bytes: &'a [u8],
 }
@@ -272,6 +274,7 @@ impl<'a> Reading<'a> {
 
     fn tell_head(&mut self, i: usize, tell: &mut impl FnMut(Told<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
         let Some(head) = self.heads.get_mut(i) else { return ControlFlow::Continue(()) };
+        let goes_on = head.goes_on;
         let bytes = head.take();
         let whole = bytes.ends_with(b"\n");
         self.open = (!whole).then_some(i);
@@ -280,7 +283,7 @@ impl<'a> Reading<'a> {
             self.skip -= u64::from(whole || bytes.len() < MAX_LINE);
             return ControlFlow::Continue(());
         }
-        tell(Told::Line(Line { run: head.run, stream: head.stream, time_ns: head.time_ns, bytes: &bytes }))
+        tell(Told::Line(Line { run: head.run, stream: head.stream, time_ns: head.time_ns, goes_on, bytes: &bytes }))
     }
 }
 

@@ -63,7 +63,7 @@ impl Logs {
 
 fn words(news: &Told<'_>) -> Option<String> {
     match news {
-        Told::Line(Line { run, stream, time_ns, bytes }) => {
+        Told::Line(Line { run, stream, time_ns, bytes, .. }) => {
             let second = time_ns.map_or("-".to_owned(), |ns| (ns / 1_000_000_000).to_string());
             Some(format!("{run} {stream} {second} {}", String::from_utf8_lossy(bytes)))
         }

@@ -1,0 +1,251 @@
+//! `GET /v1/workers/{id}/logs`: a worker's output, as it was written or line by line as JSON.
+//!
+//! Each reader has a thread that reads files and waits for more, and a short queue to its connection: one that does not
+//! take what it asked for holds up its own thread, and no worker. There are few such seats, and some are kept for admins.
+//! When the connection goes, so does the thread.
+
+use std::{io, mem, ops::ControlFlow, path::PathBuf, sync::Arc, thread};
+
+use axum::{
+    Extension,
+    body::{Body, Bytes},
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use base64::Engine as _;
+use futures_util::stream;
+use jiff::Timestamp;
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::extract::{Name, Params};
+use super::patience::Unhurried;
+use super::peer::{Peer, Role};
+use super::routes::Api;
+use super::wire::{Code, LogLine, Problem};
+use crate::clock;
+use crate::logs::{self, Line, Query, Runs, Told};
+use crate::model::Stream;
+
+/// Readers at once, of all workers together.
+const READERS: usize = 16;
+/// Of them, what is left to admins.
+const RESERVED: usize = 4;
+/// Parts of an answer that wait for its reader.
+const QUEUE: usize = 4;
+/// As large is a part while there is more, in bytes.
+const PART: usize = 32 * 1024;
+
+/// The seats of those who read.
+#[derive(Debug, Clone)]
+pub(super) struct Readers(Arc<Semaphore>);
+
+impl Readers {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(READERS)))
+    }
+
+    fn seat(&self, peer: Peer) -> Result<OwnedSemaphorePermit, Problem> {
+        let full = || {
+            let detail = format!("{READERS} readers of output are served at once; try again when one has ended");
+            Problem::new(Code::TooManyConnections, detail)
+        };
+        let reserved = if peer.role == Role::Admin { 0 } else { RESERVED };
+        if self.0.available_permits() <= reserved {
+            return Err(full());
+        }
+        Arc::clone(&self.0).try_acquire_owned().map_err(|_| full())
+    }
+}
+
+/// How a line is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    /// As it was written.
+    #[default]
+    Raw,
+    /// An object a line.
+    Json,
+}
+
+/// Behind the `?`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Asked {
+    follow: bool,
+    /// A length of time before now, or a moment.
+    since: Option<String>,
+    tail: Option<u64>,
+    run: Option<u32>,
+    previous: bool,
+    stream: Option<Stream>,
+    format: Format,
+    timestamps: bool,
+}
+
+impl Asked {
+    fn query(&self, run: u32, now: Timestamp) -> Result<Query, Problem> {
+        let runs = match (self.run, self.previous) {
+            (None, false) => Runs::All,
+            (Some(run), false) => Runs::One(run),
+            (None, true) => Runs::Before(run),
+            (Some(_), true) => {
+                return Err(Problem::new(
+                    Code::BadRequest,
+                    "run and previous: only one of them says which run is meant",
+                ));
+            }
+        };
+        let since_ns = self.since.as_deref().map(|text| since(text, now)).transpose();
+        Ok(Query {
+            streams: self.stream.map_or_else(|| Stream::ALL.to_vec(), |stream| vec![stream]),
+            runs,
+            since_ns: since_ns.map_err(|detail| Problem::new(Code::BadRequest, detail))?,
+            tail: self.tail,
+            follow: self.follow,
+        })
+    }
+}
+
+/// `10m` before `now`, or a moment as RFC 3339 writes it; in nanoseconds since 1970.
+fn since(text: &str, now: Timestamp) -> Result<u64, String> {
+    let at = match text.parse::<Timestamp>() {
+        Ok(at) => at.as_nanosecond(),
+        Err(_) => {
+            let ago =
+                crate::spec::time(text).map_err(|e| format!("since: {e}, or a moment like 2026-01-31T12:00:00Z"))?;
+            now.as_nanosecond() - i128::try_from(ago.as_nanos()).unwrap_or(i128::MAX)
+        }
+    };
+    Ok(u64::try_from(at).unwrap_or(0))
+}
+
+pub(super) async fn logs(
+    State(api): State<Api>,
+    peer: Peer,
+    unhurried: Option<Extension<Unhurried>>,
+    Name(name): Name,
+    Params(asked): Params<Asked>,
+) -> Result<Response, Problem> {
+    let member = api.find(&name)?;
+    let query = asked.query(member.worker.status().run, clock::wall())?;
+    let seat = api.readers().seat(peer)?;
+    // A pager takes what it shows; how long it shows it is its reader's.
+    if let Some(Extension(unhurried)) = unhurried {
+        unhurried.allow();
+    }
+    let dir = api.logs().join(member.worker.id().as_str());
+    let format = Writer { format: asked.format, timestamps: asked.timestamps, at_begin: true };
+    let body = begin(dir, query, format, seat)
+        .map_err(|e| Problem::new(Code::Failed, format!("the output cannot be read now: {e}")))?;
+    let media_type = match asked.format {
+        Format::Raw => "application/octet-stream",
+        Format::Json => "application/x-ndjson",
+    };
+    Ok(([(header::CONTENT_TYPE, media_type)], body).into_response())
+}
+
+/// Has a thread of its own read, until it has told all or the body is gone.
+fn begin(dir: PathBuf, query: Query, mut writer: Writer, seat: OwnedSemaphorePermit) -> io::Result<Body> {
+    let (wake, connection) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (send, parts) = mpsc::channel::<io::Result<Bytes>>(QUEUE);
+    thread::Builder::new().name("api-logs".into()).spawn(move || {
+        let mut text = Vec::new();
+        let read = logs::read(&dir, &query, &wake, |told| {
+            let pause = told == Told::Pause;
+            writer.write(&told, &mut text);
+            if text.len() < PART && !(pause && !text.is_empty()) {
+                return ControlFlow::Continue(());
+            }
+            match send.blocking_send(Ok(mem::take(&mut text).into())) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        });
+        // Refused only where nobody reads any more.
+        drop(send.blocking_send(read.map(|()| text.into())));
+        drop(seat);
+    })?;
+    let parts = stream::unfold((parts, connection), |(mut parts, connection)| async move {
+        // Cancel-safe: a part is taken or stays.
+        parts.recv().await.map(|part| (part, (parts, connection)))
+    });
+    Ok(Body::from_stream(parts))
+}
+
+/// Turns lines into what is sent.
+#[derive(Debug)]
+struct Writer {
+    format: Format,
+    timestamps: bool,
+    /// Whether what comes next stands at the beginning of a line.
+    at_begin: bool,
+}
+
+impl Writer {
+    fn write(&mut self, told: &Told<'_>, text: &mut Vec<u8>) {
+        match (self.format, told) {
+            (Format::Json, _) => {
+                if let Some(line) = shape(told) {
+                    // Nothing in a line's shape can fail to be written.
+                    serde_json::to_writer(&mut *text, &line).unwrap_or_default();
+                    text.push(b'\n');
+                }
+            }
+            (Format::Raw, Told::Line(line)) => {
+                if self.timestamps {
+                    // What ended without an end is not joined with another's line.
+                    if self.at_begin || !line.goes_on {
+                        text.extend_from_slice(if self.at_begin { b"" } else { b"\n" });
+                        text.extend_from_slice(date(line.time_ns).as_deref().unwrap_or("-").as_bytes());
+                        text.push(b' ');
+                    }
+                    self.at_begin = line.bytes.ends_with(b"\n");
+                }
+                text.extend_from_slice(line.bytes);
+            }
+            (Format::Raw, Told::Missed { .. } | Told::Pause) => {}
+        }
+    }
+}
+
+fn shape(told: &Told<'_>) -> Option<LogLine> {
+    match told {
+        Told::Line(Line { run, stream, time_ns, bytes, .. }) => {
+            let whole = bytes.strip_suffix(b"\n");
+            let content = whole.unwrap_or(bytes);
+            let text = std::str::from_utf8(content).ok();
+            Some(LogLine {
+                time: date(*time_ns),
+                run: *run,
+                stream: *stream,
+                line: text.map(str::to_owned),
+                base64: text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(content)),
+                partial: whole.is_none(),
+                missed_files: None,
+            })
+        }
+        Told::Missed { run, stream, files } => Some(LogLine {
+            time: None,
+            run: *run,
+            stream: *stream,
+            line: None,
+            base64: None,
+            partial: false,
+            missed_files: Some(*files),
+        }),
+        Told::Pause => None,
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds.
+fn date(ns: Option<u64>) -> Option<String> {
+    let at = Timestamp::from_nanosecond(i128::from(ns?)).ok()?;
+    Some(format!("{at:.3}"))
+}
+
+#[cfg(test)]
+#[path = "logs_tests.rs"]
+mod tests;
