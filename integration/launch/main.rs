@@ -754,7 +754,14 @@ fn a_full_disk_costs_counted_bytes_and_never_the_worker_its_time() {
     let run = run("loud", 1);
     bed.launch(&fake, &plan(&run, &[MISBEHAVE, "count", "500000"]));
     launched(fake.next().0);
-    let (FromKeeper::Exited { status, .. }, _) = fake.next() else { panic!() };
+    let mut told = Vec::new();
+    let status = loop {
+        match fake.next().0 {
+            FromKeeper::Exited { status, .. } => break status,
+            FromKeeper::LogDropped { why, bytes, .. } => told.push((why, bytes)),
+            other => panic!("{other:?}"),
+        }
+    };
     let kept = wait_for("the keeper's word", || {
         let said = bed.said();
         let line = said.lines().find(|line| line.contains("bytes of stdout were dropped"))?;
@@ -762,6 +769,12 @@ fn a_full_disk_costs_counted_bytes_and_never_the_worker_its_time() {
         Some((bed.logs(&run).stdout.metadata().unwrap().len(), dropped))
     });
     umount2(&small, MntFlags::MNT_DETACH).unwrap();
+    while told.last().is_none_or(|(_, bytes)| bytes.is_none()) {
+        let (FromKeeper::LogDropped { why, bytes, .. }, _) = fake.next() else { panic!() };
+        told.push((why, bytes));
+    }
+    let no_space = |bytes| ("No space left on device (os error 28)".to_owned(), bytes);
+    assert_eq!(told, [no_space(None), no_space(Some(kept.1))], "told when it began and when it was over");
     assert_eq!(status, Some(ExitStatus::Exited { code: 0 }));
     assert!(bed.said().contains("No space left on device"), "{}", bed.said());
     let whole: u64 = (0..500_000).map(|n: u32| n.to_string().len() as u64 + 1).sum();

@@ -2,7 +2,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream as Client;
 use std::path::PathBuf;
 
-use axum::{body::Body, routing::get};
+use axum::{Extension, body::Body, routing::get};
 use futures_util::stream;
 
 use super::*;
@@ -31,11 +31,16 @@ fn bounds() -> Bounds {
 }
 
 fn router() -> Router {
-    let endless = || async { Body::from_stream(stream::repeat(Ok::<_, Infallible>(vec![0; 4096]))) };
+    let endless = async || Body::from_stream(stream::repeat(Ok::<_, Infallible>(vec![0; 4096])));
+    let unhurried = async move |Extension(unhurried): Extension<Unhurried>| {
+        unhurried.allow();
+        endless().await
+    };
     Router::new()
         .route("/who", get(async |peer: Peer| format!("<{peer}>")))
         .route("/never", get(std::future::pending::<()>))
         .route("/endless", get(endless))
+        .route("/unhurried", get(unhurried))
 }
 
 impl Place {
@@ -144,6 +149,22 @@ fn a_reader_that_takes_nothing_loses_its_place() {
     let mut lazy = place.connect();
     lazy.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     until_served(&place);
+}
+
+#[test]
+fn a_reader_that_may_take_its_time_keeps_its_place() {
+    let place = serve_with(router(), Bounds { connections: 2, reserved: 0, ..bounds() });
+    let read = |client: &mut Client, n: usize| client.read_exact(&mut vec![0; n]).unwrap();
+    let mut pager = place.connect();
+    pager.write_all(b"GET /unhurried HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    read(&mut pager, 1000);
+    // One that may not comes later, and goes.
+    let mut lazy = place.connect();
+    lazy.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    read(&mut lazy, 1000);
+    until_served(&place);
+    // More than any buffer between here and there holds.
+    read(&mut pager, 16 << 20);
 }
 
 #[test]

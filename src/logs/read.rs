@@ -224,7 +224,9 @@ impl<'a> Reading<'a> {
         for (stream, start) in &self.starts {
             let first = Segment { run, stream: *stream, number: 0 };
             let (segment, offset) = start.places.get(&run).copied().unwrap_or((first, 0));
-            self.heads.push(Head::new(self.dir.to_owned(), segment, offset));
+            // Whoever does not follow is told what there was when they asked, however fast more comes.
+            let end = (!self.query.follow).then(|| start.ends.get(&run).copied().unwrap_or((first, 0)));
+            self.heads.push(Head::new(self.dir.to_owned(), segment, offset, end));
         }
     }
 
@@ -237,7 +239,13 @@ impl<'a> Reading<'a> {
 
     /// Tells every line that is there, in the order of their times.
     fn all_there_is(&mut self, tell: &mut impl FnMut(Told<'_>) -> ControlFlow<()>) -> io::Result<ControlFlow<()>> {
+        let mut read = None;
         loop {
+            let so_far = self.heads.iter().map(|head| head.chunks).sum::<u64>();
+            if read.replace(so_far) != Some(so_far) {
+                // Those that had nothing are asked again with each chunk of another, and not with each line.
+                self.heads.iter_mut().for_each(|head| head.dry = false);
+            }
             let mut next: Option<(usize, u64)> = None;
             for (i, head) in self.heads.iter_mut().enumerate() {
                 let ready = head.fill()?;
@@ -298,6 +306,8 @@ struct Head {
     chunk: Vec<u8>,
     /// How much of the chunk has been used.
     used: usize,
+    /// What was read behind the chunk, and is not told.
+    behind: u64,
     /// The next line, as far as it has come.
     line: Vec<u8>,
     /// When it began.
@@ -305,10 +315,16 @@ struct Head {
     /// Whether it is a part behind another.
     goes_on: bool,
     ready: bool,
+    /// Where it is to end.
+    end: Option<(Segment, u64)>,
+    /// How many chunks it has read.
+    chunks: u64,
+    /// It has just had nothing more.
+    dry: bool,
 }
 
 impl Head {
-    fn new(dir: PathBuf, segment: Segment, offset: u64) -> Self {
+    fn new(dir: PathBuf, segment: Segment, offset: u64, end: Option<(Segment, u64)>) -> Self {
         Self {
             run: segment.run,
             stream: segment.stream,
@@ -317,23 +333,28 @@ impl Head {
             indexed: segment,
             chunk: Vec::new(),
             used: 0,
+            behind: 0,
             line: Vec::new(),
             time_ns: None,
             goes_on: false,
             ready: false,
+            end,
+            chunks: 0,
+            dry: false,
         }
     }
 
     /// Whether there is a line, or a part that is long enough.
     fn fill(&mut self) -> io::Result<bool> {
         while !self.ready {
-            if self.used == self.chunk.len() && !self.read_on()? {
+            if self.used == self.chunk.len() && (self.dry || !self.read_on()?) {
+                self.dry = true;
                 return Ok(false);
             }
             let rest = self.chunk.get(self.used..).unwrap_or_default();
             if self.line.is_empty() && !self.goes_on {
-                let behind = self.tape.position().1 - rest.len() as u64;
-                self.time_ns = self.index.time_at(behind).or(self.time_ns);
+                let begins = self.tape.position().1.saturating_sub(rest.len() as u64 + self.behind);
+                self.time_ns = self.index.time_at(begins).or(self.time_ns);
             }
             let room = MAX_LINE - self.line.len();
             let piece = rest.get(..room).unwrap_or(rest);
@@ -346,14 +367,25 @@ impl Head {
     }
 
     fn read_on(&mut self) -> io::Result<bool> {
+        self.used = 0;
+        self.chunk.clear();
+        if self.end.is_some_and(|end| self.tape.position() >= end) {
+            return Ok(false);
+        }
         self.chunk.resize(CHUNK, 0);
         let read = self.tape.read(&mut self.chunk);
         self.chunk.truncate(*read.as_ref().unwrap_or(&0));
-        self.used = 0;
         if read? == 0 {
             return Ok(false);
         }
-        let (segment, _) = self.tape.position();
+        self.chunks += 1;
+        let (segment, offset) = self.tape.position();
+        self.behind = 0;
+        if let Some((last, len)) = self.end.filter(|end| (segment, offset) > *end) {
+            self.behind = if segment == last { offset - len } else { self.chunk.len() as u64 };
+            let kept = self.chunk.len().saturating_sub(usize::try_from(self.behind).unwrap_or(usize::MAX));
+            self.chunk.truncate(kept);
+        }
         if segment != self.indexed {
             (self.indexed, self.index) = (segment, Index::default());
         }

@@ -196,6 +196,23 @@ fn whoever_follows_the_last_lines_goes_on_behind_them() {
 }
 
 #[test]
+fn whoever_does_not_follow_is_told_what_there_was_however_much_comes_meanwhile() {
+    let logs = Logs::new();
+    logs.add(segment(1, OUT, 0), 1, "a\nb\n");
+    let (wake, _) = nix::unistd::pipe().unwrap();
+    let mut told = 0;
+    read(logs.dir(), &all(), &wake, |_| {
+        told += 1;
+        logs.add(segment(1, OUT, told), 2, "more\n");
+        logs.add(segment(1, ERR, 0), 2, "more\n");
+        logs.add(segment(2, OUT, 0), 2, "more\n");
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(told, 2);
+}
+
+#[test]
 fn following_ends_when_the_one_who_wakes_is_gone_and_one_runs_with_it() {
     let logs = Logs::new();
     logs.add(segment(1, OUT, 0), 1, "a\n");

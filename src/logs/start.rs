@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use super::index::Index;
+use super::index::{GRAIN, Index};
 use crate::model::Segment;
 
 /// How much is read at once, backwards.
@@ -24,6 +24,8 @@ struct Part {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Start {
     pub(super) places: BTreeMap<u32, (Segment, u64)>,
+    /// Where each of them ended.
+    pub(super) ends: BTreeMap<u32, (Segment, u64)>,
     /// Only counted where the last lines were asked for.
     pub(super) lines: u64,
 }
@@ -46,6 +48,7 @@ pub(super) fn start(dir: &Path, segments: &[Segment], since_ns: Option<u64>, tai
         let to = meta.len();
         // What is not read, is not read from here on either.
         start.places.insert(segment.run, (*segment, to));
+        start.ends.insert(segment.run, (*segment, to));
         let from = match since_ns {
             None => Some(0),
             Some(_) if parts.last().is_some_and(|last: &Part| last.segment.is_of_the_stream_of(*segment)) => Some(0),
@@ -76,6 +79,8 @@ fn first_since(dir: &Path, segment: Segment, meta: &fs::Metadata, since_ns: u64)
     if written < i128::from(since_ns) {
         return Ok(None);
     }
+    // What came within a grain of a record came at its time or a little later.
+    let since_ns = since_ns.saturating_sub(u64::try_from(GRAIN.as_nanos()).unwrap_or(0));
     let index = Index::read(&dir.join(segment.index_name()), meta.len())?;
     if index.is_empty() {
         // Rather more than asked for.
@@ -195,9 +200,10 @@ mod tests {
     #[test]
     fn what_came_before_a_time_is_left_out_and_a_line_is_never_cut() {
         let (dir, segments) = files(&[(1, 0, "a\nbb\n"), (1, 1, "c\nd\n")]);
-        index(dir.path(), segment(1, 0), &[(100, 0), (200, 3)]);
-        index(dir.path(), segment(1, 1), &[(300, 0), (400, 2)]);
-        let begin = |since| start(dir.path(), &segments, Some(since), None).unwrap().places[&1];
+        let s = 1_000_000_000;
+        index(dir.path(), segment(1, 0), &[(100 * s, 0), (200 * s, 3)]);
+        index(dir.path(), segment(1, 1), &[(300 * s, 0), (400 * s, 2)]);
+        let begin = |since| start(dir.path(), &segments, Some(since * s), None).unwrap().places[&1];
         assert_eq!(begin(50), (segment(1, 0), 0));
         assert_eq!(begin(150), (segment(1, 1), 0), "the second half of bb is not shown without the first");
         assert_eq!(begin(350), (segment(1, 1), 2));
