@@ -177,7 +177,11 @@ impl Bed {
     pub(crate) fn logs(&self, run: &RunId) -> LogFiles {
         let dir = self.dir.path().join("logs").join(run.to_string());
         let file = |stream: &str| dir.join(format!("{}.{stream}", run.number));
-        LogFiles { stdout: file("stdout"), stderr: file("stderr"), policy: LogPolicy::default() }
+        LogFiles {
+            stdout: file("stdout"),
+            stderr: file("stderr"),
+            policy: LogPolicy { max_size: 1 << 30, ..LogPolicy::default() },
+        }
     }
 
     /// Asks for a launch in a fresh cgroup.
