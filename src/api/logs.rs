@@ -111,13 +111,11 @@ impl Asked {
 
 /// `10m` before `now`, or a moment as RFC 3339 writes it; in nanoseconds since 1970.
 fn since(text: &str, now: Timestamp) -> Result<u64, String> {
-    let at = match text.parse::<Timestamp>() {
-        Ok(at) => at.as_nanosecond(),
-        Err(_) => {
-            let ago =
-                crate::spec::time(text).map_err(|e| format!("since: {e}, or a moment like 2026-01-31T12:00:00Z"))?;
-            now.as_nanosecond() - i128::try_from(ago.as_nanos()).unwrap_or(i128::MAX)
-        }
+    let at = if let Ok(at) = text.parse::<Timestamp>() {
+        at.as_nanosecond()
+    } else {
+        let ago = crate::spec::time(text).map_err(|e| format!("since: {e}, or a moment like 2026-01-31T12:00:00Z"))?;
+        now.as_nanosecond() - i128::try_from(ago.as_nanos()).unwrap_or(i128::MAX)
     };
     Ok(u64::try_from(at).unwrap_or(0))
 }
@@ -154,9 +152,9 @@ fn begin(dir: PathBuf, query: Query, mut writer: Writer, seat: OwnedSemaphorePer
     thread::Builder::new().name("api-logs".into()).spawn(move || {
         let mut text = Vec::new();
         let read = logs::read(&dir, &query, &wake, |told| {
-            let pause = told == Told::Pause;
             writer.write(&told, &mut text);
-            if text.len() < PART && !(pause && !text.is_empty()) {
+            let enough = if told == Told::Pause { 1 } else { PART };
+            if text.len() < enough {
                 return ControlFlow::Continue(());
             }
             match send.blocking_send(Ok(mem::take(&mut text).into())) {

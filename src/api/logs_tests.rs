@@ -9,7 +9,9 @@ fn line(bytes: &[u8], goes_on: bool) -> Told<'_> {
 fn written(format: Format, timestamps: bool, told: &[Told<'_>]) -> String {
     let mut writer = Writer { format, timestamps, at_begin: true };
     let mut text = Vec::new();
-    told.iter().for_each(|told| writer.write(told, &mut text));
+    for told in told {
+        writer.write(told, &mut text);
+    }
     String::from_utf8(text).unwrap()
 }
 

@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn many_lines_are_counted_however_long_the_file_is() {
-        let text: String = (0..50_000).map(|n| format!("line {n}\n")).collect();
+        let text = (0..50_000).map(|n| format!("line {n}\n")).collect::<Vec<_>>().concat();
         let (dir, segments) = files(&[(1, 0, &text)]);
         let start = start(dir.path(), &segments, None, Some(20_000)).unwrap();
         let (_, from) = start.places[&1];
