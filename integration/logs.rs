@@ -174,7 +174,7 @@ fn whoever_follows_sees_every_line_of_every_run_in_order() {
     let script = format!("n=$(cat {count} 2>/dev/null | wc -c); printf x >> {count}; echo begin $n; echo end $n");
     let unit = [ALWAYS_AT_ONCE, "logs: {max_files: 1000}"];
     let mut up = Up::start(&case, &worker("w", &["/bin/sh", "-c", &script], &unit));
-    up.started("w", 1);
+    up.exited("w", 1);
     let mut following = Following::new(&case, &["w", "-f"]);
     for run in 0..30 {
         assert_eq!(following.next(), format!("begin {run}"));

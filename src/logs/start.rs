@@ -75,12 +75,13 @@ pub(super) fn start(dir: &Path, segments: &[Segment], since_ns: Option<u64>, tai
 
 /// From where on a file has what came at `since_ns` or later, from the beginning of a line.
 fn first_since(dir: &Path, segment: Segment, meta: &fs::Metadata, since_ns: u64) -> io::Result<Option<u64>> {
+    // What came within a grain of a record came at its time or a little later; and the kernel dates files by its last tick.
+    let since_ns = since_ns.saturating_sub(u64::try_from(GRAIN.as_nanos()).unwrap_or(0));
     let written = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
     if written < i128::from(since_ns) {
         return Ok(None);
     }
-    // What came within a grain of a record came at its time or a little later.
-    let since_ns = since_ns.saturating_sub(u64::try_from(GRAIN.as_nanos()).unwrap_or(0));
+
     let index = Index::read(&dir.join(segment.index_name()), meta.len())?;
     if index.is_empty() {
         // Rather more than asked for.
@@ -208,6 +209,17 @@ mod tests {
         assert_eq!(begin(150), (segment(1, 1), 0), "the second half of bb is not shown without the first");
         assert_eq!(begin(350), (segment(1, 1), 2));
         assert_eq!(begin(450), (segment(1, 1), 4), "the end");
+    }
+
+    #[test]
+    fn a_file_that_the_kernel_dates_a_tick_too_early_is_looked_into() {
+        let (dir, segments) = files(&[(1, 0, "a\n")]);
+        let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(100);
+        let file = File::options().write(true).open(dir.path().join("1.stdout")).unwrap();
+        file.set_modified(at - std::time::Duration::from_millis(4)).unwrap();
+        index(dir.path(), segment(1, 0), &[(100_000_000_000, 0)]);
+        let places = start(dir.path(), &segments, Some(100_000_000_000), None).unwrap().places;
+        assert_eq!(places[&1], (segment(1, 0), 0));
     }
 
     #[test]
