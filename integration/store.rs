@@ -128,6 +128,11 @@ fn after_the_end_of_the_whole_family_what_was_up_is_up_and_what_was_stopped_stay
     let _stopped = up.started("stopped", 1);
     case.ask("stop", &["stopped"]);
     kill_the_family(&case, &mut up, &[&running, &single]);
+    // As by the host's end: nothing of the tree is left to say how they ended.
+    for worker in ["running", "single"] {
+        let dir = case.run_dir(worker, 1);
+        wait_until("its directory can be removed", || fs::remove_dir(&dir).ok());
+    }
 
     let mut up = Up::start(&case, &workers);
     let away = ExitCause::Unknown { why: UnknownWhy::SupervisorAway };
