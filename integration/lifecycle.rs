@@ -857,7 +857,7 @@ fn logged(dir: &Path) -> Vec<String> {
     let mut files: Vec<_> = fs::read_dir(dir)
         .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
         .map(|e| e.unwrap().path())
-        .filter(|p| p.to_string_lossy().contains("stdout") || p.to_string_lossy().contains(".out"))
+        .filter(|p| p.to_string_lossy().contains(".stdout") && !p.to_string_lossy().ends_with(".idx"))
         .collect();
     files.sort();
     let text: String = files.iter().map(|f| fs::read_to_string(f).unwrap()).collect();
