@@ -8,6 +8,8 @@
 
 #[path = "limits/host_oom.rs"]
 mod host_oom;
+#[path = "limits/live.rs"]
+mod live;
 #[path = "limits/slices.rs"]
 mod slices;
 mod support;

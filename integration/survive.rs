@@ -15,6 +15,7 @@ use pinfold::{
     },
     model::{Counters, EventKind, ExitCause, KilledBy, RestartCounts, RunId, UnknownWhy, WorkerId},
     policy::breaker::Saved,
+    spec::types::Spec,
 };
 use rustix::process::Signal;
 use support::{
@@ -248,7 +249,7 @@ fn half_made(case: &Case, name: &str) -> Dir {
         v: 1,
         uuid: note::new_uuid().unwrap(),
         run: RunId::new(WorkerId::new(name).unwrap(), 1),
-        spec_hash: 0,
+        spec_hash: Spec::new(vec!["/bin/sleep".into(), "1000".into()]).digest(),
         breaker: Saved::default(),
         restarts: RestartCounts::default(),
         desired_up: true,

@@ -13,7 +13,7 @@ use pinfold::{
         client::Client,
         doctor, events,
         exit::{Exit, Failure, chain},
-        logs, look,
+        govern, logs, look,
         paths::{self, Who},
         render::Reader,
         run,
@@ -162,6 +162,10 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
             say(&ask(&Verb::Signal(args.signal.clone()), &args.whom, args.output, &to_supervisor()?)?)
         }
         Command::Reset(args) => say(&ask(&Verb::Reset, &args.whom, args.output, &to_supervisor()?)?),
+        Command::Plan(args) => say(&govern::plan(args, &to_supervisor()?)?),
+        Command::Reload(args) => say(&govern::reload(args, &to_supervisor()?)?),
+        Command::Scale(args) => say(&govern::scale(args, &to_supervisor()?)?),
+        Command::Set(args) => say(&govern::set(args, &to_supervisor()?)?),
         Command::Schema(_) => {
             print(&schema::text())?;
             Ok(Exit::Ok)

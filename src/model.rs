@@ -26,7 +26,7 @@ pub use check::{Check, Soundness};
 pub use counters::{
     AboveReading, Counters, CpuStat, HostOom, Level, MemoryEvents, Pressures, Sample, Stalled, Usage, Wanted,
 };
-pub use event::{KernelEvent, KernelEventKind, Target};
+pub use event::{KernelEvent, KernelEventKind, LimitSet, Target};
 pub use health::{HealthReport, HealthVerdict, ProbeKind};
 pub use id::{BadWorkerId, RunId, SliceName, WorkerId};
 pub use log::{LogPolicy, NoSegment, Overflow, Segment, Stream};

@@ -9,7 +9,10 @@ mod ledger;
 mod script;
 mod search;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::sync::mpsc;
 
@@ -60,6 +63,7 @@ impl Bench {
             cpus: 2,
             boot_id: BOOT_ID.into(),
             seed,
+            seqs: Mutex::default(),
         };
         Self { kernel, ledger, shared: Arc::new(shared), records, given_up }
     }

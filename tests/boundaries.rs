@@ -98,6 +98,13 @@ const TABLE: &[Row] = &[
         may_use: &["model", "spec::types", "worker::handle", "manager", "clock"],
         never: &["nix", "rustix", "libc", "axum", "hyper"],
     },
+    // It makes workers: their actors, on what those share.
+    Row {
+        files: "manager/crew.rs",
+        may_use: &["model", "spec::types", "worker::handle", "worker::actor", "manager", "clock"],
+        never: &["nix", "rustix", "libc", "axum", "hyper"],
+    },
+    Row { files: "manager/diff.rs", may_use: &["model", "spec::types"], never: PURE },
     Row {
         files: "manager/pattern.rs",
         may_use: &["model"],
@@ -122,7 +129,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         files: "api/wire.rs",
-        may_use: &["model", "manager::handle", "history::SinkHealth", "spec::types", "store"],
+        may_use: &["model", "manager::handle", "manager::diff", "history::SinkHealth", "spec::types", "store"],
         never: &["tokio", "nix", "rustix"],
     },
     Row { files: "cli", may_use: &["model", "spec", "kernel", "policy", "cli", "clock", "api::wire"], never: &[] },

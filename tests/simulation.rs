@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -23,7 +23,7 @@ use pinfold::spec::types::{
 };
 use pinfold::testing::{Bench, Call, Recovered};
 use pinfold::worker::actor::{Charge, Found, supervise};
-use pinfold::worker::handle::{Answer, AskError, WorkerHandle};
+use pinfold::worker::handle::{Answer, AskError, Reach, WorkerHandle};
 
 /// Longer than any run's end takes: a launch without an answer, a kill, a slow death.
 const LONG: Duration = Duration::from_secs(3600);
@@ -78,7 +78,9 @@ fn any_spec(random: &mut fastrand::Rng) -> Spec {
 
 struct Supervised {
     id: WorkerId,
+    /// What is configured, and how often that has changed.
     spec: Arc<Spec>,
+    generation: u64,
     handle: WorkerHandle,
     task: tokio::task::JoinHandle<()>,
 }
@@ -89,7 +91,7 @@ fn supervised(bench: &Bench, id: WorkerId, spec: Arc<Spec>, found: Found) -> Sup
         ..Charge::new(id.clone(), Arc::clone(&spec), found)
     };
     let (handle, actor) = supervise(&bench.shared, charge);
-    Supervised { id, spec, handle, task: tokio::spawn(actor) }
+    Supervised { id, spec, generation: 1, handle, task: tokio::spawn(actor) }
 }
 
 /// What was last asked of a worker, and whether that is a stop.
@@ -128,6 +130,8 @@ async fn die_and_recover(
         assert!((&mut worker.task).await.is_err());
     }
     bench.ledger.crash();
+    // The next one counts anew.
+    bench.shared.seqs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     for worker in workers.iter_mut() {
         let found = match bench.kernel.recover(&worker.id) {
             Recovered::Nothing { last_run } => Found::Nothing { last_run },
@@ -140,7 +144,9 @@ async fn die_and_recover(
         if down.contains(&worker.id) && after.desired_up {
             return Err(format!("a stop that was done is undone by the crash: {before:?}, then {after:?}"));
         }
-        if quiet && before.state == State::Stopped {
+        // Where a change was refused, the next supervisor begins with what is configured.
+        let in_line = before.observed_generation == before.desired_generation;
+        if quiet && in_line && before.state == State::Stopped {
             the_same_is_remembered(&before, &after)?;
         }
         // As every supervisor does.
@@ -289,16 +295,30 @@ fn any_report(random: &mut fastrand::Rng) -> HealthReport {
 }
 
 /// One of the things that arrive; what it says about the worker's being up, if anything.
-fn ask_anything(worker: &WorkerHandle, random: &mut fastrand::Rng) -> (Option<bool>, Answer) {
-    match random.u32(0..16) {
-        0..5 => (Some(true), worker.start(Trigger::Operator)),
-        5..7 => (Some(true), worker.restart(random.bool())),
-        7..9 => (Some(false), worker.stop(KilledBy::Stop)),
-        9 => (Some(false), worker.kill(KilledBy::Operator)),
-        10 => (None, worker.reset()),
-        11 => (None, worker.signal(15)),
-        12..15 => (None, worker.health(worker.status().run, any_report(random))),
-        _ => (Some(true), worker.restart(true)),
+fn ask_anything(
+    Supervised { handle, spec, generation, .. }: &mut Supervised,
+    random: &mut fastrand::Rng,
+) -> (Option<bool>, Answer) {
+    match random.u32(0..18) {
+        0..5 => (Some(true), handle.start(Trigger::Operator)),
+        5..7 => (Some(true), handle.restart(random.bool())),
+        7..9 => (Some(false), handle.stop(KilledBy::Stop)),
+        9 => (Some(false), handle.kill(KilledBy::Operator)),
+        10 => (None, handle.reset()),
+        11 => (None, handle.signal(15)),
+        12..15 => (None, handle.health(handle.status().run, any_report(random))),
+        15 => (Some(true), handle.restart(true)),
+        16 => {
+            *generation += 1;
+            let reach = Reach::Config { generation: *generation, renew: random.bool() };
+            *spec = Arc::new(any_spec(random));
+            (None, handle.update(Arc::clone(spec), reach))
+        }
+        // For a run only limits are set.
+        _ => {
+            let limits = any_spec(random).limits;
+            (None, handle.update(Arc::new(Spec { limits, ..Spec::clone(spec) }), Reach::Run))
+        }
     }
 }
 
@@ -316,9 +336,9 @@ async fn storm(seed: u64) -> Result<usize, String> {
     let mut answers = Vec::new();
     let began = bench.shared.clock.now();
     while bench.shared.clock.now().since(began) < Duration::from_secs(60) {
-        for worker in &workers {
+        for worker in &mut workers {
             for _ in 0..random.u32(0..4) {
-                answers.push(ask_anything(&worker.handle, &mut random).1);
+                answers.push(ask_anything(worker, &mut random).1);
             }
         }
         // Every verb works all the same.
@@ -349,10 +369,11 @@ async fn live(seed: u64) -> Result<usize, String> {
             die_and_recover(&bench, &mut workers, &mut last).await?;
             continue;
         }
-        let worker = &workers[random.usize(0..workers.len())].handle;
+        let which = random.usize(0..workers.len());
+        let worker = &mut workers[which];
         match ask_anything(worker, &mut random) {
             (Some(up), answer) => {
-                let order = last.insert(worker.id().clone(), Order { stop: !up, answer: Some(answer), done: false });
+                let order = last.insert(worker.id.clone(), Order { stop: !up, answer: Some(answer), done: false });
                 answers.extend(order.and_then(|order| order.answer));
             }
             (None, answer) => answers.push(answer),

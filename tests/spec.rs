@@ -151,6 +151,7 @@ fn a_profile_reaches_the_restart_policy_whether_that_is_written_inherited_or_abs
 fn every_key_reaches_the_value_it_names() {
     let config = good("everything");
     assert_eq!(config.env, map(&[("LANG", "C.UTF-8"), ("SHARED", "global")]));
+    assert_eq!(config.reconcile_interval, Some(Duration::from_secs(5)));
     let names: Vec<_> = config.workers.iter().map(|worker| worker.id.as_str()).collect();
     assert_eq!(names, ["full-1", "full-2"]);
     let worker = worker(&config, "full-2");
@@ -335,12 +336,7 @@ fn a_slice_in_two_files_is_an_error_that_names_both() {
 #[test]
 fn a_file_without_content_is_an_empty_configuration() {
     for name in ["empty", "only-comments"] {
-        let store = StoreType::Sqlite;
-        assert_eq!(
-            good(name),
-            Config { env: BTreeMap::new(), slices: Vec::new(), store, history: Vec::new(), workers: Vec::new() },
-            "{name}"
-        );
+        assert_eq!(good(name), Config::default(), "{name}");
     }
 }
 

@@ -59,6 +59,7 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     "pressure-neither",
     "pressure-stall",
     "pressure-window",
+    "reconcile-interval",
     "restart-delays",
     "size-fraction",
     "slice-limits",

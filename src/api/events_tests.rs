@@ -38,7 +38,8 @@ impl Street {
         let member = |name: &str| {
             let spec = Arc::new(Spec::new(vec!["x".into()]));
             let worker = bench.worker(name, Spec::clone(&spec)).unwrap();
-            Member { declared_as: WorkerId::new(name.split('-').next().unwrap()).unwrap(), spec, worker }
+            let declared_as = WorkerId::new(name.split('-').next().unwrap()).unwrap();
+            Member::new(declared_as, spec, worker)
         };
         let manager = Manager::new(["web-1", "web-2", "db"].map(member).into());
         let scribe = Scribe::new("s");

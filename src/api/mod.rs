@@ -10,6 +10,7 @@
 //!  routes  what is under which path ── extract  what a request brings
 //!  events  the stream ── filter  who wants which of it
 //!  logs    a worker's output, on a thread for each reader ── patience  how long a reader may take
+//!  govern  who changes what is configured
 //!  wire    every shape ── problem  every error ── moment  every date ── usage  what running workers use
 //! ```
 //!
@@ -20,6 +21,7 @@
 mod events;
 mod extract;
 mod filter;
+mod govern;
 mod logs;
 mod moment;
 mod patience;
@@ -32,6 +34,7 @@ mod usage;
 pub mod wire;
 
 pub use extract::MAX_BODY;
+pub use govern::{Answering, Governor, Outcomes};
 pub use moment::Moment;
 pub use peer::{Peer, Role};
 pub use routes::{Api, Told};

@@ -6,8 +6,10 @@ use axum::{
 };
 
 use super::wire::{Code, Problem, Settled, Word};
+use crate::manager::crew::ManagerError;
 use crate::manager::handle::NotAsked;
 use crate::manager::pattern::NoMatch;
+use crate::model::chain;
 
 impl Problem {
     /// An error with what to say about it.
@@ -18,7 +20,7 @@ impl Problem {
 
     fn with_status(status: u16, code: Code, detail: String) -> Self {
         let title = StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
-        Self { title: title.to_owned(), status, code, detail, results: Vec::new() }
+        Self { title: title.to_owned(), status, code, detail, results: Vec::new(), problems: Vec::new() }
     }
 
     /// What `results` have failed in, if any of them has: in one way, or in several. The HTTP status is that of all of
@@ -48,6 +50,22 @@ impl From<NoMatch> for Problem {
             NoMatch::TooMany { .. } => Code::BadRequest,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<ManagerError> for Problem {
+    fn from(error: ManagerError) -> Self {
+        let code = match &error {
+            ManagerError::NoMatch(_) | ManagerError::Gone { .. } => Code::NotFound,
+            ManagerError::GoingDown => Code::GoingDown,
+            ManagerError::Taken { .. } | ManagerError::Differs { .. } | ManagerError::Running { .. } => Code::Taken,
+            ManagerError::NotScalable { .. } | ManagerError::Count { .. } | ManagerError::Name { .. } => {
+                Code::BadRequest
+            }
+            ManagerError::Refused { why, .. } => Code::of(why),
+            ManagerError::Fixed => Code::Failed,
+        };
+        Self::new(code, chain(&error))
     }
 }
 

@@ -11,7 +11,7 @@ use axum::{
     extract::State,
     http::header,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, patch, post, put},
 };
 use futures_util::stream;
 use jiff::Timestamp;
@@ -20,14 +20,18 @@ use tokio::sync::watch;
 
 use super::events::{Seats, events};
 use super::extract::{Body, Name, Params};
+use super::govern::Governor;
 use super::logs::{self, Readers};
 use super::moment::{Calendar, Moment};
 use super::peer::Peer;
 use super::usage::{self, Meter};
-use super::wire::{Ask, Code, Health, History, PastRun, Problem, Results, Settled, StoreHealth, Why, Worker};
+use super::wire::{
+    Ask, Code, Health, History, Instances, PastRun, Plan, Problem, Reloaded, Results, SetLimits, Settled, StoreHealth,
+    Why, Worker,
+};
 use crate::clock::Clock;
 use crate::history::{Ring, Vitals};
-use crate::manager::handle::{Action, Manager, Member};
+use crate::manager::handle::{Action, Manager, Member, Outcome};
 use crate::model::{Mono, RunId, State as WorkerState, WorkerId, chain};
 use crate::store::{self, StoreHandle};
 
@@ -38,6 +42,7 @@ const PIECE: usize = 64;
 #[derive(Clone)]
 pub struct Api {
     inner: Arc<Inner>,
+    governor: Option<Arc<dyn Governor>>,
 }
 
 struct Inner {
@@ -78,7 +83,14 @@ impl Api {
     ) -> Self {
         let (calendar, began) = (Calendar::new(clock), clock.now());
         let (seats, readers) = (Seats::new(), Readers::new());
-        Self { inner: Arc::new(Inner { manager, meter, calendar, began, logs, store, runs, told, seats, readers }) }
+        let inner = Inner { manager, meter, calendar, began, logs, store, runs, told, seats, readers };
+        Self { inner: Arc::new(inner), governor: None }
+    }
+
+    /// The same, where what is configured can be changed through `governor`.
+    #[must_use]
+    pub fn governed_by(self, governor: Arc<dyn Governor>) -> Self {
+        Self { governor: Some(governor), ..self }
     }
 
     pub(super) fn manager(&self) -> &Manager {
@@ -113,6 +125,10 @@ impl Api {
             .route("/v1/workers/{name}/kill", post(kill))
             .route("/v1/workers/{name}/signal", post(signal))
             .route("/v1/workers/{name}/reset", post(reset))
+            .route("/v1/workers/{name}/instances", put(scale))
+            .route("/v1/workers/{name}/limits", patch(set_limits))
+            .route("/v1/plan", post(plan))
+            .route("/v1/reload", post(reload))
             .fallback(nothing_here)
             .method_not_allowed_fallback(another_method)
             .with_state(self)
@@ -127,12 +143,12 @@ impl Api {
         &self.inner.readers
     }
 
-    pub(super) fn find(&self, name: &str) -> Result<&Arc<Member>, Problem> {
+    pub(super) fn find(&self, name: &str) -> Result<Arc<Member>, Problem> {
         let manager = &self.inner.manager;
         manager.find(name).ok_or_else(|| {
-            let mut instances = manager.instances(name).map(|member| member.worker.id().as_str());
-            let some: Vec<&str> = instances.by_ref().take(5).collect();
-            let more = if instances.next().is_some() { ", …" } else { "" };
+            let instances = manager.instances(name);
+            let some: Vec<&str> = instances.iter().take(5).map(|member| member.worker.id().as_str()).collect();
+            let more = if instances.len() > some.len() { ", …" } else { "" };
             let detail = match some.as_slice() {
                 [] => format!("there is no worker {name:?}"),
                 some => format!("{name} has instances, of which one is to be named: {}{more}", some.join(", ")),
@@ -207,14 +223,14 @@ async fn list(State(api): State<Api>, Params(list): Params<List>) -> Result<Resp
 }
 
 async fn one(State(api): State<Api>, Name(name): Name, Params(one): Params<One>) -> Result<Json<Worker>, Problem> {
-    let member = Arc::clone(api.find(&name)?);
+    let member = api.find(&name)?;
     let told = api.tell(&[member], one.usage).await;
     told.into_iter().next().map(Json).ok_or_else(|| Problem::new(Code::Failed, "nothing was told"))
 }
 
 async fn why(State(api): State<Api>, Name(name): Name) -> Result<Json<Why>, Problem> {
     let member = api.find(&name)?;
-    let worker = tell(member, &api.inner.calendar.now());
+    let worker = tell(&member, &api.inner.calendar.now());
     let stderr = |run: u32| api.inner.logs.join(&name).join(format!("{run}.stderr")).display().to_string();
     Ok(Json(Why::new(worker, &member.worker.story(), (&*member.spec).into(), stderr)))
 }
@@ -222,14 +238,15 @@ async fn why(State(api): State<Api>, Name(name): Name) -> Result<Json<Why>, Prob
 async fn health(State(api): State<Api>) -> Json<Health> {
     let Inner { manager, calendar, began, store, told, .. } = &*api.inner;
     let store = StoreHealth::from(&*store.borrow());
-    let running = manager.all().iter().filter(|m| m.worker.status().state == WorkerState::Running).count();
+    let all = manager.all();
+    let running = all.iter().filter(|m| m.worker.status().state == WorkerState::Running).count();
     let status = if manager.is_closed() { "going_down" } else { store.status.as_str() };
     Json(Health {
         status: status.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_ms: calendar.now().since_ms(*began),
-        workers: manager.all().len(),
+        workers: all.len(),
         running,
         store,
         history: told.sinks.read(),
@@ -339,19 +356,53 @@ impl Verb {
 }
 
 impl Api {
+    fn governor(&self) -> Result<&dyn Governor, Problem> {
+        let none = || Problem::new(Code::Failed, "what is configured cannot be changed here");
+        self.governor.as_deref().ok_or_else(none)
+    }
+
     async fn ask(&self, pattern: &str, verb: Verb, ask: &Ask, peer: Peer) -> Answered {
         let action = verb.with(ask)?;
         let within = ask.timeout.as_deref().map(crate::spec::time).transpose();
         let within = within.map_err(|e| Problem::new(Code::BadRequest, format!("timeout: {e}")))?;
         let asked = self.inner.manager.ask(pattern, action, &peer.to_string())?;
         let told = if ask.wait { asked.done(within).await } else { asked.taken().await };
-        let results: Vec<Settled> = told.iter().map(|(member, outcome)| Settled::new(member, outcome)).collect();
-        match Problem::of(&results) {
-            None => Ok(Json(Results { results })),
-            Some(problem) => Err(problem),
-        }
+        settled(&told)
     }
 }
+
+async fn plan(State(api): State<Api>, Body(Nothing {}): Body<Nothing>) -> Result<Json<Plan>, Problem> {
+    api.governor()?.plan().await.map(Json)
+}
+
+async fn reload(
+    State(api): State<Api>,
+    peer: Peer,
+    Body(Nothing {}): Body<Nothing>,
+) -> Result<Json<Reloaded>, Problem> {
+    api.governor()?.reload(peer.to_string()).await.map(Json)
+}
+
+async fn scale(State(api): State<Api>, Name(name): Name, Body(ask): Body<Instances>) -> Answered {
+    settled(&api.governor()?.scale(name, ask.instances).await?)
+}
+
+async fn set_limits(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<SetLimits>) -> Answered {
+    settled(&api.governor()?.set(name, ask, peer.to_string()).await?)
+}
+
+fn settled(told: &[(Arc<Member>, Outcome)]) -> Answered {
+    let results: Vec<Settled> = told.iter().map(|(member, outcome)| Settled::new(member, outcome)).collect();
+    match Problem::of(&results) {
+        None => Ok(Json(Results { results })),
+        Some(problem) => Err(problem),
+    }
+}
+
+/// A body that says nothing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
 
 async fn nothing_here(uri: axum::http::Uri) -> Problem {
     Problem::new(Code::NotFound, format!("nothing is served under {:?}", uri.path()))

@@ -35,7 +35,7 @@ impl Door {
             let spec = Arc::new(Spec::new(vec!["x".into()]));
             let parent = name.split('-').next().unwrap_or(name);
             let worker = bench.worker(name, Spec::clone(&spec)).unwrap();
-            Member { declared_as: WorkerId::new(parent).unwrap(), spec, worker }
+            Member::new(WorkerId::new(parent).unwrap(), spec, worker)
         };
         let manager = Manager::new(names.iter().map(member).collect());
         let runs = store::MemoryStore::new();

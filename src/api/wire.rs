@@ -5,10 +5,13 @@
 //! is the length of time beside them: milliseconds where the name says `ms`, microseconds where it says `usec`. What is
 //! not known, or does not apply, is absent.
 
+use std::{collections::BTreeMap, fmt};
+
 use serde::{Deserialize, Serialize};
 
 use super::moment::{Moment, millis};
 use crate::history::SinkHealth;
+pub use crate::manager::diff::{Plan, Step};
 use crate::manager::handle::{Member, Outcome, Refusal};
 use crate::model::{
     self, BreakerState, Class, Confidence, Detail, Event, ExitCause, KilledBy, Limit, PolicyName, RestartCounts, State,
@@ -78,6 +81,12 @@ pub struct Worker {
     /// What keeps it from ending, while it is `stopping(unkillable)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stuck_on: Option<String>,
+    /// The number of the spec it should run by: each change of its configuration has a higher one.
+    #[serde(default)]
+    pub desired_generation: u64,
+    /// The number of the spec it does run by: lower while a change is under way, was refused, or waits for its next run.
+    #[serde(default)]
+    pub observed_generation: u64,
     /// Grows with every change of the above.
     pub generation: u64,
     /// What it uses now; only where it was asked for (`?usage=true`) and it runs.
@@ -241,6 +250,67 @@ pub struct Settled {
     pub pid: Option<i32>,
     /// The number of its current or last run.
     pub run: u32,
+}
+
+/// The answer to `POST /v1/reload`: what `POST /v1/plan` would have told, with what came of each step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The steps in the order in which they were carried out.
+    pub steps: Vec<Carried>,
+    /// The workers that nothing was done about, because nothing of them has changed.
+    pub untouched: Vec<WorkerId>,
+}
+
+/// A step that was carried out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Carried {
+    /// The step.
+    #[serde(flatten)]
+    pub step: Step,
+    /// What came of it.
+    pub outcome: Word,
+    /// With `failed`: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The body of `PUT /v1/workers/{name}/instances`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Instances {
+    /// How many.
+    pub instances: usize,
+}
+
+/// The body of `PATCH /v1/workers/{name}/limits`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SetLimits {
+    /// Keys below `unit.limits`, like `memory.max_rss`, with their values as in a configuration; `max` takes a limit off.
+    pub limits: BTreeMap<String, String>,
+    /// For how long (`10m`); without it for the present run.
+    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+    pub for_: Option<String>,
+    /// Also for every later run, and across reloads and supervisors.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub persist: bool,
+}
+
+/// Something that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wrong {
+    /// The file.
+    pub file: String,
+    /// Its line, from 1; 0 where the file as a whole is meant.
+    pub line: usize,
+    /// The column in characters, from 1; 0 where the file as a whole is meant.
+    pub column: usize,
+    /// The keys that lead there; empty at the top of a file.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub fix: String,
 }
 
 /// An outcome.
@@ -418,6 +488,9 @@ pub struct Problem {
     /// Where workers were asked: what came of it for each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub results: Vec<Settled>,
+    /// Where a configuration was read: everything that is wrong with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Wrong>,
 }
 
 /// What is wrong. A program may meet one that it does not know: new ones are added.
@@ -452,6 +525,14 @@ pub enum Code {
     NotNow,
     /// It was asked for the opposite meanwhile.
     Superseded,
+    /// The limits cannot be changed so while it runs.
+    LimitRefused,
+    /// Another change is under way.
+    Busy,
+    /// The configuration has problems.
+    BadConfig,
+    /// The name is another worker's.
+    Taken,
     /// Processes of it survive SIGKILL.
     Unkillable,
     /// It was not done in time, and goes on.
@@ -461,6 +542,20 @@ pub enum Code {
     /// One that this version does not know.
     #[serde(other)]
     Unknown,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, line, column, path, message, fix } = self;
+        f.write_str(file)?;
+        if *line > 0 {
+            write!(f, ":{line}:{column}")?;
+        }
+        if !path.is_empty() {
+            write!(f, ": {path}")?;
+        }
+        write!(f, ": {message}; {fix}")
+    }
 }
 
 impl Default for Ask {
@@ -502,6 +597,8 @@ impl Worker {
             down_by: status.down_by,
             down_policy: status.down_policy,
             stuck_on: status.stuck_on,
+            desired_generation: status.desired_generation,
+            observed_generation: status.observed_generation,
             generation: status.generation,
             usage: None,
             id: status.id,
@@ -575,7 +672,7 @@ fn said(status: &WorkerStatus) -> String {
 }
 
 impl Code {
-    fn of(refusal: &Refusal) -> Self {
+    pub(super) fn of(refusal: &Refusal) -> Self {
         match refusal {
             Refusal::StartFailed(_) => Self::StartFailed,
             Refusal::BreakerOpen { .. } => Self::BreakerOpen,
@@ -584,6 +681,7 @@ impl Code {
             Refusal::NotNow(_) => Self::NotNow,
             Refusal::Superseded => Self::Superseded,
             Refusal::Unkillable => Self::Unkillable,
+            Refusal::Limits(_) => Self::LimitRefused,
             Refusal::Kernel(_) => Self::Failed,
         }
     }
@@ -597,9 +695,16 @@ impl Code {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::TooSlow => 408,
-            Self::BreakerOpen | Self::NotRunning | Self::NotNow | Self::Superseded | Self::Unkillable => 409,
+            Self::BreakerOpen
+            | Self::NotRunning
+            | Self::NotNow
+            | Self::Superseded
+            | Self::Unkillable
+            | Self::LimitRefused
+            | Self::Busy
+            | Self::Taken => 409,
             Self::TooLarge => 413,
-            Self::StartFailed | Self::Ended => 422,
+            Self::StartFailed | Self::Ended | Self::BadConfig => 422,
             Self::Failed | Self::Unknown => 500,
             Self::TooManyConnections | Self::GoingDown => 503,
             Self::TimedOut => 504,

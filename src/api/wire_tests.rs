@@ -21,7 +21,7 @@ fn member(bench: &Bench) -> Member {
     spec.limits.memory.max = Some(256 << 20);
     spec.limits.cpu.max_percent = Some(75.0);
     let worker = bench.worker("web-1", spec.clone()).unwrap();
-    Member { declared_as: WorkerId::new("web").unwrap(), spec: Arc::new(spec), worker }
+    Member::new(WorkerId::new("web").unwrap(), Arc::new(spec), worker)
 }
 
 fn running() -> WorkerStatus {
@@ -49,6 +49,8 @@ fn running() -> WorkerStatus {
         down_by: None,
         down_policy: None,
         stuck_on: None,
+        desired_generation: 3,
+        observed_generation: 2,
         generation: 17,
     }
 }

@@ -53,6 +53,14 @@ pub enum Command {
     Signal(Signal),
     /// Close the restart breakers of workers; what an open one held down begins to start
     Reset(Ask),
+    /// Say what a reload would do, and do nothing
+    Plan(Plan),
+    /// Read the config anew and bring every worker in line with it; what has not changed is not touched
+    Reload(Plan),
+    /// Make it so many instances of a worker that has instances
+    Scale(Scale),
+    /// Change limits of a running worker, which goes on: for its present run, for a time, or to last
+    Set(Set),
     /// Show what has happened lately, or what happens from now on
     Events(Events),
     /// List the runs of a worker: when, how long, and how each ended
@@ -386,6 +394,16 @@ pub struct Events {
     globals: Globals,
 }
 
+/// `pinfold plan` and `pinfold reload`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
 /// `pinfold history`.
 #[derive(Debug, Args)]
 pub struct History {
@@ -395,6 +413,45 @@ pub struct History {
     /// How many runs, the newest first, at most 1000
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
     pub number: u32,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// `pinfold scale`.
+#[derive(Debug, Args)]
+pub struct Scale {
+    /// Which worker, and how many instances of it, until the next reload
+    #[arg(value_name = "NAME=N")]
+    pub target: String,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
+/// `pinfold set`.
+#[derive(Debug, Args)]
+pub struct Set {
+    /// The worker
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Limits by their keys in the config.
+    #[arg(
+        value_name = "KEY=VALUE",
+        required = true,
+        help = "Limits by their keys in the config: memory.max_rss=1G pids.max=100"
+    )]
+    pub limits: Vec<String>,
+    /// Put the configured limits back after this time (10m)
+    #[arg(long = "for", value_name = "DURATION", conflicts_with = "persist")]
+    pub for_: Option<String>,
+    /// Keep them for every later run, too, over what is configured
+    #[arg(long)]
+    pub persist: bool,
     /// `-o`.
     #[command(flatten)]
     pub output: FormatArg,
@@ -459,6 +516,9 @@ impl Cli {
             Command::Signal(args) => &args.globals,
             Command::Events(args) => &args.globals,
             Command::History(args) => &args.globals,
+            Command::Plan(args) | Command::Reload(args) => &args.globals,
+            Command::Scale(args) => &args.globals,
+            Command::Set(args) => &args.globals,
             Command::Validate(args) => &args.globals,
             Command::Schema(args) => &args.globals,
             Command::Doctor(args) => &args.globals,

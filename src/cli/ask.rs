@@ -80,7 +80,7 @@ pub fn ask(verb: &Verb, whom: &Whom, output: FormatArg, client: &Client) -> Resu
 }
 
 /// What came of it for each worker, where workers were asked.
-fn failed(problem: Problem) -> Result<(Results, Exit), Failure> {
+pub(super) fn failed(problem: Problem) -> Result<(Results, Exit), Failure> {
     if problem.results.iter().all(|settled| settled.outcome != Word::Failed) {
         return Err(Failure::Answered(Box::new(problem)));
     }

@@ -63,8 +63,21 @@ impl Client {
     /// # Errors
     /// [`Failure`], where there was no answer.
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Result<T, Problem>, Failure> {
+        self.ask(Method::POST, path, body)
+    }
+
+    /// The same by another method.
+    ///
+    /// # Errors
+    /// [`Failure`], where there was no answer.
+    pub fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Result<T, Problem>, Failure> {
         let body = serde_json::to_vec(body).map_err(|e| Failure::failed("cannot write the request", e))?;
-        let answer = self.exchange(Method::POST, path, body.into(), None)?;
+        let answer = self.exchange(method, path, body.into(), None)?;
         self.read(&answer)
     }
 

@@ -90,7 +90,7 @@ impl From<Exit> for std::process::ExitCode {
 pub const fn of_code(code: Code) -> Exit {
     match code {
         Code::NotFound => Exit::NoSuchWorker,
-        Code::BadRequest | Code::MethodNotAllowed | Code::TooLarge => Exit::Usage,
+        Code::BadRequest | Code::MethodNotAllowed | Code::TooLarge | Code::BadConfig => Exit::Usage,
         Code::NotPermitted => Exit::NotPermitted,
         Code::TimedOut => Exit::TimedOut,
         Code::BreakerOpen => Exit::BreakerOpen,
@@ -102,6 +102,9 @@ pub const fn of_code(code: Code) -> Exit {
         | Code::Ended
         | Code::NotNow
         | Code::Superseded
+        | Code::LimitRefused
+        | Code::Busy
+        | Code::Taken
         | Code::Unkillable
         | Code::Failed
         | Code::Unknown => Exit::Failed,
@@ -206,6 +209,12 @@ impl Failure {
         match self {
             Self::Usage(problems) => return lines(problems, "pinfold: "),
             Self::Config(problems) => return format!("pinfold: {}", lines(problems, "")),
+            // One line for each: together they are no sentence.
+            Self::Answered(problem) if problem.problems.len() > 1 => {
+                let told = problem.detail.split(": ").next().unwrap_or_default();
+                let wrong = problem.problems.iter().map(|wrong| inert(&wrong.to_string()).into_owned());
+                return format!("pinfold: {}:\n{}", inert(told), wrong.collect::<Vec<_>>().join("\n"));
+            }
             _ => {}
         }
         format!("pinfold: {}", chain(self))

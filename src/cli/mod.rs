@@ -10,6 +10,7 @@ pub mod client;
 pub mod doctor;
 pub mod events;
 pub mod exit;
+pub mod govern;
 pub mod logs;
 pub mod look;
 pub mod paths;

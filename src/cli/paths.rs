@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::args::Globals;
 
 /// The runtime directory of a supervisor that runs as root.
@@ -37,7 +39,8 @@ pub struct Paths {
 }
 
 /// What to read as configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ConfigSource {
     /// These files, in this order; each must exist.
     Named(Vec<PathBuf>),

@@ -1,19 +1,36 @@
-//! The configuration that is in force, as text, in the state directory.
+//! The configuration that is in force, as text, in the state directory, and where it came from.
 //!
 //! The supervisor reads it here and not where it came from: one that the keeper restarts must supervise what is
-//! running, whatever has happened to the files meanwhile.
+//! running, whatever has happened to the files meanwhile. A reload reads the files again, and writes here before it acts: one
+//! that is killed half-way is finished by the next supervisor.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
     path::Path,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::cli::paths::ConfigSource;
+use crate::model::WorkerId;
 use crate::spec::Source;
 
 const FILE: &str = "applied.json";
+const OVERRIDES: &str = "overrides.json";
+
+/// The configuration in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Applied {
+    /// Where it is read again. `None`: an earlier version did not keep that.
+    pub(super) from: Option<ConfigSource>,
+    /// Its text.
+    pub(super) sources: Vec<Source>,
+}
+
+/// Limits that were set to last, by worker and key.
+pub(super) type Overrides = BTreeMap<WorkerId, BTreeMap<String, String>>;
 
 #[derive(Serialize, Deserialize)]
 struct Text {
@@ -21,46 +38,114 @@ struct Text {
     text: String,
 }
 
-/// Keeps `sources`, which have been validated, in `state`: whole, or as it was before. Readable by its owner alone, for
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Kept {
+    Whole(Whole),
+    /// As it was written before there was a reload.
+    Texts(Vec<Text>),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Whole {
+    from: Option<ConfigSource>,
+    files: Vec<Text>,
+}
+
+/// Keeps `applied`, which has been validated, in `state`: whole, or as it was before. Readable by its owner alone, for
 /// there can be secrets in an environment.
 ///
 /// # Errors
 /// Where it cannot be written.
-pub(super) fn store(state: &Path, sources: &[Source]) -> io::Result<()> {
-    let texts = sources.iter().map(|source| {
+pub(super) fn store(state: &Path, applied: &Applied) -> io::Result<()> {
+    let texts = applied.sources.iter().map(|source| {
         let text = String::from_utf8(source.bytes.clone()).map_err(io::Error::other)?;
         Ok(Text { name: source.name.clone(), text })
     });
-    let texts = texts.collect::<io::Result<Vec<_>>>()?;
-    let mut file = tempfile::NamedTempFile::new_in(state)?;
-    serde_json::to_writer(&mut file, &texts)?;
-    file.write_all(b"\n")?;
-    file.as_file().sync_all()?;
-    file.persist(state.join(FILE)).map_err(|e| e.error)?;
-    File::open(state)?.sync_all()
+    let files = texts.collect::<io::Result<Vec<_>>>()?;
+    write(state, FILE, &Whole { from: applied.from.clone(), files })
 }
 
 /// Reads what [`store`] kept.
 ///
 /// # Errors
 /// Where there is nothing, or it is not understood.
-pub(super) fn load(state: &Path) -> io::Result<Vec<Source>> {
-    let texts: Vec<Text> = serde_json::from_slice(&fs::read(state.join(FILE))?)?;
-    Ok(texts.into_iter().map(|t| Source { name: t.name, bytes: t.text.into_bytes() }).collect())
+pub(super) fn load(state: &Path) -> io::Result<Applied> {
+    let Whole { from, files } = match read(state, FILE)? {
+        Kept::Whole(whole) => whole,
+        Kept::Texts(files) => Whole { from: None, files },
+    };
+    let sources = files.into_iter().map(|t| Source { name: t.name, bytes: t.text.into_bytes() }).collect();
+    Ok(Applied { from, sources })
+}
+
+/// Keeps the limits that were set to last, as [`store`] does.
+///
+/// # Errors
+/// Where they cannot be written.
+pub(super) fn store_overrides(state: &Path, overrides: &Overrides) -> io::Result<()> {
+    write(state, OVERRIDES, overrides)
+}
+
+/// The limits that were set to last.
+///
+/// # Errors
+/// Where they are there and not understood.
+pub(super) fn load_overrides(state: &Path) -> io::Result<Overrides> {
+    match read(state, OVERRIDES) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Overrides::new()),
+        other => other,
+    }
+}
+
+fn write(state: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(state)?;
+    serde_json::to_writer(&mut file, value)?;
+    file.write_all(b"\n")?;
+    file.as_file().sync_all()?;
+    file.persist(state.join(name)).map_err(|e| e.error)?;
+    File::open(state)?.sync_all()
+}
+
+fn read<T: DeserializeOwned>(state: &Path, name: &str) -> io::Result<T> {
+    Ok(serde_json::from_slice(&fs::read(state.join(name))?)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn sources() -> Vec<Source> {
+        vec![Source { name: "/etc/é.yaml".into(), bytes: "env: {A: \"\\u0041\"}\n".into() }]
+    }
+
     #[test]
-    fn what_was_applied_is_read_back_and_is_nobody_elses() {
+    fn what_was_applied_is_read_back_with_where_it_came_from_and_is_nobody_elses() {
         use std::os::unix::fs::PermissionsExt;
         let state = tempfile::tempdir().unwrap();
-        let sources = [Source { name: "/etc/é.yaml".into(), bytes: "env: {A: \"\\u0041\"}\n".into() }];
-        store(state.path(), &sources).unwrap();
-        assert_eq!(load(state.path()).unwrap(), sources);
+        let from =
+            ConfigSource::Default { file: "/etc/pinfold/pinfold.yaml".into(), dir: "/etc/pinfold/conf.d".into() };
+        let applied = Applied { from: Some(from), sources: sources() };
+        store(state.path(), &applied).unwrap();
+        assert_eq!(load(state.path()).unwrap(), applied);
         let mode = fs::metadata(state.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{mode:o}");
+    }
+
+    #[test]
+    fn what_an_earlier_version_kept_is_understood() {
+        let state = tempfile::tempdir().unwrap();
+        fs::write(state.path().join(FILE), r#"[{"name":"/etc/é.yaml","text":"env: {A: \"\\u0041\"}\n"}]"#).unwrap();
+        assert_eq!(load(state.path()).unwrap(), Applied { from: None, sources: sources() });
+    }
+
+    #[test]
+    fn overrides_are_none_before_there_are_some() {
+        let state = tempfile::tempdir().unwrap();
+        assert_eq!(load_overrides(state.path()).unwrap(), Overrides::new());
+        let set = BTreeMap::from([("pids.max".to_owned(), "9".to_owned())]);
+        let overrides = Overrides::from([(WorkerId::new("db").unwrap(), set)]);
+        store_overrides(state.path(), &overrides).unwrap();
+        assert_eq!(load_overrides(state.path()).unwrap(), overrides);
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::api::socket::{self, Socket, SocketError, SocketFile};
-use crate::api::{Api, Bounds, Meter, Server, Told};
+use crate::api::{Api, Bounds, Governor, Meter, Server, Told};
 use crate::clock::Clock;
 use crate::kernel::host::HostKernel;
 use crate::manager::handle::Manager;
@@ -22,6 +22,17 @@ const LOOK_UP: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Door {
     socket: Socket,
+}
+
+/// What is behind it.
+pub(super) struct Behind {
+    pub(super) manager: Manager,
+    pub(super) kernel: HostKernel,
+    pub(super) clock: Clock,
+    pub(super) logs: PathBuf,
+    pub(super) store: StoreHandle,
+    pub(super) told: Told,
+    pub(super) governor: Arc<dyn Governor>,
 }
 
 /// A socket that is answered.
@@ -55,16 +66,10 @@ impl Door {
     ///
     /// # Errors
     /// Where a thread cannot be had.
-    pub(super) fn open(
-        self,
-        manager: Manager,
-        kernel: HostKernel,
-        clock: Clock,
-        logs: PathBuf,
-        store: &StoreHandle,
-        told: Told,
-    ) -> io::Result<OpenDoor> {
-        let api = Api::new(manager, Arc::new(Gauge(kernel)), clock, logs, store.watch(), store.clone(), told);
+    pub(super) fn open(self, behind: Behind) -> io::Result<OpenDoor> {
+        let Behind { manager, kernel, clock, logs, store, told, governor } = behind;
+        let api = Api::new(manager, Arc::new(Gauge(kernel)), clock, logs, store.watch(), store, told);
+        let api = api.governed_by(governor);
         let (listener, file) = self.socket.into_parts();
         Ok(OpenDoor { server: Server::start(listener, api.router(), Bounds::default())?, file })
     }

@@ -7,10 +7,10 @@
 use std::{
     collections::{HashMap, HashSet},
     ffi::OsString,
-    fs, io,
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -20,10 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::cli::args::{OnTerm, Output};
 use crate::cli::exit::{Exit, Failure};
 use crate::clock::Clock;
-use crate::health::{
-    self,
-    probe::{Probes, Tools},
-};
+use crate::health::probe::Tools;
 use crate::keeper::client::{self, Events};
 use crate::keeper::protocol::FromKeeper;
 use crate::kernel::ancestors::Ancestors;
@@ -33,20 +30,22 @@ use crate::kernel::host::{Found, HostKernel, Lost, Parts, Scan};
 use crate::kernel::launch::{Method, selftest};
 use crate::kernel::place::{self, record, settle};
 use crate::kernel::port::RunNote;
+use crate::manager::diff::{FoundLeft, Left, Present, diff};
 use crate::manager::handle::{Manager, Member};
 use crate::model::{Detail, EventKind, KilledBy, RunId, State, StoppingDetail, Trigger, WorkerId, chain};
 use crate::spec::{self, types};
 use crate::worker::actor::{self, Charge, Shared};
 use crate::worker::handle::WorkerHandle;
 
-use super::applied;
+use super::applied::{self, Applied};
 use super::chronicle::Chronicle;
 use super::console::Console;
-use super::door::{Door, OpenDoor};
+use super::door::{Behind, Door, OpenDoor};
+use super::household::{self, Household};
 use super::memory::{self, Memory};
 use super::orphans;
-use super::patient::Attended;
 use super::records::Records;
+use super::reload::{self, Reloader, lay_over};
 
 /// How long after the last worker has ended its directory may still be there.
 const TIDY: Duration = Duration::from_secs(40);
@@ -136,8 +135,12 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let clock = Clock::new();
     // Before the first word to the keeper, which from then on takes a long silence for a hang: ten thousand workers are a
     // long text.
-    let sources = applied::load(&settings.state_dir).map_err(failed("cannot read the configuration in force"))?;
-    let config = spec::load(&sources, &|name| std::env::var(name).ok()).map_err(|e| Failure::Config(e.to_string()))?;
+    let Applied { from, sources } =
+        applied::load(&settings.state_dir).map_err(failed("cannot read the configuration in force"))?;
+    let mut config =
+        spec::load(&sources, &|name| std::env::var(name).ok()).map_err(|e| Failure::Config(e.to_string()))?;
+    let overrides = applied::load_overrides(&settings.state_dir).map_err(failed("cannot read what was set to last"))?;
+    let misfits = lay_over(&mut config, &overrides);
     let opening = memory::open(&settings.state_dir, &config);
     let (keeper, mut news) = client::connect(socket).map_err(|e| Failure::failed("cannot reach the keeper", e))?;
     keeper.list().map_err(|e| Failure::failed("cannot reach the keeper", e))?;
@@ -206,6 +209,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
         boot_id: boot_id.as_str().into(),
         seed: fastrand::u64(..),
+        seqs: Mutex::default(),
     });
     if let Some(previous) = &told.previous {
         chronicle.supervisor(format!("started again: {previous}"));
@@ -219,20 +223,55 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
             what: format!("removed the empty slice {slice}, which is not configured"),
         });
     }
+    for (worker, problems) in misfits {
+        let what = format!("what was set for {worker} does not fit what is configured, and is left out: {problems}");
+        chronicle.supervisor(what);
+    }
     let probes = probes(auxiliary, &chronicle)?;
+    let plan = diff(&config, &takeover.present(&config));
     let past = Past { memory: &mut memory, takeover: &mut takeover, going_down: told.going_down };
     let handles = begin(&config, &logs, &shared, &kernel, past, &chronicle);
+    let mut members = members(&config, &handles);
+    members.extend(takeover.leftovers(&shared, &kernel, &chronicle));
     takeover.clear(&kernel, &chronicle);
     pump.replay(told.messages);
     let mut pump = tokio::spawn(pump.run());
-    attend(&config, &handles, &kernel, &probes, clock);
-    let manager = manager(&config, &handles);
+    let household = Arc::new(Household {
+        shared: Arc::clone(&shared),
+        kernel: kernel.clone(),
+        probes: Arc::clone(&probes),
+        clock,
+        logs: logs.clone(),
+        attended: Mutex::default(),
+        last_runs: Mutex::default(),
+    });
+    for member in &members {
+        household.attend(&member.worker, &member.spec);
+    }
+    let manager = Manager::with(household.clone(), members);
     if told.going_down {
         manager.close();
     }
-    let store = &memory.handle;
-    let open = |door: Door| door.open(manager.clone(), kernel.clone(), clock, logs.clone(), store, stream.told());
-    let door = door.map(open).transpose().map_err(failed("cannot listen for commands"))?;
+    let reloader = Reloader::new(reload::Parts {
+        state: settings.state_dir.clone(),
+        from,
+        config: config.clone(),
+        overrides,
+        manager: manager.clone(),
+        household,
+        kernel: kernel.clone(),
+        chronicle: chronicle.clone(),
+    });
+    let behind = Behind {
+        manager: manager.clone(),
+        kernel: kernel.clone(),
+        clock,
+        logs: logs.clone(),
+        store: memory.handle.clone(),
+        told: stream.told(),
+        governor: Arc::new(reloader.clone()),
+    };
+    let door = door.map(|door| door.open(behind)).transpose().map_err(failed("cannot listen for commands"))?;
 
     let started: Vec<_> = config
         .workers
@@ -244,6 +283,12 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         .map(|(_, handle)| handle.start(Trigger::Config))
         .collect();
     let announcement = tokio::spawn(announce(started, kernel.clone(), handles.len()));
+    let hangups = signals.hangup.take().map(|hangup| {
+        tokio::spawn(async move {
+            reloader.bring_in_line(plan).await;
+            reloader.on_hangup(hangup).await;
+        })
+    });
 
     let end = tokio::select! {
         lost = &mut pump => {
@@ -257,6 +302,11 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     // What has been announced is true no longer.
     announcement.abort();
     manager.close();
+    manager.stop_reconciler();
+    if let Some(hangups) = hangups {
+        hangups.abort();
+    }
+    let handles: Vec<WorkerHandle> = manager.all().iter().map(|member| member.worker.clone()).collect();
     if end == End::Detach {
         chronicle.supervisor("ending; the workers go on".to_owned());
         kernel.notify("STOPPING=1");
@@ -317,25 +367,13 @@ fn runs_probes(config: &types::Config) -> bool {
     probes.any(|probe| matches!(probe.action, types::ProbeAction::Exec { .. }))
 }
 
-/// Has the health of each worker watched that has a check.
-fn attend(config: &types::Config, handles: &[WorkerHandle], kernel: &HostKernel, probes: &Arc<Tools>, clock: Clock) {
-    for (worker, handle) in config.workers.iter().zip(handles) {
-        if let Some(check) = &worker.spec.health {
-            let patient = Attended::new(handle.on_behalf_of("health"), kernel.clone());
-            let prober = Probes::new(probes, &worker.id, &worker.spec);
-            tokio::spawn(health::task::attend(patient, prober, Arc::clone(check), clock));
-        }
-    }
-}
-
-/// All workers as those see them who ask from outside.
-fn manager(config: &types::Config, handles: &[WorkerHandle]) -> Manager {
+/// All workers of the configuration as those see them who ask from outside.
+fn members(config: &types::Config, handles: &[WorkerHandle]) -> Vec<Member> {
     let member = |(declared, worker): (&types::Worker, &WorkerHandle)| Member {
-        declared_as: declared.declared_as.clone(),
-        spec: Arc::clone(&declared.spec),
-        worker: worker.clone(),
+        enabled: declared.enabled,
+        ..Member::new(declared.declared_as.clone(), Arc::clone(&declared.spec), worker.clone())
     };
-    Manager::new(config.workers.iter().zip(handles).map(member).collect())
+    config.workers.iter().zip(handles).map(member).collect()
 }
 
 async fn close(door: Option<OpenDoor>) {
@@ -448,6 +486,43 @@ impl Takeover {
         sorted
     }
 
+    /// What there is, for [`diff`]: with `config` all that is not in the tree is as it should be.
+    fn present(&self, config: &types::Config) -> Present {
+        let alive = self
+            .alive
+            .values()
+            .map(|(_, note)| Left { run: note.run.clone(), found: FoundLeft::Alive { launched_by: note.spec_hash } });
+        let strangers = self.occupied.values().chain(&self.beside);
+        let strangers = strangers.map(|run| Left { run: run.clone(), found: FoundLeft::Strangers });
+        let empty = self.empty.iter().map(|run| Left { run: run.clone(), found: FoundLeft::Empty });
+        Present {
+            workers: Vec::new(),
+            slices: config.slices.clone(),
+            env: config.env.clone(),
+            reconcile_interval: config.reconcile_interval,
+            left: alive.chain(strangers).chain(empty).collect(),
+        }
+    }
+
+    /// Living runs of workers that are configured no more, taken over to be stopped. The keeper knows them, so that their end
+    /// is seen; how they wished to be stopped nobody knows any more.
+    fn leftovers(&mut self, shared: &Arc<Shared>, kernel: &HostKernel, chronicle: &Chronicle) -> Vec<Member> {
+        let mut members = Vec::new();
+        for (id, (pid, note)) in self.alive.drain() {
+            let spec = Arc::new(types::Spec::new(vec![id.to_string()]));
+            if let Err(error) = kernel.adopt(note.clone(), &spec) {
+                tracing::error!(run = %note.run, error = %chain(&error), "a living run cannot be taken over");
+                continue;
+            }
+            let what = format!("stopping {}: it lives, and no worker of the configuration has its name", note.run);
+            chronicle.record(EventKind::Reconciled { what });
+            let found = actor::Found::Alive { pid, note: Box::new(RunNote { desired_up: false, ..note }) };
+            let worker = actor::spawn(shared, Charge::new(id.clone(), Arc::clone(&spec), found));
+            members.push(Member { enabled: false, ..Member::new(id, spec, worker) });
+        }
+        members
+    }
+
     /// Removes and reports what no worker of the configuration was given.
     fn clear(&mut self, kernel: &HostKernel, chronicle: &Chronicle) {
         for run in self.over.drain(..) {
@@ -462,10 +537,6 @@ impl Takeover {
         }
         for run in self.occupied.drain().map(|(_, run)| run).chain(self.beside.drain(..)) {
             let what = format!("left {run} alone: it lives, and no worker of the configuration goes on with it");
-            chronicle.record(EventKind::Reconciled { what });
-        }
-        for (_, note) in self.alive.drain().map(|(_, alive)| alive) {
-            let what = format!("left {} alone: it lives, and no worker of the configuration has its name", note.run);
             chronicle.record(EventKind::Reconciled { what });
         }
     }
@@ -538,13 +609,8 @@ fn begin(
 
 /// The highest number that a run of `worker` is known to have had: a log file or a directory bears it.
 fn last_run(logs: &Path, worker: &WorkerId, takeover: &Takeover) -> u32 {
-    let files = fs::read_dir(logs.join(worker.as_str())).into_iter().flatten().flatten();
-    let logged = files.filter_map(|entry| {
-        let name = entry.file_name();
-        name.to_str()?.split_once('.')?.0.parse::<u32>().ok()
-    });
     let left = takeover.empty.iter().chain(&takeover.over).filter(|run| run.worker == *worker).map(|run| run.number);
-    logged.chain(left).max().unwrap_or(0)
+    left.chain([household::last_run(logs, worker)]).max().unwrap_or(0)
 }
 
 /// Tells systemd once every worker runs, or could not be started for the first time.
@@ -645,7 +711,8 @@ fn go_home(settings: &Settings) {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
+    /// Until somebody reloads by it.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -657,21 +724,17 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: Some(signal(SignalKind::hangup())?),
         })
     }
 
     async fn end(&mut self, on_term: OnTerm) -> End {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return End::Stop,
-                _ = self.terminate.recv() => return match on_term {
-                    OnTerm::Stop => End::Stop,
-                    OnTerm::Detach => End::Detach,
-                },
-                // The seat of a reload. A terminal that hangs up must not end a supervisor.
-                _ = self.hangup.recv() => tracing::info!("SIGHUP: nothing to do"),
-            }
+        tokio::select! {
+            _ = self.interrupt.recv() => End::Stop,
+            _ = self.terminate.recv() => match on_term {
+                OnTerm::Stop => End::Stop,
+                OnTerm::Detach => End::Detach,
+            },
         }
     }
 

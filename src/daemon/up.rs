@@ -20,7 +20,7 @@ use crate::kernel::place::record::{self, Lock, Recorded};
 use crate::kernel::place::{Claimant, Claimed, Leaf, PlaceError, Situation, claim, scope};
 use crate::spec::{self, Source};
 
-use super::applied;
+use super::applied::{self, Applied};
 use super::supervisor::Settings;
 
 /// `pinfold up`. Returns only where it fails.
@@ -29,10 +29,10 @@ use super::supervisor::Settings;
 /// [`Failure`]. Nothing of ours runs then.
 pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
     let paths = resolve(globals, args)?;
-    let sources = read_config(&paths)?;
+    let applied = Applied { from: Some(paths.config.clone()), sources: read_config(&paths)? };
     let lock = Lock::take(&paths.state).map_err(|e| Failure::failed("cannot start", e))?;
     socket::check(&paths.socket).map_err(|e| Failure::failed("cannot start", e))?;
-    applied::store(&paths.state, &sources).map_err(|e| Failure::failed("cannot keep the configuration", e))?;
+    applied::store(&paths.state, &applied).map_err(|e| Failure::failed("cannot keep the configuration", e))?;
     let situation = Situation::of_this_process().map_err(no_place)?;
 
     // From here on something of ours would stay behind: an end that is asked for is the keeper's to bring about.

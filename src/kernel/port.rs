@@ -4,7 +4,7 @@
 //! and for the deterministic simulation. The answers to everything that takes time come back as
 //! [`KernelEvent`](crate::model::KernelEvent)s on the channel given to [`Kernel::attach`].
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,20 @@ pub trait Kernel: Send + Sync + 'static {
     /// Where the kernel refuses.
     fn tripwire(&self, run: &RunId, spec: &Arc<Spec>, armed: bool) -> Result<(), KernelError>;
 
+    /// Brings the limits of a living run to those of `spec`; where `lifted`, `memory.high` is left out of force. It may take
+    /// a while, and is carried out aside.
+    /// Answer: `LimitsSet`, with what was changed; where it failed, everything is as it was before.
+    fn change_limits(&self, run: &RunId, spec: &Arc<Spec>, lifted: bool);
+
+    /// Sets the pressure triggers of a living run anew, as `spec` has them.
+    fn rewatch(&self, run: &RunId, spec: &Arc<Spec>);
+
+    /// The global environment of every run that is launched from now on.
+    fn set_global_env(&self, env: &BTreeMap<String, String>);
+
+    /// Looks at a run whose notifications may have been lost, and tells again what is not as the last news had it.
+    fn look_again(&self, run: &RunId);
+
     /// What keeps a killed run from ending: its processes, with the place in the kernel where each waits (`wchan`,
     /// `proc_pid_wchan(5)`). `None` where nothing can be told.
     fn stuck_on(&self, run: &RunId) -> Option<String>;
@@ -79,7 +93,7 @@ pub struct RunNote {
     pub uuid: String,
     /// Which run.
     pub run: RunId,
-    /// Hash of the spec it runs, to tell a changed configuration.
+    /// Hash of what it was launched with ([`Spec::digest`]), to tell a changed configuration.
     pub spec_hash: u64,
     /// What the restart breaker had counted.
     pub breaker: Saved,

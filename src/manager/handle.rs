@@ -2,19 +2,28 @@
 //!
 //! Looking reads what each worker published last and waits for nobody. Asking hands the wish to every chosen worker
 //! before the first answer is waited for, so that ten stops take as long as the longest of them.
+//!
+//! Which workers there are can change at any time: whoever looks has the list as it was then, and no lock is held while
+//! anything is waited for.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use futures_util::FutureExt;
 
+use super::crew::{ManagerError, Nursery};
+pub use super::diff::Origin;
 use super::pattern::{NoMatch, Roster};
 use crate::model::{KilledBy, Trigger, WorkerId};
 use crate::spec::types::Spec;
-pub use crate::worker::handle::Refusal;
 use crate::worker::handle::{Answer, AskError, WorkerHandle};
+pub use crate::worker::handle::{Reach, Refusal};
 
 /// One worker, with what it was declared as.
 #[derive(Debug, Clone)]
@@ -25,20 +34,62 @@ pub struct Member {
     pub spec: Arc<Spec>,
     /// The worker.
     pub worker: WorkerHandle,
+    /// Whether it is to be started when a supervisor begins.
+    pub enabled: bool,
+    /// Who declared it.
+    pub origin: Origin,
+}
+
+impl Member {
+    /// A worker that a configuration declares, and has started.
+    #[must_use]
+    pub const fn new(declared_as: WorkerId, spec: Arc<Spec>, worker: WorkerHandle) -> Self {
+        Self { declared_as, spec, worker, enabled: true, origin: Origin::Config }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn id(&self) -> &WorkerId {
+        self.worker.id()
+    }
 }
 
 /// All workers.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Manager {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
-struct Inner {
-    members: Vec<Arc<Member>>,
-    roster: Roster,
+impl std::fmt::Debug for Manager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Manager").field(&self.roll()).finish()
+    }
+}
+
+pub(super) struct Inner {
+    /// Replaced as a whole: whoever has one looks at it for as long as he likes.
+    roll: RwLock<Arc<Roll>>,
+    /// What makes workers; `None` where there are those that there are.
+    pub(super) nursery: Option<Arc<dyn Nursery>>,
+    /// The highest number of a spec.
+    generation: AtomicU64,
+    pub(super) reconciler: Mutex<Option<tokio::task::AbortHandle>>,
     /// Set once. Held while wishes are handed over: what was let through is with the workers before the door closes.
     closed: RwLock<bool>,
+}
+
+/// The workers there are at one moment.
+#[derive(Debug)]
+struct Roll {
+    members: Vec<Arc<Member>>,
+    roster: Roster,
+}
+
+impl Roll {
+    fn new(members: Vec<Arc<Member>>) -> Self {
+        let roster = Roster::new(members.iter().map(|m| (m.worker.id().clone(), m.declared_as.clone())));
+        Self { members, roster }
+    }
 }
 
 /// What can be asked of several workers.
@@ -101,30 +152,52 @@ struct Pending {
 }
 
 impl Manager {
-    /// All workers there are, in the order of their declaration.
+    /// These workers, in the order of their declaration, and no others ever.
     #[must_use]
     pub fn new(members: Vec<Member>) -> Self {
-        let names = members.iter().map(|m| (m.worker.id().clone(), m.declared_as.clone()));
-        let roster = Roster::new(names);
-        let members = members.into_iter().map(Arc::new).collect();
-        Self { inner: Arc::new(Inner { members, roster, closed: RwLock::new(false) }) }
+        Self::begin(None, members)
+    }
+
+    /// These workers, and those that are made later by `nursery`.
+    #[must_use]
+    pub fn with(nursery: Arc<dyn Nursery>, members: Vec<Member>) -> Self {
+        Self::begin(Some(nursery), members)
+    }
+
+    fn begin(nursery: Option<Arc<dyn Nursery>>, members: Vec<Member>) -> Self {
+        let roll = Roll::new(members.into_iter().map(Arc::new).collect());
+        let inner = Inner {
+            roll: RwLock::new(Arc::new(roll)),
+            nursery,
+            generation: AtomicU64::new(1),
+            reconciler: Mutex::default(),
+            closed: RwLock::new(false),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    fn roll(&self) -> Arc<Roll> {
+        Arc::clone(&self.inner.roll.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Every worker, in the order of their declaration.
     #[must_use]
-    pub fn all(&self) -> &[Arc<Member>] {
-        &self.inner.members
+    pub fn all(&self) -> Vec<Arc<Member>> {
+        self.roll().members.clone()
     }
 
     /// The worker of exactly this name.
     #[must_use]
-    pub fn find(&self, name: &str) -> Option<&Arc<Member>> {
-        self.inner.members.get(self.inner.roster.find(name)?)
+    pub fn find(&self, name: &str) -> Option<Arc<Member>> {
+        let roll = self.roll();
+        roll.members.get(roll.roster.find(name)?).cloned()
     }
 
     /// The workers that were declared under `name`.
-    pub fn instances(&self, name: &str) -> impl Iterator<Item = &Arc<Member>> {
-        self.inner.roster.instances(name).iter().filter_map(|index| self.inner.members.get(*index))
+    #[must_use]
+    pub fn instances(&self, name: &str) -> Vec<Arc<Member>> {
+        let roll = self.roll();
+        roll.roster.instances(name).iter().filter_map(|index| roll.members.get(*index).cloned()).collect()
     }
 
     /// The workers that `pattern` means ([`Roster::choose`]), in the order of their declaration.
@@ -132,8 +205,43 @@ impl Manager {
     /// # Errors
     /// [`NoMatch`].
     pub fn choose(&self, pattern: &str) -> Result<Vec<Arc<Member>>, NoMatch> {
-        let chosen = self.inner.roster.choose(pattern)?;
-        Ok(chosen.into_iter().filter_map(|index| self.inner.members.get(index).cloned()).collect())
+        let roll = self.roll();
+        let chosen = roll.roster.choose(pattern)?;
+        Ok(chosen.into_iter().filter_map(|index| roll.members.get(index).cloned()).collect())
+    }
+
+    /// Changes the list: as a whole, or not at all. Nobody sees a state in between.
+    pub(super) fn change<T>(
+        &self,
+        how: impl FnOnce(&mut Vec<Arc<Member>>) -> Result<T, ManagerError>,
+    ) -> Result<T, ManagerError> {
+        let mut roll = self.inner.roll.write().unwrap_or_else(PoisonError::into_inner);
+        let mut members = roll.members.clone();
+        let done = how(&mut members)?;
+        *roll = Arc::new(Roll::new(members));
+        Ok(done)
+    }
+
+    /// Puts the list in this order; who is not in it stands behind.
+    pub fn arrange<'n>(&self, order: impl IntoIterator<Item = &'n WorkerId>) {
+        let place: HashMap<&WorkerId, usize> = order.into_iter().enumerate().map(|(at, id)| (id, at)).collect();
+        let sorted = self.change(|members| {
+            members.sort_by_key(|member| place.get(member.id()).copied().unwrap_or(usize::MAX));
+            Ok(())
+        });
+        // An order cannot be refused.
+        drop(sorted);
+    }
+
+    /// A number for another spec, higher than every one before.
+    pub(super) fn next_generation(&self) -> u64 {
+        self.inner.generation.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Does something that starts workers: not once nothing is started any more, and before the door is closed.
+    pub(super) fn while_open<T>(&self, what: impl FnOnce() -> Result<T, ManagerError>) -> Result<T, ManagerError> {
+        let closed = self.inner.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed { Err(ManagerError::GoingDown) } else { what() }
     }
 
     /// Asks all that `pattern` means, on behalf of `who`.
@@ -219,7 +327,7 @@ impl Asked {
 }
 
 impl Outcome {
-    fn of(answer: Result<(), AskError>) -> Self {
+    pub(super) fn of(answer: Result<(), AskError>) -> Self {
         match answer {
             Ok(()) => Self::Done,
             Err(AskError::Refused { why, .. }) => Self::Refused(why),

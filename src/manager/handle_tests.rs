@@ -13,7 +13,7 @@ fn manager(bench: &Bench, names: &[&str]) -> Manager {
         let spec = Arc::new(Spec::new(vec!["x".into()]));
         let worker = bench.worker(name, Spec::clone(&spec)).unwrap();
         let parent = name.split('-').next().unwrap_or(name);
-        Member { declared_as: WorkerId::new(parent).unwrap(), spec, worker }
+        Member::new(WorkerId::new(parent).unwrap(), spec, worker)
     };
     Manager::new(names.iter().map(member).collect())
 }

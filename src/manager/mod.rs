@@ -5,8 +5,12 @@
 //!
 //! * [`pattern`]: names and what chooses among them, pure. [`handle`]: what everybody else holds of it all.
 //!
-//! Which workers exist is fixed when a supervisor starts. A reload that changes it has its seat here: everything asks
-//! through [`handle::Manager`], and nothing keeps a list of its own.
+//! * [`diff`]: what stands between what there is and a configuration, pure. [`crew`]: workers made, scaled, changed and
+//!   removed, for the supervisor and for users of the library.
+//!
+//! Everything asks through [`handle::Manager`], and nothing keeps a list of its own: which workers there are can change.
 
+pub mod crew;
+pub mod diff;
 pub mod handle;
 pub mod pattern;

@@ -59,10 +59,21 @@ pub enum KernelEventKind {
         /// What is above a run that could not be launched, where an OOM kill came from there; else it came with `Exited`.
         above: Option<Box<AboveReading>>,
     },
+    /// The limits of a living run were changed, or are as they were before.
+    LimitsSet(Result<Vec<LimitSet>, StartError>),
     /// Its directory is gone by our hand; everything about the run is released.
     Removed,
     /// Somebody else removed its directory.
     CgroupGone,
+}
+
+/// A file of a living run's cgroup that was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitSet {
+    /// The kernel's name of it.
+    pub file: &'static str,
+    /// What it says now.
+    pub value: String,
 }
 
 /// Whom a signal is for.

@@ -94,7 +94,7 @@ impl fmt::Debug for WorkerId {
 
 /// The name of a slice: a cgroup that the runs of several workers are made in, so that they share its limits. The grammar
 /// is that of a worker's name.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SliceName(WorkerId);
 
 impl SliceName {

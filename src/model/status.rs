@@ -114,6 +114,10 @@ pub struct WorkerStatus {
     pub down_policy: Option<PolicyName>,
     /// What keeps it from ending, while it is `stopping(unkillable)`: its processes and what they wait for in the kernel.
     pub stuck_on: Option<String>,
+    /// The number of the spec it should run by: each change of its configuration has a higher one.
+    pub desired_generation: u64,
+    /// The number of the spec that it does run by; lower while a change is under way, was refused or waits for its next run.
+    pub observed_generation: u64,
     /// Grows with every publication.
     pub generation: u64,
 }

@@ -21,7 +21,7 @@ const PAGE: u64 = 4096;
 /// The period of `cpu.max`.
 const CPU_PERIOD_USEC: f64 = 100_000.0;
 /// Shorter periods of samples are a load of their own.
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// What a pressure trigger must last, unless configured.
 const PRESSURE_SUSTAINED: Duration = Duration::from_secs(20);
 

@@ -14,11 +14,13 @@
 //! - Nothing here reads the environment or a clock, and but for [`read_files`] nothing touches a file.
 //! - A failure is never partial: a configuration is whole, or there are [`Problems`].
 
+mod compare;
 mod decode;
 mod expand;
 mod files;
 mod health;
 mod limits;
+pub mod overlay;
 mod problem;
 mod quantity;
 mod raw;

@@ -32,7 +32,7 @@ const MAX_IOPS: i64 = u32::MAX as i64 - 1;
 
 record! {
     /// A configuration of pinfold.
-    File later [reconcile_interval] {
+    File {
         /// The global environment, below each worker's own.
         env: Env,
         /// Merged under the unit of every worker of every file: maps key by key, everything else as a whole.
@@ -43,6 +43,8 @@ record! {
         store: Store,
         /// Where events go beside the store. Those of several files are put one after the other.
         history: List<RawSink>,
+        /// How often every worker is held against what the kernel says of it, at least 100ms. Default off: notifications do.
+        reconcile_interval: TimeOr<Off>,
         /// What to run.
         workers: List<Worker>,
     }

@@ -7,10 +7,11 @@ use crate::model::{LogPolicy, SliceName, WorkerId};
 pub use crate::policy::restart::Profile;
 use crate::policy::restart::RestartPolicy;
 
+pub use super::compare::{Change, Takes, differing};
 pub use crate::policy::dispatch::{ViolationHandling, ViolationPolicy};
 
 /// A whole configuration.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Config {
     /// The global environment, below each worker's own.
     pub env: BTreeMap<String, String>,
@@ -22,6 +23,8 @@ pub struct Config {
     pub history: Vec<Sink>,
     /// The workers, instances expanded, in the order of the files. Names are unique.
     pub workers: Vec<Worker>,
+    /// How often what every worker does is held against what the kernel says; `None`: where there is a reason only.
+    pub reconcile_interval: Option<Duration>,
 }
 
 /// Where wishes, restart breakers and runs are remembered.
@@ -468,16 +471,6 @@ impl Spec {
     pub fn oom_takes_all(&self) -> bool {
         let limited = self.limits.memory.max.is_some() || self.slice.is_some();
         limited && self.limits.memory.oom_scope == OomGroup::Worker
-    }
-
-    /// A number that differs where two specs do, to tell a changed configuration. Of this version of pinfold only: what
-    /// is compared over an upgrade needs more.
-    #[must_use]
-    pub fn digest(&self) -> u64 {
-        // FNV-1a, for std's hasher promises nothing from one build to the next.
-        format!("{self:?}")
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
     }
 
     /// Whether a run is not ready before a health check has said so.

@@ -10,12 +10,12 @@ use std::{
 use super::{
     decode::{Cx, Field, Found, List, Table, suggest},
     health::{self, health_check},
-    limits::{limits, of_slice, positive},
+    limits::{MIN_INTERVAL, limits, of_slice, positive},
     problem::{Place, shown},
-    quantity::Time,
+    quantity::{Off, Time, TimeOr},
     raw,
     sink::sinks,
-    types::{Config, EnvFile, Slice, Spec, Stop, StoreType, Worker},
+    types::{Config, EnvFile, Slice, Spec, Stop, Worker},
     units::Int,
 };
 use crate::{
@@ -36,6 +36,7 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
     let mut declared = Vec::new();
     let mut slices = Slices::default();
     let mut history = Vec::new();
+    let mut interval = Field::Absent;
     for mut file in files {
         // The later file is the upper layer.
         file.env.fill(&env);
@@ -48,6 +49,8 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
         if let Field::Given(Found { value: List(sinks), .. }) = file.history {
             history.extend(sinks);
         }
+        file.reconcile_interval.fill(&interval);
+        interval = file.reconcile_interval;
         if let Field::Given(Found { value: List(workers), .. }) = file.workers {
             declared.extend(workers);
         }
@@ -69,13 +72,23 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
         }
     }
     let store = store.get().and_then(|store| store.r#type.get()).map(|name| name.0).unwrap_or_default();
-    Config { env: env.get().map(texts).unwrap_or_default(), slices: slices.whole, store, history, workers }
+    let env = env.get().map(texts).unwrap_or_default();
+    Config { env, slices: slices.whole, store, history, workers, reconcile_interval: reconcile(&interval, cx) }
+}
+
+fn reconcile(field: &Field<TimeOr<Off>>, cx: &mut Cx<'_>) -> Option<Duration> {
+    let interval = field.get().and_then(|interval| interval.0);
+    if let (Some(found), Some(length)) = (field.found(), interval)
+        && length < MIN_INTERVAL
+    {
+        cx.report.add(&found.at, "looks this close together are a load of their own", "write at least 100ms, or off");
+    }
+    interval
 }
 
 /// What stands in for a configuration that cannot be put together.
 pub(super) fn nothing() -> Config {
-    let store = StoreType::default();
-    Config { env: BTreeMap::new(), slices: Vec::new(), store, history: Vec::new(), workers: Vec::new() }
+    Config::default()
 }
 
 /// The slices of all files.

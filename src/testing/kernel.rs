@@ -13,10 +13,10 @@ use crate::clock::Clock;
 use crate::kernel::news::NewsSender;
 use crate::kernel::port::{Kernel, KernelError, RunNote};
 use crate::model::{
-    AboveReading, Counters, CpuStat, ExitStatus, KernelEvent, KernelEventKind, MemoryEvents, Mono, Pressures, RunId,
-    Sample, Stage, StartError, Target, Wanted, Way, WorkerId,
+    AboveReading, Counters, CpuStat, ExitStatus, KernelEvent, KernelEventKind, LimitSet, MemoryEvents, Mono, Pressures,
+    RunId, Sample, Stage, StartError, Target, Wanted, Way, WorkerId,
 };
-use crate::spec::types::Spec;
+use crate::spec::types::{Limits, Spec};
 
 use super::script::{Children, Launch, Oom, Script};
 
@@ -47,6 +47,8 @@ pub enum Call {
     Note(RunId),
     Sample(RunId),
     Tripwire(RunId, bool),
+    Limits(RunId),
+    Rewatch(RunId),
 }
 
 /// What a new supervisor finds of a worker.
@@ -76,6 +78,7 @@ struct World {
     pids: BTreeSet<i32>,
     calls: Vec<(Mono, Call)>,
     breaches: Vec<String>,
+    env: BTreeMap<String, String>,
 }
 
 struct Run {
@@ -96,6 +99,29 @@ struct Run {
     told_empty: bool,
     gone: bool,
     removing: bool,
+    limits: InForce,
+    /// Nobody was told how its main process ended.
+    exit_lost: bool,
+    /// The global environment it was launched with.
+    env: BTreeMap<String, String>,
+}
+
+/// The limits of a run.
+#[derive(Debug, Default)]
+struct InForce(BTreeMap<&'static str, String>);
+
+impl InForce {
+    /// Holds the run to `limits`; what is another than before.
+    fn set(&mut self, limits: &Limits, lifted: bool) -> Vec<LimitSet> {
+        let text = |limit: Option<u64>| limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
+        let mut files = vec![("memory.max", text(limits.memory.max)), ("pids.max", text(limits.pids.max))];
+        if !lifted {
+            files.push(("memory.high", text(limits.memory.high)));
+        }
+        let changed =
+            files.into_iter().filter(|(file, value)| self.0.insert(*file, value.clone()).as_ref() != Some(value));
+        changed.map(|(file, value)| LimitSet { file, value }).collect()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -127,6 +153,7 @@ impl FakeKernel {
             pids: BTreeSet::new(),
             calls: Vec::new(),
             breaches: Vec::new(),
+            env: BTreeMap::new(),
         };
         Self { clock, world: Arc::new(Mutex::new(world)) }
     }
@@ -173,6 +200,18 @@ impl FakeKernel {
     /// Lets the OOM killer take something of `run` now.
     pub fn oom(&self, run: &RunId, what: Oom) {
         self.oom_kill(&mut self.world(), run, what);
+    }
+
+    /// The global environment that `run` was launched with.
+    #[must_use]
+    pub fn env_of(&self, run: &RunId) -> BTreeMap<String, String> {
+        self.world().runs.get(run).map(|found| found.env.clone()).unwrap_or_default()
+    }
+
+    /// What `file` of `run` says.
+    #[must_use]
+    pub fn limit(&self, run: &RunId, file: &str) -> Option<String> {
+        self.world().runs.get(run)?.limits.0.get(file).cloned()
     }
 
     /// Removes the directory of `run` as a stranger would, and says so.
@@ -278,7 +317,7 @@ impl Kernel for FakeKernel {
         }
     }
 
-    fn prepare(&self, run: &RunId, _spec: &Arc<Spec>, note: &RunNote) -> Result<Counters, StartError> {
+    fn prepare(&self, run: &RunId, spec: &Arc<Spec>, note: &RunNote) -> Result<Counters, StartError> {
         let now = self.clock.now();
         let mut world = self.world();
         world.calls.push((now, Call::Prepare(run.clone())));
@@ -297,7 +336,7 @@ impl Kernel for FakeKernel {
         }
         let counters =
             Counters { local: Some(MemoryEvents::default()), memory: Some(MemoryEvents::default()), pids_max: Some(0) };
-        let made = Run {
+        let mut made = Run {
             script,
             note: note.clone(),
             main: Main::Unborn,
@@ -312,18 +351,24 @@ impl Kernel for FakeKernel {
             told_empty: false,
             gone: false,
             removing: false,
+            limits: InForce::default(),
+            exit_lost: false,
+            env: BTreeMap::new(),
         };
+        made.limits.set(&spec.limits, false);
         world.runs.insert(run.clone(), made);
         Ok(counters)
     }
 
     fn launch(&self, run: &RunId, _spec: &Arc<Spec>, way: Way) {
         let mut world = self.world();
+        let env = world.env.clone();
         let Some(found) = world.called(self.clock.now(), Call::Launch(run.clone(), way), run) else { return };
         if found.main != Main::Unborn {
             return world.breach(format!("{run} is launched twice"));
         }
         found.main = Main::Asked;
+        found.env = env;
         let id = run.clone();
         match found.script.launch.clone() {
             Launch::Runs(after) => self.later(&mut world, after, move |this, world| this.main_lives(world, &id)),
@@ -416,6 +461,37 @@ impl Kernel for FakeKernel {
         let mut world = self.world();
         world.called(self.clock.now(), Call::Tripwire(run.clone(), armed), run);
         Ok(())
+    }
+
+    fn change_limits(&self, run: &RunId, spec: &Arc<Spec>, lifted: bool) {
+        let mut world = self.world();
+        let Some(found) = world.called(self.clock.now(), Call::Limits(run.clone()), run) else { return };
+        let set = match &found.script.limits_refused {
+            Some(error) => Err(error.clone()),
+            None => Ok(found.limits.set(&spec.limits, lifted)),
+        };
+        let (id, takes) = (run.clone(), found.script.limits_take);
+        self.later(&mut world, takes, move |_, world| world.tell(&id, KernelEventKind::LimitsSet(set)));
+    }
+
+    fn rewatch(&self, run: &RunId, _spec: &Arc<Spec>) {
+        self.world().called(self.clock.now(), Call::Rewatch(run.clone()), run);
+    }
+
+    fn set_global_env(&self, env: &BTreeMap<String, String>) {
+        self.world().env.clone_from(env);
+    }
+
+    fn look_again(&self, run: &RunId) {
+        let mut world = self.world();
+        let Some(found) = world.runs.get_mut(run).filter(|found| !found.removing) else { return };
+        if let Main::Reaped(_, status) = found.main
+            && std::mem::take(&mut found.exit_lost)
+        {
+            let (counters, populated, above) = (found.counters, found.populated(), found.above.clone());
+            world.tell(run, KernelEventKind::Exited { status, counters, populated, above });
+        }
+        self.tell_if_empty(&mut world, run);
     }
 
     fn stuck_on(&self, run: &RunId) -> Option<String> {

@@ -39,6 +39,12 @@ pub struct Script {
     pub moved_out: Option<Duration>,
     /// That nobody learns its exit status.
     pub status_lost: bool,
+    /// Why its limits cannot be changed while it runs.
+    pub limits_refused: Option<StartError>,
+    /// How long a change of its limits takes.
+    pub limits_take: Duration,
+    /// That the news of its end is lost, until somebody asks.
+    pub exit_lost: bool,
 }
 
 /// How a launch is answered.
@@ -117,6 +123,9 @@ impl Default for Script {
             stolen: None,
             moved_out: None,
             status_lost: false,
+            limits_refused: None,
+            limits_take: Duration::ZERO,
+            exit_lost: false,
         }
     }
 }
@@ -187,6 +196,9 @@ impl Script {
             stolen: one_in(random, 15).then(|| ms(random, 20)),
             moved_out: one_in(random, 20).then(|| ms(random, 10_000)),
             status_lost: one_in(random, 20),
+            limits_refused: one_in(random, 4).then(|| StartError::refused(Stage::Limit, "not so")),
+            limits_take: if random.bool() { Duration::ZERO } else { ms(random, 3000) },
+            exit_lost: false,
         }
     }
 }

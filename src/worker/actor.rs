@@ -8,10 +8,13 @@
 //! counts what it drops.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     future::{Future, poll_fn},
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -57,6 +60,16 @@ pub struct Shared {
     pub boot_id: Arc<str>,
     /// What jitter and runs' identities are drawn from, together with the worker's name: random, or fixed in a test.
     pub seed: u64,
+    /// The number of the last event of each worker: they go on where one comes back that was supervised before.
+    pub seqs: Mutex<HashMap<WorkerId, Arc<AtomicU64>>>,
+}
+
+impl Shared {
+    fn seq_of(&self, worker: &WorkerId) -> Arc<AtomicU64> {
+        // The map is whole between any two of its operations.
+        let mut seqs = self.seqs.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(seqs.entry(worker.clone()).or_default())
+    }
 }
 
 /// A worker to supervise.
@@ -65,8 +78,6 @@ pub struct Charge {
     pub id: WorkerId,
     /// What to run and how.
     pub spec: Arc<Spec>,
-    /// A hash of `spec`, for the run's record.
-    pub spec_hash: u64,
     /// What there is of it.
     pub found: Found,
     /// What is remembered of it.
@@ -79,8 +90,7 @@ impl Charge {
     /// A worker of which nothing is remembered.
     #[must_use]
     pub fn new(id: WorkerId, spec: Arc<Spec>, found: Found) -> Self {
-        let spec_hash = spec.digest();
-        Self { id, spec, spec_hash, found, remembered: None, idle: false }
+        Self { id, spec, found, remembered: None, idle: false }
     }
 }
 
@@ -117,7 +127,9 @@ pub fn spawn(shared: &Arc<Shared>, charge: Charge) -> WorkerHandle {
 /// to rest.
 pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Future<Output = ()> + Send + use<>) {
     let now = shared.clock.now();
-    let Charge { id, spec, spec_hash, found, remembered: record, idle } = charge;
+    let Charge { id, spec, found, remembered: record, idle } = charge;
+    let spec_hash = spec.digest();
+    let declared = Arc::clone(&spec);
     let record = record.as_deref();
     let kept = |last_run| record.map(|r| remembered(r, last_run, spec_hash, &shared.boot_id, clock::wall()));
     let mut note = None;
@@ -180,9 +192,8 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     let actor = Actor {
         shared: Arc::clone(shared),
         state,
-        spec_hash,
         note,
-        seq: 0,
+        seq: shared.seq_of(&id),
         generation: 0,
         tickets: 0,
         waiting: Vec::new(),
@@ -191,6 +202,7 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
         story,
         story_is_new: false,
         keeping,
+        declared,
         random: fastrand::Rng::with_seed(hasher.finish()),
         next: VecDeque::new(),
     };
@@ -200,10 +212,10 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
 struct Actor {
     shared: Arc<Shared>,
     state: State,
-    spec_hash: u64,
     /// The current run's record.
     note: Option<Box<RunNote>>,
-    seq: u64,
+    /// The number of its last event.
+    seq: Arc<AtomicU64>,
     generation: u64,
     tickets: u64,
     waiting: Vec<(Ticket, oneshot::Sender<Result<(), Refusal>>)>,
@@ -213,6 +225,8 @@ struct Actor {
     story: Arc<Story>,
     story_is_new: bool,
     keeping: Keeping,
+    /// What the store knows it to run.
+    declared: Arc<Spec>,
     random: fastrand::Rng,
     /// What effects answered at once: taken before anything else, but for a start that failed.
     next: VecDeque<Event>,
@@ -323,6 +337,8 @@ impl Actor {
                 let set = self.shared.kernel.tripwire(&run, self.state.spec(), armed);
                 self.record_failure(&run, set);
             }
+            Effect::Limits { run, spec, lifted } => self.shared.kernel.change_limits(&run, &spec, lifted),
+            Effect::Rewatch(run) => self.shared.kernel.rewatch(&run, self.state.spec()),
             Effect::Inquire(run) => {
                 if let Some(what) = self.shared.kernel.stuck_on(&run) {
                     self.next.push_back(Event::StuckOn { run: run.number, what: what.into() });
@@ -343,6 +359,10 @@ impl Actor {
     fn remember(&mut self, durably: bool) {
         let now = self.shared.clock.now();
         let RunId { worker, number: run } = self.state.run();
+        if !Arc::ptr_eq(&self.declared, self.state.spec()) {
+            self.declared = Arc::clone(self.state.spec());
+            self.keeping.add(Change::Declared { worker: worker.clone(), spec_hash: self.declared.digest() });
+        }
         if let Some(wish) = self.state.desired() {
             self.keeping.add(Change::Wish { worker: worker.clone(), wish, at: clock::wall() });
         }
@@ -371,7 +391,7 @@ impl Actor {
             v: NOTE_VERSION,
             uuid: uuid(&mut self.random),
             run: run.clone(),
-            spec_hash: self.spec_hash,
+            spec_hash: self.state.spec().digest(),
             breaker: self.state.breaker(self.shared.clock.now()),
             restarts: status.restarts_by,
             desired_up: self.state.should_be_up(),
@@ -410,13 +430,13 @@ impl Actor {
                 tracing::info!(%worker, %limit, "violated: {evidence}; {rule}");
             }
         }
-        self.seq += 1;
+        let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
         let at = clock::wall();
         self.note_down(run, &kind, at);
         let event = model::Event {
             v: EVENT_VERSION,
             epoch: self.shared.epoch,
-            seq: self.seq,
+            seq,
             time: format!("{at:.6}"),
             mono_ns: self.shared.clock.now().as_nanos(),
             worker: Some(self.state.run().worker),
@@ -493,6 +513,10 @@ fn uuid(random: &mut fastrand::Rng) -> String {
 #[cfg(test)]
 #[path = "actor_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "update_tests.rs"]
+mod update_tests;
 
 #[cfg(test)]
 #[path = "policy_tests.rs"]

@@ -417,7 +417,8 @@ async fn a_run_found_alive_goes_on_under_the_same_pid() {
     let status = wait_for(&worker, SOON, |s| s.state == Public::Running).await.unwrap();
     assert_eq!((status.pid, status.run), (Some(300), 1));
     tokio::time::sleep(7 * SEC).await;
-    assert_eq!(bench.kernel.calls().len(), before, "nothing was asked of the kernel");
+    let asked: Vec<_> = bench.kernel.calls().into_iter().skip(before).map(|(_, call)| call).collect();
+    assert_eq!(asked, [Call::Limits(run(&worker, 1))], "it is held to what is configured, and nothing else is asked");
     bench.recorded();
     bench.kernel.exit(&run(&worker, 1), ExitStatus::Exited { code: 9 });
     let status = wait_for(&worker, SOON, |s| s.run == 2 && s.state == Public::Running).await.unwrap();
@@ -464,7 +465,7 @@ async fn ten_thousand_of_them_stay_small() {
     let charge = Charge::new(WorkerId::new("small").unwrap(), Arc::new(never()), found);
     let (_worker, actor) = supervise(&bench.shared, charge);
     let sizes = (size_of::<State>(), size_of_val(&actor), size_of::<Published>());
-    assert!(sizes.0 <= 472 && sizes.1 <= 1000 && sizes.2 <= 240, "state, task, published: {sizes:?}");
+    assert!(sizes.0 <= 504 && sizes.1 <= 1032 && sizes.2 <= 248, "state, task, published: {sizes:?}");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! What a step wants done. Performed in order, by the actor alone.
 
+use std::sync::Arc;
+
 use crate::model::{EventKind, RunId, StartError, Target, Wanted, Way};
+use crate::spec::types::Spec;
 
 use super::event::Ticket;
 
@@ -43,6 +46,18 @@ pub enum Effect {
         /// Whether it is to be in force.
         armed: bool,
     },
+    /// Change the limits of a living run to those of `spec`. The answer is
+    /// [`LimitsSet`](crate::model::KernelEventKind::LimitsSet).
+    Limits {
+        /// Of which run.
+        run: RunId,
+        /// The spec that has them.
+        spec: Arc<Spec>,
+        /// Whether `memory.high` is out of force, and to be left so.
+        lifted: bool,
+    },
+    /// Set the run's pressure triggers anew, as the spec now in force has them.
+    Rewatch(RunId),
     /// Find out what keeps a killed run from ending. The answer is
     /// [`Event::StuckOn`](super::event::Event::StuckOn), in the same turn.
     Inquire(RunId),
@@ -94,6 +109,9 @@ pub enum Refusal {
     /// There is no main process that a signal could be sent to.
     #[error("it is not running")]
     NotRunning,
+    /// Its limits cannot be changed so while it runs; the old ones hold.
+    #[error("its limits stay as they are: {0}")]
+    Limits(String),
     /// The kernel refused.
     #[error("{0}")]
     Kernel(String),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{Counters, HealthReport, KernelEvent, KilledBy, Mono, Sample, StartError, Trigger};
+use crate::spec::types::Spec;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,13 +62,13 @@ impl Event {
             Ask::Start { trigger } => matches!(trigger, Trigger::Operator),
             Ask::Stop { by } | Ask::Kill { by } => !matches!(by, KilledBy::Shutdown),
             Ask::Restart { .. } | Ask::Reset => true,
-            Ask::Signal { .. } | Ask::Health { .. } => false,
+            Ask::Signal { .. } | Ask::Health { .. } | Ask::Update(_) => false,
         }
     }
 }
 
 /// What can be asked of a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Ask {
     /// That it is up; the count of attempts begins anew. Done when its program runs; nothing to do where it does already.
     Start {
@@ -100,6 +101,9 @@ pub enum Ask {
         /// What.
         report: HealthReport,
     },
+    /// That it goes by another spec from now on. Done when it does: at once, when its limits are changed, when its new run
+    /// runs.
+    Update(Box<Update>),
     /// That the restart breaker closes and forgets. A worker that it held down is started.
     Reset,
     /// That it is down, without being asked first. Done when its cgroup is empty.
@@ -107,6 +111,29 @@ pub enum Ask {
         /// On whose behalf.
         by: KilledBy,
     },
+}
+
+/// Another spec for a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Update {
+    /// The spec.
+    pub spec: Arc<Spec>,
+    /// For how long.
+    pub reach: Reach,
+}
+
+/// How far another spec reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// For good: it is what is configured.
+    Config {
+        /// Its number.
+        generation: u64,
+        /// Whether what should be up gets a new run for it.
+        renew: bool,
+    },
+    /// Its limits, and for the present run alone: the next one is held to what is configured.
+    Run,
 }
 
 /// A number under which an answer is owed.

@@ -13,9 +13,11 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::model::{HealthReport, KilledBy, Story, Trigger, WorkerId, WorkerStatus};
+use crate::spec::types::Spec;
 
 pub use super::effect::Refusal;
 use super::event::Ask;
+pub use super::event::{Reach, Update};
 
 /// What is published of a worker.
 #[derive(Debug, Clone, PartialEq)]
@@ -138,6 +140,11 @@ impl WorkerHandle {
     /// Asks for its restart breaker to close. Answered at once; a worker that was held down by it begins to start.
     pub fn reset(&self) -> Answer {
         self.ask(Ask::Reset)
+    }
+
+    /// Asks for it to go by another spec. Answered when it does, or with why not.
+    pub fn update(&self, spec: Arc<Spec>, reach: Reach) -> Answer {
+        self.ask(Ask::Update(Box::new(Update { spec, reach })))
     }
 
     /// Asks for it to be down at once. Answered when its cgroup is empty.

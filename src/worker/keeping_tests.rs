@@ -68,6 +68,7 @@ fn on(disk: &std::sync::Arc<SlowDisk>) -> Bench {
         cpus: *cpus,
         boot_id: boot_id.clone(),
         seed: *seed,
+        seqs: std::sync::Mutex::default(),
     });
     bench
 }

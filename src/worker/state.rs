@@ -18,7 +18,7 @@ use crate::policy::{
 };
 use crate::spec::types::{Spec, ViolationPolicy};
 
-use super::event::Ticket;
+use super::event::{Ticket, Update};
 
 mod past;
 
@@ -28,7 +28,16 @@ pub use past::{Adopted, Remembered};
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
     pub(super) id: WorkerId,
+    /// What the current or last run goes by.
     pub(super) spec: Arc<Spec>,
+    /// What the next one goes by, where that is another.
+    pub(super) next: Option<Arc<Spec>>,
+    /// The number of the spec that is wanted, and of the one that is in force.
+    pub(super) generations: Generations,
+    /// A change of the living run's limits that is not answered yet.
+    pub(super) changing: Option<Box<Changing>>,
+    /// The launch under way is of an older spec: another run follows it.
+    pub(super) follow_up: bool,
     pub(super) wish: Wish,
     pub(super) phase: Phase,
     /// The number of the current or last run: the next one's is higher by one.
@@ -47,6 +56,20 @@ pub struct State {
     pub(super) who: Option<Arc<str>>,
     /// The last run ended while nobody watched, and began so long ago: not told yet.
     pub(super) unseen: Option<Box<(UnknownWhy, Duration)>>,
+}
+
+/// Which spec is wanted, and which one is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Generations {
+    pub(super) desired: u64,
+    pub(super) observed: u64,
+}
+
+/// Limits on their way into force.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Changing {
+    pub(super) update: Update,
+    pub(super) ticket: Option<Ticket>,
 }
 
 /// Whether it should be up: apart from what it does, so that a stop during a launch changes the one now and the other when
@@ -274,6 +297,10 @@ impl State {
         Self {
             id,
             spec,
+            next: None,
+            generations: Generations { desired: 1, observed: 1 },
+            changing: None,
+            follow_up: false,
             wish: Wish::Down(None),
             phase: Phase::Resting(Rest::Never),
             last_run,
@@ -368,6 +395,8 @@ impl State {
                 Wish::Up | Wish::Down(None) => None,
             },
             stuck_on: self.phase.life().and_then(|life| life.stuck_on.as_deref()).map(str::to_owned),
+            desired_generation: self.generations.desired,
+            observed_generation: self.generations.observed,
             generation: 0,
         }
     }
@@ -390,7 +419,7 @@ impl State {
         RunId::new(self.id.clone(), self.last_run)
     }
 
-    /// What it runs and how.
+    /// What its current or last run goes by.
     #[must_use]
     pub const fn spec(&self) -> &Arc<Spec> {
         &self.spec

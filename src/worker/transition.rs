@@ -98,6 +98,7 @@ impl State {
 
 mod asked;
 mod news;
+mod update;
 mod verdict;
 
 struct Transition<'a> {
@@ -125,12 +126,18 @@ impl Transition<'_> {
                 self.out.push(Effect::Remember { durably: false });
                 match self.s.wish {
                     Wish::Down(by) => self.terminate(life, main, by.unwrap_or(Behalf::STOP), After::Policy, None),
-                    Wish::Up => self.s.phase = Phase::Running { life, main },
+                    Wish::Up => {
+                        self.s.phase = Phase::Running { life, main };
+                        self.hold_to_limits();
+                    }
                 }
             }
             launching @ Phase::Launching { .. } => {
                 self.emit(EventKind::Reconciled { what: "found while it is being launched".to_owned() });
                 self.s.phase = launching;
+                if self.s.wish == Wish::Up {
+                    self.hold_to_limits();
+                }
             }
             stuck @ Phase::Stuck { .. } => {
                 let what = "processes of an earlier supervisor are in its cgroup, without a record: left alone, nothing is \
@@ -203,9 +210,12 @@ impl Transition<'_> {
             Phase::Launching { mut life, .. } => {
                 let error = overdue();
                 self.fault(&error.to_string());
-                self.settle(Goal::Up, &Err(Refusal::StartFailed(error)));
+                if !self.s.follow_up {
+                    self.settle(Goal::Up, &Err(Refusal::StartFailed(error)));
+                }
                 life.overdue = true;
-                self.kill_again(life, Body::Unborn, After::Policy);
+                let after = self.after_launch();
+                self.kill_again(life, Body::Unborn, after);
             }
             Phase::Terminating { life, main, after, .. } => {
                 // Whoever asked for the stop, this is what it died of; who asked stands in the evidence.
@@ -233,6 +243,11 @@ impl Transition<'_> {
     // ── steps of a life ───────────────────────────────────────────────────────────────────────────────────────────
 
     fn begin_run(&mut self) {
+        if let Some(next) = self.s.next.take() {
+            self.s.spec = next;
+        }
+        self.s.generations.observed = self.s.generations.desired;
+        self.s.follow_up = false;
         self.s.last_run = self.s.last_run.saturating_add(1);
         self.s.phase = Phase::Preparing { began: self.now };
         self.out.push(Effect::Prepare(self.s.run()));
@@ -336,6 +351,7 @@ impl Transition<'_> {
         self.s.leftovers.push(self.s.last_run);
         self.report_unstarted(life, remains);
         self.settle(Goal::Down, &Ok(()));
+        self.change_is_over();
         match remains {
             Remains::Strangers => {
                 self.emit(EventKind::Reconciled { what: "the processes found in its cgroup are gone".to_owned() });

@@ -7,13 +7,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{
     AboveReading, CpuStat, Desired, Detail, DownBy, ExitCause, ExitStatus, HealthReport, KernelEvent, Level, Limit,
-    MemoryEvents, OomScope, ProbeKind, RestartCounts, Sample, State as Public, StoppedDetail, Trigger as Cause, Usage,
-    Verdict, WorkerId,
+    LimitSet, MemoryEvents, OomScope, ProbeKind, RestartCounts, Sample, State as Public, StoppedDetail,
+    Trigger as Cause, Usage, Verdict, WorkerId,
 };
 use crate::policy::breaker::Saved;
 use crate::policy::restart::{RestartMode, RestartPolicy};
 use crate::spec::types::{Cpu, Limits, Memory, Monitoring, Pids, Spec, Stop, ViolationHandling, ViolationPolicy};
-use crate::worker::event::Ask;
+use crate::worker::event::{Ask, Reach, Update};
 use crate::worker::state::{Adopted, Remembered};
 
 /// An event as a test draws it: `back` says how many runs before the current one it is about.
@@ -95,7 +95,22 @@ fn any_ask() -> impl Strategy<Value = Ask> {
         Just(Ask::Signal { signal: 10 }),
         Just(Ask::Reset),
         (any_report(), 0..6u32).prop_map(|(report, run)| Ask::Health { run, report }),
+        any_update().prop_map(|update| Ask::Update(Box::new(update))),
     ]
+}
+
+/// Rules, limits or a new run, for good or for the present run.
+fn any_update() -> impl Strategy<Value = Update> {
+    let reach = (0..3u64, any::<bool>()).prop_map(|(generation, renew)| match generation {
+        0 => Reach::Run,
+        generation => Reach::Config { generation, renew },
+    });
+    (0..3u64, 0..3u64, 0..3u32, reach).prop_map(|(program, pids, retries, reach)| {
+        let mut spec = Spec::new(vec![format!("x{program}")]);
+        spec.limits.pids.max = (pids > 0).then_some(pids);
+        spec.restart.max_retries = retries;
+        Update { spec: Arc::new(spec), reach }
+    })
 }
 
 fn any_report() -> impl Strategy<Value = HealthReport> {
@@ -137,6 +152,10 @@ fn any_drawn() -> impl Strategy<Value = Drawn> {
         4 => (status, any_counters(), any::<bool>())
             .prop_map(|(status, counters, populated)| KernelEventKind::Exited { status, counters, populated, above: None }),
         5 => any_counters().prop_map(|counters| KernelEventKind::Unpopulated { usage: Usage::default(), counters, above: None }),
+        2 => prop_oneof![
+            any_error().prop_map(|error| KernelEventKind::LimitsSet(Err(error))),
+            Just(KernelEventKind::LimitsSet(Ok(vec![LimitSet { file: "pids.max", value: "7".into() }]))),
+        ],
         3 => Just(KernelEventKind::Removed),
         1 => Just(KernelEventKind::CgroupGone),
         2 => (0..Limit::ALL.len()).prop_map(|limit| KernelEventKind::Pressed(Limit::ALL[limit])),
@@ -252,6 +271,8 @@ impl Witness {
             | Effect::Note(run)
             | Effect::Sample { run, .. }
             | Effect::Tripwire { run, .. }
+            | Effect::Limits { run, .. }
+            | Effect::Rewatch(run)
             | Effect::Inquire(run) => {
                 prop_assert!(self.a_finished_run_is_left_alone(run.number), "{effect:?} of a run that is over");
             }
@@ -330,7 +351,7 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
                 Ask::Stop { .. } | Ask::Kill { .. } => true,
                 Ask::Start { trigger: Cause::Operator } | Ask::Restart { .. } => false,
                 // The configuration is no person.
-                Ask::Start { .. } | Ask::Signal { .. } | Ask::Reset | Ask::Health { .. } => w.down,
+                Ask::Start { .. } | Ask::Signal { .. } | Ask::Reset | Ask::Health { .. } | Ask::Update(_) => w.down,
             };
         }
         let again = step(before.clone(), event.clone(), Turn { now, jitter: 0.3 });
@@ -374,6 +395,10 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
         };
         feed(&mut state, &mut w, event, now)?;
     }
+    // What is changed of a run is answered.
+    let answer = KernelEventKind::LimitsSet(Ok(Vec::new()));
+    let run = state.run();
+    feed(&mut state, &mut w, Event::Kernel(Box::new(KernelEvent { run, kind: answer })), now)?;
     // Every stop ends in `stopped`, or in `unkillable` where nothing is proved.
     let stop = Event::Operator { ask: Ask::Stop { by: KilledBy::Stop }, who: None, ticket: None };
     feed(&mut state, &mut w, stop, now)?;

@@ -2,12 +2,14 @@
 //! colourful the reader is, so that every line has a snapshot.
 //!
 //! `words` has the sentences, `event` the lines of `up`, `prefix` the workers' own output, `summary` the table
-//! at the end. `workers`, `status`, `why`, `history` and `outcome` are what the commands print that talk to a supervisor, for a
+//! at the end. `workers`, `status`, `why`, `history`, `outcome` and `plan` are what the commands print that talk to a supervisor,
+//! for a
 //! `reader`.
 
 mod event;
 mod history;
 mod outcome;
+mod plan;
 mod prefix;
 mod reader;
 #[cfg(test)]
@@ -23,6 +25,7 @@ pub(crate) use event::tests::every_kind;
 pub use event::{EventLines, json_line};
 pub use history::history_table;
 pub use outcome::{Asked, failures, outcomes};
+pub use plan::{not_carried, plan, reloaded};
 pub use prefix::{MAX_LINE, Prefixer, Sgr, worker_style};
 pub use reader::Reader;
 pub use status::worker_status;

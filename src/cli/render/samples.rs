@@ -40,6 +40,8 @@ pub(super) fn worker(id: &str, state: State, detail: Detail) -> Worker {
         down_by: None,
         down_policy: None,
         stuck_on: None,
+        desired_generation: 1,
+        observed_generation: 1,
         generation: 9,
         usage: None,
     }

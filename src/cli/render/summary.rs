@@ -156,6 +156,8 @@ mod tests {
             down_by: Some(KilledBy::Shutdown),
             down_policy: None,
             stuck_on: None,
+            desired_generation: 1,
+            observed_generation: 1,
             generation: 9,
         }
     }

@@ -5,7 +5,7 @@ mod http;
 mod tcp;
 mod tls;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use super::task::Prober;
 use crate::kernel::auxiliary::Auxiliary;
@@ -109,6 +109,11 @@ impl Tools {
     #[must_use]
     pub const fn new(auxiliary: Auxiliary) -> Self {
         Self { http: http::Client::new(), auxiliary }
+    }
+
+    /// The global environment of every program that is run from now on.
+    pub fn set_global_env(&self, env: &BTreeMap<String, String>) {
+        self.auxiliary.set_global_env(env);
     }
 
     /// Waits until nothing is left of what probes have started, once nobody probes any more.

@@ -19,7 +19,7 @@ use std::{
     ffi::OsString,
     os::fd::AsFd,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -113,7 +113,7 @@ pub enum Outcome {
 struct Inner {
     dir: Dir,
     budget: Vec<Setting>,
-    global_env: BTreeMap<String, String>,
+    global_env: RwLock<Arc<BTreeMap<String, String>>>,
     inherited: BTreeMap<OsString, OsString>,
     /// The last part of the next directory's name.
     next: AtomicU64,
@@ -140,7 +140,7 @@ impl Auxiliary {
             inner: Arc::new(Inner {
                 budget: budget(&limits),
                 dir,
-                global_env,
+                global_env: RwLock::new(Arc::new(global_env)),
                 inherited,
                 next: AtomicU64::new(0),
                 moved: AtomicBool::new(method == Method::Move),
@@ -148,6 +148,11 @@ impl Auxiliary {
                 living: watch::Sender::new(0),
             }),
         }
+    }
+
+    /// The global environment of every program that is looked up from now on.
+    pub fn set_global_env(&self, env: &BTreeMap<String, String>) {
+        *self.inner.global_env.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(env.clone());
     }
 
     /// Kills what earlier supervisors left in `ROOT/aux` and removes it, in tasks of their own; the names of what was
@@ -179,9 +184,10 @@ impl Auxiliary {
     /// # Errors
     /// As there.
     pub fn resolve(&self, run: &RunId, spec: &Spec, argv: &[String]) -> Result<LaunchPlan, StartError> {
+        let global_env = Arc::clone(&self.inner.global_env.read().unwrap_or_else(PoisonError::into_inner));
         let context = resolve::Context {
             run,
-            global_env: &self.inner.global_env,
+            global_env: &global_env,
             inherited: &self.inner.inherited,
             inherit: Inherit::AllowList,
             session: Session::New,

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::{
     dir::{Dir, DirError},
-    limits::{no_swap, read_back, refused},
+    limits::{change, no_swap, read_back, refused},
     setting::Setting,
 };
 use crate::{
@@ -43,15 +43,21 @@ const CHUNK: u64 = 64 << 20;
 /// settings before it are in force then.
 pub fn renew(dir: &Dir, plan: &[Setting], patience: Duration) -> Result<(), StartError> {
     make_room_for(dir, plan, patience)?;
-    let new_quota = plan.iter().any(|s| matches!(s, Setting::CpuMax { .. }) && !is_in_force(dir, s));
-    for (file, default) in DEFAULTS {
-        let kept = plan.iter().any(|setting| setting.file() == file) && !(new_quota && file == "cpu.max.burst");
-        if !kept {
-            lift(dir, file, default).map_err(|e| e.at(Stage::Limit))?;
-        }
-    }
-    lift_rates(dir, plan).map_err(|e| e.at(Stage::Limit))?;
+    take_off(dir, plan, false)?;
     write(dir, plan)
+}
+
+/// As [`renew`], for a run whose processes live: by the setters for those; where `lifted`, `memory.high` is left as it is.
+///
+/// # Errors
+/// As there.
+pub(super) fn hold_living(dir: &Dir, plan: &[Setting], lifted: bool, patience: Duration) -> Result<(), StartError> {
+    make_room_for(dir, plan, patience)?;
+    take_off(dir, plan, lifted)?;
+    for setting in plan.iter().filter(|setting| !is_in_force(dir, setting)) {
+        change(dir, setting)?;
+    }
+    Ok(())
 }
 
 /// As [`renew`], but what `plan` does not name is left as it is.
@@ -77,6 +83,19 @@ pub fn is_in_force(dir: &Dir, setting: &Setting) -> bool {
         // A kernel without swap has no file to forbid it with, and nothing to forbid.
         Err(e) => e.is_absent() && *setting == Setting::SwapMax(Some(0)) && no_swap(),
     }
+}
+
+/// Takes off what `plan` does not name.
+fn take_off(dir: &Dir, plan: &[Setting], lifted: bool) -> Result<(), StartError> {
+    let new_quota = plan.iter().any(|s| matches!(s, Setting::CpuMax { .. }) && !is_in_force(dir, s));
+    for (file, default) in DEFAULTS {
+        let kept = plan.iter().any(|setting| setting.file() == file) && !(new_quota && file == "cpu.max.burst");
+        let left_alone = lifted && file == "memory.high";
+        if !kept && !left_alone {
+            lift(dir, file, default).map_err(|e| e.at(Stage::Limit))?;
+        }
+    }
+    lift_rates(dir, plan).map_err(|e| e.at(Stage::Limit))
 }
 
 fn make_room_for(dir: &Dir, plan: &[Setting], patience: Duration) -> Result<(), StartError> {

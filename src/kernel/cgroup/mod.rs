@@ -14,6 +14,7 @@
 //! ```
 
 pub mod budget;
+pub mod change;
 pub mod controller;
 pub mod dir;
 pub mod disk;

@@ -10,6 +10,7 @@
 //! notification that was counted. The table's lock is held for map operations only, never across a system call.
 
 mod janitor;
+mod living;
 mod places;
 mod pump;
 mod scan;
@@ -23,7 +24,7 @@ use std::{
     io,
     os::fd::AsFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -34,7 +35,7 @@ use crate::keeper::client::{Client, Events};
 use crate::keeper::protocol::LogFiles;
 use crate::keeper::transport::TransportError;
 use crate::kernel::ancestors::{Ancestors, history::Kills};
-use crate::kernel::cgroup::{Dir, DirError, Namespace, events, kill, limits, setting::Setting, signal, stat};
+use crate::kernel::cgroup::{Dir, DirError, Namespace, events, kill, limits, signal, stat};
 use crate::kernel::launch::plan::{LaunchPlan, Session};
 use crate::kernel::launch::resolve::{self, Inherit};
 use crate::kernel::news::NewsSender;
@@ -43,8 +44,8 @@ use crate::kernel::pressure::{Pressure, triggers};
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::kernel::{note, pidfd};
 use crate::model::{
-    AboveReading, Counters, KernelEvent, KernelEventKind, LogPolicy, Mono, RunId, Sample, Segment, Stage, StartError,
-    Stream, Target, Usage, Wanted, Way, WorkerId, chain,
+    AboveReading, Counters, KernelEvent, KernelEventKind, LimitSet, LogPolicy, Mono, RunId, Sample, Segment, SliceName,
+    Stage, StartError, Stream, Target, Usage, Wanted, Way, WorkerId, chain,
 };
 use crate::spec::types::{Slice, Spec};
 
@@ -101,7 +102,7 @@ struct Inner {
     leaving: Leaving,
     janitor: Janitor,
     logs: PathBuf,
-    global_env: BTreeMap<String, String>,
+    global_env: RwLock<Arc<BTreeMap<String, String>>>,
     inherited: BTreeMap<OsString, OsString>,
     table: Mutex<Table>,
 }
@@ -170,7 +171,7 @@ impl HostKernel {
         let (done, removed) = mpsc::unbounded_channel();
         let workers = Arc::new(parts.workers.try_clone().map_err(DirError::into_io)?);
         let places = Places::new(parts.workers, parts.ancestors, parts.limits.clone(), watches.clone(), parts.clock);
-        places.declare(parts.slices);
+        places.declare(parts.slices, parts.namespace);
         let places = Arc::new(places);
         let janitor = Janitor::start(Arc::clone(&places), done)?;
         let (press, pressed) = mpsc::unbounded_channel();
@@ -194,11 +195,35 @@ impl HostKernel {
             leaving,
             janitor,
             logs: parts.logs,
-            global_env: parts.global_env,
+            global_env: RwLock::new(Arc::new(parts.global_env)),
             inherited: parts.inherited,
             table: Mutex::default(),
         });
         Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, parts.news, hints, pressed, removed)))
+    }
+
+    /// Makes a slice, for runs that begin from now on. It blocks, for a few seconds at most.
+    ///
+    /// # Errors
+    /// Where it is not as it should be; each start in it tries again.
+    pub fn make_slice(&self, slice: &Slice) -> Result<(), StartError> {
+        self.inner.places.declare_one(slice)
+    }
+
+    /// Gives a slice other limits, with everything in it going on. It blocks, for a few seconds at most. What was changed.
+    ///
+    /// # Errors
+    /// Where they cannot be had: the old ones are in force then.
+    pub fn change_slice(&self, slice: &Slice) -> Result<Vec<LimitSet>, StartError> {
+        self.inner.places.change(slice, self.inner.namespace)
+    }
+
+    /// Removes a slice, or has it removed with the last run in it.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn remove_slice(&self, slice: &SliceName) -> Result<(), DirError> {
+        self.inner.places.undeclare(slice)
     }
 
     /// Whether the run is frozen now. One that cannot be read is not said to be.
@@ -344,6 +369,22 @@ impl Kernel for HostKernel {
         tripwire::pull(&self.inner, run, spec, armed)
     }
 
+    fn change_limits(&self, run: &RunId, spec: &Arc<Spec>, lifted: bool) {
+        living::change_limits(&self.inner, run, spec, lifted);
+    }
+
+    fn rewatch(&self, run: &RunId, spec: &Arc<Spec>) {
+        living::rewatch(&self.inner, run, spec);
+    }
+
+    fn set_global_env(&self, env: &BTreeMap<String, String>) {
+        *self.inner.global_env.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(env.clone());
+    }
+
+    fn look_again(&self, run: &RunId) {
+        self.inner.look_again(run);
+    }
+
     fn stuck_on(&self, run: &RunId) -> Option<String> {
         stuck::describe(&signal::processes_below(&*self.inner.dir(run)?).ok()?)
     }
@@ -394,12 +435,7 @@ impl Inner {
         spec: &Spec,
         note: &RunNote,
     ) -> Result<Counters, StartError> {
-        limits::set(&dir, &spec.limits, &self.limits)?;
-        // Its slice's limit is one to run into as well; where there is no memory controller there is none.
-        let of_slice = spec.oom_takes_all() && spec.limits.memory.max.is_none();
-        if of_slice && dir.has("memory.oom.group") {
-            limits::apply(&dir, &[Setting::OomGroup(true)])?;
-        }
+        limits::apply(&dir, &self.plan(&dir, spec)?)?;
         let counters = events::read(&dir).map_err(|e| e.at(Stage::Cgroup))?;
         let note = RunNote { baseline: counters, ..note.clone() };
         note::write(&dir, self.namespace, &note).map_err(|e| StartError::refused(Stage::Cgroup, chain(&e)))?;
@@ -420,9 +456,10 @@ impl Inner {
     }
 
     fn resolve(&self, run: &RunId, spec: &Spec) -> Result<LaunchPlan, StartError> {
+        let global_env = Arc::clone(&self.global_env.read().unwrap_or_else(PoisonError::into_inner));
         let context = resolve::Context {
             run,
-            global_env: &self.global_env,
+            global_env: &global_env,
             inherited: &self.inherited,
             inherit: Inherit::AllowList,
             session: Session::New,

@@ -6,16 +6,19 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use crate::clock::Clock;
 use crate::kernel::ancestors::{Ancestor, Ancestors};
-use crate::kernel::cgroup::{Controller, Dir, DirError, budget, limits};
+use crate::kernel::cgroup::{Controller, Dir, DirError, Namespace, budget, change, limits};
 use crate::kernel::place::{self, settle};
 use crate::kernel::watch::Watches;
-use crate::model::{SliceName, Stage, StartError, chain};
+use crate::model::{LimitSet, SliceName, Stage, StartError, chain};
 use crate::spec::types;
 
 /// How long memory may be reclaimed at our start, so that a slice fits into a limit that was lowered meanwhile. The keeper
@@ -29,7 +32,7 @@ pub(super) struct Place {
     /// Where it is a slice: its counters.
     pub(super) slice: Option<Arc<Ancestor>>,
     /// It is a slice that no configuration names: it goes with its last run.
-    spent: bool,
+    spent: AtomicBool,
 }
 
 /// All of them.
@@ -59,7 +62,7 @@ impl Places {
         watches: Watches,
         clock: Clock,
     ) -> Self {
-        let workers = Arc::new(Place { dir: Arc::new(workers), slice: None, spent: false });
+        let workers = Arc::new(Place { dir: Arc::new(workers), slice: None, spent: AtomicBool::new(false) });
         let places = Self { workers, ancestors, limits, watches, clock, slices: Mutex::default() };
         for ancestor in places.ancestors.chain() {
             places.watch_limits(ancestor);
@@ -69,14 +72,64 @@ impl Places {
     }
 
     /// Makes the slices of the configuration, or takes them over.
-    pub(super) fn declare(&self, slices: Vec<types::Slice>) {
-        for types::Slice { name, limits } in slices {
-            let (place, ready) = self.make(&name, &limits, RECLAIM);
-            if let Err(error) = &ready {
-                tracing::error!(slice = %name, %error, "a slice is not as configured: no worker is started in it");
+    pub(super) fn declare(&self, slices: Vec<types::Slice>, namespace: Namespace) {
+        for slice in slices {
+            if let Err(error) = self.declare_one(&slice) {
+                tracing::error!(slice = %slice.name, %error, "a slice is not as configured: no worker is started in it");
             }
-            self.slices().insert(name, Slice { limits: Some(limits), place, ready });
+            let place = self.slices().get(&slice.name).and_then(|slice| slice.place.clone());
+            // An earlier supervisor may have died while it changed the limits of it.
+            if let Some(Err(error)) = place.map(|place| change::thaw_if_left(&place.dir, namespace)) {
+                tracing::error!(slice = %slice.name, error = %chain(&error), "a slice may still be frozen");
+            }
         }
+    }
+
+    /// Makes one, or takes it over.
+    ///
+    /// # Errors
+    /// Where it is not as it should be. It is tried again for each run in it.
+    pub(super) fn declare_one(&self, types::Slice { name, limits }: &types::Slice) -> Result<(), StartError> {
+        let (place, ready) = self.make(name, limits, RECLAIM);
+        let slice = Slice { limits: Some(limits.clone()), place, ready: ready.clone() };
+        if let Some(Slice { place: Some(before), .. }) = self.slices().insert(name.clone(), slice) {
+            // Runs of before are in it: their end is not its end.
+            before.spent.store(false, Ordering::Relaxed);
+        }
+        ready
+    }
+
+    /// Gives a slice other limits, with everything in it going on.
+    ///
+    /// # Errors
+    /// Where they cannot be had: the old ones are in force then.
+    pub(super) fn change(&self, slice: &types::Slice, namespace: Namespace) -> Result<Vec<LimitSet>, StartError> {
+        let types::Slice { name, limits } = slice;
+        let place = self.slices().get(name).and_then(|slice| slice.place.clone());
+        let Some(place) = place.filter(|place| place.dir.has("cgroup.procs")) else {
+            return self.declare_one(slice).map(|()| Vec::new());
+        };
+        let plan = limits::plan(limits, &limits::disks(limits)?, &self.limits).map_err(|e| of_slice(name, &e))?;
+        let set = change::live(&place.dir, namespace, &plan, false).map_err(|error| of_slice(name, &error))?;
+        self.slices().insert(name.clone(), Slice { limits: Some(limits.clone()), place: Some(place), ready: Ok(()) });
+        Ok(set)
+    }
+
+    /// No configuration names it any more: it goes with its last run, or now.
+    ///
+    /// # Errors
+    /// Where it is empty and the kernel refuses.
+    pub(super) fn undeclare(&self, name: &SliceName) -> Result<(), DirError> {
+        let place = match self.slices().get_mut(name) {
+            Some(slice) => {
+                slice.limits = None;
+                slice.place.clone()
+            }
+            None => None,
+        };
+        let Some(place) = place else { return Ok(()) };
+        place.spent.store(true, Ordering::Relaxed);
+        self.sweep(&place).map(drop)
     }
 
     /// `ROOT/workers`.
@@ -146,7 +199,7 @@ impl Places {
     /// # Errors
     /// Where the kernel refuses, with [`DirError::is_busy`] for processes in it.
     pub(super) fn sweep(&self, place: &Place) -> Result<bool, DirError> {
-        if !place.spent || !place.dir.children()?.is_empty() {
+        if !place.spent.load(Ordering::Relaxed) || !place.dir.children()?.is_empty() {
             return Ok(false);
         }
         // Before the rmdir: the kernel keeps the watch of a removed cgroup's file for ever.
@@ -215,7 +268,7 @@ impl Places {
         }
         self.watch_limits(&slice);
         slice.observe(self.clock.now());
-        Arc::new(Place { dir, slice: Some(slice), spent })
+        Arc::new(Place { dir, slice: Some(slice), spent: AtomicBool::new(spent) })
     }
 
     fn unwatch(&self, place: &Place) {

@@ -115,30 +115,8 @@ impl Pump {
 
     fn look(&self, hint: Hint) {
         match hint {
-            Hint::Changed(run, source) => {
-                if let Some((before, now)) = self.inner.count(&run) {
-                    let grown = now.since(before);
-                    if Seen::of(Source::Memory, grown) == Seen::Violation {
-                        self.inner.observe_above(&run);
-                    }
-                    self.inner.watches.seen(&run, source, Seen::of(source, grown));
-                    if now != before {
-                        // A kill of the group takes the main process along.
-                        let single = |events: MemoryEvents| events.oom_kill > 0 && events.oom_group_kill == 0;
-                        let main_is_dying = grown.hierarchical().is_some_and(single) && self.inner.main_is_dying(&run);
-                        self.inner.tell(&run, KernelEventKind::Counted { counters: now, main_is_dying });
-                    }
-                }
-            }
-            Hint::PopulatedMaybe(run) => {
-                let Some(dir) = self.inner.dir(&run) else { return };
-                match dir.populated() {
-                    Ok(true) => {}
-                    Ok(false) => self.inner.unpopulated(&run),
-                    Err(e) if e.is_absent() => self.inner.tell(&run, KernelEventKind::CgroupGone),
-                    Err(e) => tracing::error!(%run, error = %chain(&e), "a run's state cannot be read"),
-                }
-            }
+            Hint::Changed(run, source) => self.inner.look_at_counters(&run, source),
+            Hint::PopulatedMaybe(run) => self.inner.look_whether_empty(&run),
             Hint::Above(path) => self.look_above(&path),
             Hint::Removed(run) => self.inner.tell(&run, KernelEventKind::CgroupGone),
             Hint::Rescan => self.rescan(),
@@ -165,12 +143,44 @@ impl Pump {
         }
         let runs: Vec<RunId> = self.inner.table().runs.keys().cloned().collect();
         for run in runs {
-            self.look(Hint::Changed(run.clone(), Source::Memory));
-            self.look(Hint::Changed(run.clone(), Source::Pids));
-            let draining = self.inner.table().runs.get(&run).is_some_and(|r| r.draining);
-            if draining {
-                self.look(Hint::PopulatedMaybe(run));
-            }
+            self.inner.look_again(&run);
+        }
+    }
+}
+
+impl Inner {
+    /// Reads what notifications that were lost may have said of `run`.
+    pub(super) fn look_again(&self, run: &RunId) {
+        self.look_at_counters(run, Source::Memory);
+        self.look_at_counters(run, Source::Pids);
+        let draining = self.table().runs.get(run).is_some_and(|r| r.draining);
+        if draining {
+            self.look_whether_empty(run);
+        }
+    }
+
+    fn look_at_counters(&self, run: &RunId, source: Source) {
+        let Some((before, now)) = self.count(run) else { return };
+        let grown = now.since(before);
+        if Seen::of(Source::Memory, grown) == Seen::Violation {
+            self.observe_above(run);
+        }
+        self.watches.seen(run, source, Seen::of(source, grown));
+        if now != before {
+            // A kill of the group takes the main process along.
+            let single = |events: MemoryEvents| events.oom_kill > 0 && events.oom_group_kill == 0;
+            let main_is_dying = grown.hierarchical().is_some_and(single) && self.main_is_dying(run);
+            self.tell(run, KernelEventKind::Counted { counters: now, main_is_dying });
+        }
+    }
+
+    fn look_whether_empty(&self, run: &RunId) {
+        let Some(dir) = self.dir(run) else { return };
+        match dir.populated() {
+            Ok(true) => {}
+            Ok(false) => self.unpopulated(run),
+            Err(e) if e.is_absent() => self.tell(run, KernelEventKind::CgroupGone),
+            Err(e) => tracing::error!(%run, error = %chain(&e), "a run's state cannot be read"),
         }
     }
 }

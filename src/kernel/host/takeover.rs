@@ -29,6 +29,7 @@ impl HostKernel {
     pub fn adopt(&self, note: RunNote, spec: &Spec) -> Result<(), DirError> {
         let place = self.inner.place_of(&note.run);
         let dir = Arc::new(place.dir.open_below(&note.run.to_string())?);
+        self.inner.thaw_if_left(&note.run, &dir);
         let mut kills = Kills::since(note.baseline);
         kills.read(self.inner.clock.now(), events::read(&dir)?);
         let run = note.run.clone();

@@ -25,7 +25,7 @@ pub(super) fn pull(inner: &Arc<Inner>, run: &RunId, spec: &Arc<Spec>, armed: boo
 }
 
 impl Inner {
-    fn set_tripwire(&self, run: &RunId, dir: &Dir, spec: &Spec, armed: bool) -> Result<(), KernelError> {
+    pub(super) fn set_tripwire(&self, run: &RunId, dir: &Dir, spec: &Spec, armed: bool) -> Result<(), KernelError> {
         match limits::tripwire(dir, &spec.limits.memory, self.limits.page_size, armed) {
             // Its end is told by others.
             Err(_) if !dir.has("cgroup.events") => Ok(()),

@@ -111,7 +111,12 @@ impl FakeKernel {
         run.main = Main::Reaped(pid, status);
         let (counters, children, stolen) = (run.counters, run.script.children, run.script.stolen);
         let (populated, above) = (run.populated(), run.above.clone());
+        run.exit_lost = run.script.exit_lost;
+        let run_lost = run.exit_lost;
         world.pids.remove(&pid);
+        if run_lost {
+            return;
+        }
         world.tell(id, KernelEventKind::Exited { status, counters, populated, above });
         if let Children::Brief(after) = children {
             let id = id.clone();

@@ -12,15 +12,15 @@ use crate::worker::state::{After, Behalf, Body, Goal, Phase, Remains, Rest, Wish
 
 impl Transition<'_> {
     pub(super) fn asked(&mut self, ask: Ask, who: Option<&str>, ticket: Option<Ticket>) {
-        if let Some((role, what)) = match ask {
+        if let Some((role, what)) = match &ask {
             Ask::Start { trigger: Trigger::Operator } => Some(("operator", "start")),
             Ask::Restart { force: false, .. } => Some(("operator", "restart")),
             Ask::Restart { force: true, .. } => Some(("operator", "restart by force")),
             Ask::Signal { .. } => Some(("operator", "signal")),
             Ask::Reset => Some(("operator", "reset")),
-            Ask::Start { .. } | Ask::Health { .. } => None,
-            Ask::Stop { by } => Some((role(by), "stop")),
-            Ask::Kill { by } => Some((role(by), "kill")),
+            Ask::Start { .. } | Ask::Health { .. } | Ask::Update(_) => None,
+            Ask::Stop { by } => Some((role(*by), "stop")),
+            Ask::Kill { by } => Some((role(*by), "kill")),
         } {
             self.emit(EventKind::Operator { who: who.unwrap_or(role).to_owned(), what: what.to_owned() });
         }
@@ -53,6 +53,7 @@ impl Transition<'_> {
                 }
                 self.reply(ticket, Ok(()));
             }
+            Ask::Update(update) => self.update(*update, who, ticket),
             Ask::Health { run, report } => self.health(run, &report, ticket),
             Ask::Stop { by } => {
                 self.ordered(Order::Stop);
@@ -220,6 +221,7 @@ impl Transition<'_> {
             self.s.wish = Wish::Down(Some(by));
             self.s.who = who.map(Arc::from);
         }
+        self.s.follow_up = false;
         self.call_off();
         self.settle(Goal::Up, &Err(Refusal::Superseded));
         if was == Wish::Up {
@@ -229,7 +231,7 @@ impl Transition<'_> {
 }
 
 impl Phase {
-    fn rerun(&mut self) {
+    pub(super) fn rerun(&mut self) {
         match self {
             Self::Terminating { after, .. }
             | Self::Draining { after, .. }

@@ -28,6 +28,7 @@ impl Transition<'_> {
             }
             KernelEventKind::CgroupGone => self.cgroup_gone(),
             KernelEventKind::Pressed(limit) => self.pressed(limit),
+            KernelEventKind::LimitsSet(result) => self.limits_set(result),
             KernelEventKind::Removed | KernelEventKind::LogDropped { .. } => {}
         }
     }
@@ -74,6 +75,9 @@ impl Transition<'_> {
                     self.unfenced(life, main, After::Policy);
                 } else if let Wish::Down(by) = self.s.wish {
                     self.terminate(life, main, by.unwrap_or(Behalf::STOP), After::Policy, None);
+                } else if self.s.follow_up {
+                    // What is asked for meanwhile is a run of a later spec: this one is not it.
+                    self.terminate(life, main, Behalf::STOP, After::Rerun, None);
                 } else {
                     self.s.phase = Phase::Running { life, main };
                     self.settle(Goal::Up, &Ok(()));
@@ -107,7 +111,7 @@ impl Transition<'_> {
 
     fn launch_failed(&mut self, error: StartError) {
         let (life, after, killing) = match self.take() {
-            Phase::Launching { life, .. } => (life, After::Policy, None),
+            Phase::Launching { life, .. } => (life, self.after_launch(), None),
             Phase::Killing { life, body: Body::Unborn, give_up, retry, after } => (life, after, Some((give_up, retry))),
             Phase::Stuck { life, body: Body::Unborn, after } => (life, after, Some((self.now + KILL_PATIENCE, None))),
             other => return self.s.phase = other,
@@ -198,8 +202,11 @@ impl Transition<'_> {
         let unseen = Main { pid: 0, started: self.now };
         let (life, main, after, timing) = match self.take() {
             Phase::Launching { life, .. } => {
-                self.settle(Goal::Up, &Ok(()));
-                (life, unseen, After::Policy, Timing::Fresh)
+                let after = self.after_launch();
+                if after == After::Policy {
+                    self.settle(Goal::Up, &Ok(()));
+                }
+                (life, unseen, after, Timing::Fresh)
             }
             Phase::Running { life, main } => (life, main, After::Policy, Timing::Fresh),
             Phase::Terminating { life, main, kill_at, after } => (life, main, after, Timing::Asked { kill_at }),

@@ -1,0 +1,104 @@
+//! Limits of a living run, changed: by `set`, and by a reload.
+
+use super::*;
+
+/// A worker that holds `mib` of memory, held to `max`.
+fn hog(case: &Case, mib: u64, max: &str) -> String {
+    let held = case.file("held");
+    let limits = format!("limits: {{memory: {{max_rss: {max}}}, pids: {{max: 50}}}}");
+    misbehaving("hog", &["hog", &mib.to_string(), "0", &held], &[&limits])
+}
+
+fn file(case: &Case, name: &str) -> String {
+    tree::read(&case.run_dir("hog", 1), name).trim().to_owned()
+}
+
+fn set(case: &Case, args: &[&str]) -> support::run::Ran {
+    finish(case.pinfold("set").arg("hog").args(args))
+}
+
+#[test]
+fn limits_grow_and_shrink_while_the_processes_go_on_and_a_shrink_below_the_use_is_refused() {
+    let case = Case::with_limits(false);
+    let mut up = Up::start(&case, &hog(&case, 64, "256MiB"));
+    let main = up.started("hog", 1);
+    wait_until("it holds its memory", || case.told("held").first().cloned());
+
+    assert_eq!(set(&case, &["memory.max_rss=512MiB", "pids.max=60"]).code, Some(0));
+    assert_eq!((file(&case, "memory.max"), file(&case, "pids.max")), ((512 * MIB).to_string(), "60".into()));
+    assert_eq!(set(&case, &["memory.max_rss=128MiB"]).code, Some(0));
+    assert_eq!(file(&case, "memory.max"), (128 * MIB).to_string());
+    assert_eq!(file(&case, "pids.max"), "60", "what was set before holds beside it");
+    up.wait_for("each file is an event", |event| {
+        matches!(&event.kind, EventKind::LimitChanged { file, value, .. }
+            if file == "memory.max" && *value == (128 * MIB).to_string())
+    });
+
+    let ran = set(&case, &["memory.max_rss=16MiB", "pids.max=70"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("{} bytes is below the ", 16 * MIB)), "{ran:?}");
+    assert_eq!((file(&case, "memory.max"), file(&case, "pids.max")), ((128 * MIB).to_string(), "60".into()));
+    assert_eq!((file(&case, "cgroup.freeze"), main.alive()), ("0".into(), true));
+
+    // The next run is held to what is configured.
+    case.ask("restart", &["hog"]);
+    assert_eq!(tree::read(&case.run_dir("hog", 2), "memory.max").trim(), (256 * MIB).to_string());
+    up.stop();
+}
+
+#[test]
+fn a_reload_changes_limits_in_place_or_says_why_not() {
+    let case = Case::with_limits(false);
+    let mut up = Up::start(&case, &hog(&case, 64, "256MiB"));
+    let main = up.started("hog", 1);
+    wait_until("it holds its memory", || case.told("held").first().cloned());
+    case.config(&hog(&case, 64, "512MiB"));
+    assert!(case.ask("plan", &[]).stdout.contains("limits.memory.max_rss 256 MiB → 512 MiB"));
+    case.ask("reload", &[]);
+    assert_eq!((file(&case, "memory.max"), main.alive()), ((512 * MIB).to_string(), true));
+    case.config(&hog(&case, 64, "16MiB"));
+    let ran = finish(&mut case.pinfold("reload"));
+    assert_eq!((ran.code, ran.stderr.contains("bytes in use")), (Some(1), true), "{ran:?}");
+    assert_eq!((file(&case, "memory.max"), main.alive()), ((512 * MIB).to_string(), true));
+    assert!(case.ask("plan", &[]).stdout.contains("512 MiB → 16 MiB"), "it is still to be done");
+    up.stop();
+}
+
+#[test]
+fn what_is_set_for_a_time_is_put_back_and_what_is_set_to_last_outlives_the_supervisor() {
+    let case = Case::with_limits(false);
+    let mut up = Up::start(&case, &hog(&case, 8, "256MiB"));
+    let main = up.started("hog", 1);
+    assert_eq!(set(&case, &["pids.max=60", "--for", "1s"]).code, Some(0));
+    assert_eq!(file(&case, "pids.max"), "60");
+    wait_until("what is configured is in force again", || (file(&case, "pids.max") == "50").then_some(()));
+    assert_eq!(set(&case, &["pids.max=70", "--persist"]).code, Some(0));
+    assert_eq!(file(&case, "pids.max"), "70");
+    assert!(case.ask("plan", &[]).stdout.starts_with("nothing to do"), "it is laid over what is configured");
+    let first = case.role("supervisor");
+    first.signal(Signal::KILL);
+    first.wait_gone("the killed supervisor");
+    case.role("supervisor");
+    wait_until("another answers", || (finish(&mut case.pinfold("ps")).code == Some(0)).then_some(()));
+    case.ask("reload", &[]);
+    assert_eq!((file(&case, "pids.max"), main.alive()), ("70".into(), true));
+    up.signal(Signal::TERM);
+    up.reap_killed();
+    up.wait_silent();
+}
+
+#[test]
+fn what_a_dead_supervisor_had_frozen_or_set_is_as_configured_when_the_next_one_has_begun() {
+    let case = Case::with_limits(false);
+    let mut up = Up::start(&case, &hog(&case, 8, "256MiB"));
+    let main = up.started("hog", 1);
+    assert_eq!(set(&case, &["pids.max=60"]).code, Some(0));
+    let first = case.role("supervisor");
+    first.signal(Signal::KILL);
+    first.wait_gone("the killed supervisor");
+    wait_until("what is configured is in force again", || (file(&case, "pids.max") == "50").then_some(()));
+    assert!(main.alive());
+    up.signal(Signal::TERM);
+    up.reap_killed();
+    up.wait_silent();
+}

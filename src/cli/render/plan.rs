@@ -1,0 +1,56 @@
+//! `plan` and `reload`: a line for each step, and how many workers are left as they are.
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::words::{inert, text};
+use crate::api::wire::{Carried, Plan, Reloaded, Step, Word};
+
+/// What would be done.
+#[must_use]
+pub fn plan(plan: &Plan) -> String {
+    let rows = plan.steps.iter().map(|step| row(step, None));
+    rows_and_rest(rows, plan.untouched.len())
+}
+
+/// What was done, and what came of it.
+#[must_use]
+pub fn reloaded(reloaded: &Reloaded) -> String {
+    let rows = reloaded.steps.iter().map(|carried| row(&carried.step, Some(carried.outcome)));
+    rows_and_rest(rows, reloaded.untouched.len())
+}
+
+/// What could not be done, for stderr: each line with its end.
+#[must_use]
+pub fn not_carried(reloaded: &Reloaded) -> String {
+    let failed = reloaded.steps.iter().filter(|carried| carried.outcome == Word::Failed);
+    text(failed.map(|Carried { step, error, .. }| {
+        let (verb, what, _) = step.words();
+        format!("pinfold: {verb} {}: {}", inert(&what), inert(error.as_deref().unwrap_or("it failed")))
+    }))
+}
+
+fn row(step: &Step, outcome: Option<Word>) -> [String; 3] {
+    let (verb, what, how) = step.words();
+    let how = match outcome {
+        Some(Word::Failed) => format!("FAILED: {how}"),
+        _ => how,
+    };
+    [verb.to_owned(), inert(&what).into_owned(), inert(&how).into_owned()]
+}
+
+fn rows_and_rest(rows: impl ExactSizeIterator<Item = [String; 3]>, untouched: usize) -> String {
+    let nothing = rows.len() == 0;
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+    table.add_rows(rows);
+    let lines: String = table.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
+    let rest = match untouched {
+        1 => "1 worker is untouched".to_owned(),
+        n => format!("{n} workers are untouched"),
+    };
+    if nothing { format!("nothing to do; {rest}\n") } else { format!("{lines}{rest}\n") }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
