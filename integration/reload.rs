@@ -228,6 +228,27 @@ fn instances_come_and_go_and_nobody_who_is_only_called_alike() {
 }
 
 #[test]
+fn a_scaling_outlives_the_supervisor() {
+    let case = Case::new();
+    let workers = sleeper("less", "1000") + "    instances: 3\n" + &sleeper("more", "1000") + "    instances: 1\n";
+    let mut up = Up::start(&case, &workers);
+    up.started("less-3", 1);
+    up.started("more-1", 1);
+    case.ask("scale", &["less=1"]);
+    case.ask("scale", &["more=2"]);
+    let pids = |case: &Case| ["less-1", "more-1", "more-2"].map(|name| pid(case, name));
+    let before = pids(&case);
+    let first = case.role("supervisor");
+    first.signal(Signal::KILL);
+    first.wait_gone("the killed supervisor");
+    wait_until("the next one answers", || finish(case.pinfold("ps").arg("-q")).code.filter(|code| *code == 0));
+    assert_eq!(case.ask("ps", &["-a", "-q"]).stdout, "less-1\nmore-1\nmore-2\n");
+    assert_eq!(pids(&case), before);
+    up.signal(Signal::TERM);
+    up.reap_killed();
+}
+
+#[test]
 fn a_storm_of_reloads_over_half_written_files_touches_nobody() {
     let case = Case::new();
     let mut up = Up::start(&case, &(sleeper("one", "1000") + &sleeper("two", "1000")));

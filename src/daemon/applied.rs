@@ -27,7 +27,12 @@ pub(super) struct Applied {
     pub(super) from: Option<ConfigSource>,
     /// Its text.
     pub(super) sources: Vec<Source>,
+    /// How many instances workers have been scaled to since.
+    pub(super) scaled: Scaled,
 }
+
+/// Numbers of instances, by the name of whose they are.
+pub(super) type Scaled = BTreeMap<WorkerId, usize>;
 
 /// Limits that were set to last, by worker and key.
 pub(super) type Overrides = BTreeMap<WorkerId, BTreeMap<String, String>>;
@@ -50,6 +55,8 @@ enum Kept {
 struct Whole {
     from: Option<ConfigSource>,
     files: Vec<Text>,
+    #[serde(default, skip_serializing_if = "Scaled::is_empty")]
+    scaled: Scaled,
 }
 
 /// Keeps `applied`, which has been validated, in `state`: whole, or as it was before. Readable by its owner alone, for
@@ -63,7 +70,7 @@ pub(super) fn store(state: &Path, applied: &Applied) -> io::Result<()> {
         Ok(Text { name: source.name.clone(), text })
     });
     let files = texts.collect::<io::Result<Vec<_>>>()?;
-    write(state, FILE, &Whole { from: applied.from.clone(), files })
+    write(state, FILE, &Whole { from: applied.from.clone(), files, scaled: applied.scaled.clone() })
 }
 
 /// Reads what [`store`] kept.
@@ -71,12 +78,12 @@ pub(super) fn store(state: &Path, applied: &Applied) -> io::Result<()> {
 /// # Errors
 /// Where there is nothing, or it is not understood.
 pub(super) fn load(state: &Path) -> io::Result<Applied> {
-    let Whole { from, files } = match read(state, FILE)? {
+    let Whole { from, files, scaled } = match read(state, FILE)? {
         Kept::Whole(whole) => whole,
-        Kept::Texts(files) => Whole { from: None, files },
+        Kept::Texts(files) => Whole { from: None, files, scaled: Scaled::new() },
     };
     let sources = files.into_iter().map(|t| Source { name: t.name, bytes: t.text.into_bytes() }).collect();
-    Ok(Applied { from, sources })
+    Ok(Applied { from, sources, scaled })
 }
 
 /// Keeps the limits that were set to last, as [`store`] does.
@@ -125,7 +132,8 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let from =
             ConfigSource::Default { file: "/etc/pinfold/pinfold.yaml".into(), dir: "/etc/pinfold/conf.d".into() };
-        let applied = Applied { from: Some(from), sources: sources() };
+        let scaled = Scaled::from([(WorkerId::new("web").unwrap(), 3)]);
+        let applied = Applied { from: Some(from), sources: sources(), scaled };
         store(state.path(), &applied).unwrap();
         assert_eq!(load(state.path()).unwrap(), applied);
         let mode = fs::metadata(state.path().join(FILE)).unwrap().permissions().mode();
@@ -136,7 +144,7 @@ mod tests {
     fn what_an_earlier_version_kept_is_understood() {
         let state = tempfile::tempdir().unwrap();
         fs::write(state.path().join(FILE), r#"[{"name":"/etc/é.yaml","text":"env: {A: \"\\u0041\"}\n"}]"#).unwrap();
-        assert_eq!(load(state.path()).unwrap(), Applied { from: None, sources: sources() });
+        assert_eq!(load(state.path()).unwrap(), Applied { from: None, sources: sources(), scaled: Scaled::new() });
     }
 
     #[test]

@@ -26,11 +26,11 @@ use crate::manager::crew::{ManagerError, New, Nursery};
 use crate::manager::diff::{Life, Origin, Present, Standing, diff};
 use crate::manager::handle::{Manager, Member, Outcome, Reach, Refusal};
 use crate::model::{EventKind, SliceName, Trigger, WorkerId, chain};
-use crate::spec::types::{Config, Slice, Spec};
+use crate::spec::types::{Config, Slice, Spec, Worker};
 use crate::spec::{self, Problems, Source, overlay};
 use crate::worker::handle::AskError;
 
-use super::applied::{self, Applied, Overrides};
+use super::applied::{self, Applied, Overrides, Scaled};
 use super::chronicle::Chronicle;
 
 /// When a limit that could not be put back is tried again.
@@ -180,7 +180,7 @@ impl Governor for Reloader {
         let inner = Arc::clone(&self.inner);
         self.aside(async move {
             let _one = inner.one.lock().await;
-            Ok(inner.manager.scale(&name, instances).await?)
+            inner.scale(&name, instances).await
         })
     }
 
@@ -278,9 +278,47 @@ impl Inner {
         Ok(Reloaded { steps: carried, untouched: plan.untouched })
     }
 
+    /// On disk before anything is done: a supervisor that is killed half-way is followed by one that goes on.
+    async fn scale(&self, name: &str, instances: usize) -> Result<Outcomes, Problem> {
+        let before = match WorkerId::new(name) {
+            // What cannot be scaled is refused below, in better words.
+            Ok(id) if !self.manager.instances(name).is_empty() => Some(self.keep_scaled(id, instances).await?),
+            _ => None,
+        };
+        match self.manager.scale(name, instances).await {
+            Ok(outcomes) => Ok(outcomes),
+            Err(refused) => {
+                if let Some(before) = before {
+                    self.keep_applied(before).await?;
+                }
+                Err(refused.into())
+            }
+        }
+    }
+
+    /// Answers with what was kept before.
+    async fn keep_scaled(&self, id: WorkerId, instances: usize) -> Result<Applied, Problem> {
+        let state = self.state.clone();
+        let before =
+            tokio::task::spawn_blocking(move || applied::load(&state)).await.map_err(io::Error::other).flatten();
+        let before = before.map_err(|error| {
+            let detail =
+                format!("the configuration in force cannot be read, and nothing is changed: {}", chain(&error));
+            Problem::new(Code::Failed, detail)
+        })?;
+        let mut applied = before.clone();
+        applied.scaled.insert(id, instances);
+        self.keep_applied(applied).await?;
+        Ok(before)
+    }
+
     /// On disk before anything is done.
     async fn keep(&self, sources: Vec<Source>) -> Result<(), Problem> {
-        let (state, applied) = (self.state.clone(), Applied { from: self.from.clone(), sources });
+        self.keep_applied(Applied { from: self.from.clone(), sources, scaled: Scaled::new() }).await
+    }
+
+    async fn keep_applied(&self, applied: Applied) -> Result<(), Problem> {
+        let state = self.state.clone();
         let stored = tokio::task::spawn_blocking(move || applied::store(&state, &applied)).await;
         stored.map_err(io::Error::other).flatten().map_err(|error| {
             Problem::new(
@@ -539,6 +577,23 @@ fn laid_over(spec: &Spec, set: &BTreeMap<String, String>) -> Result<Spec, Proble
         Problem { problems: problems.0.iter().map(wrong).collect(), ..Problem::new(Code::BadRequest, detail) }
     })?;
     Ok(Spec { limits, ..spec.clone() })
+}
+
+/// Gives `config` as many instances as workers were scaled to.
+pub(super) fn scale(config: &mut Config, scaled: &Scaled) {
+    for (parent, count) in scaled {
+        let is_instance = |worker: &Worker| worker.declared_as == *parent && worker.id != *parent;
+        let Some(at) = config.workers.iter().position(is_instance) else { continue };
+        let Some(first) = config.workers.get(at).cloned() else { continue };
+        let names = (1..=*count).filter_map(|number| WorkerId::new(&format!("{parent}-{number}")).ok());
+        let wanted: Vec<WorkerId> = names.collect();
+        config.workers.retain(|worker| !is_instance(worker) || wanted.contains(&worker.id));
+        for id in wanted {
+            if config.workers.iter().all(|worker| worker.id != id) {
+                config.workers.push(Worker { id, ..first.clone() });
+            }
+        }
+    }
 }
 
 /// Lays what was set to last over what is configured; what does not fit is left out, and told.

@@ -45,7 +45,7 @@ use super::household::{self, Household};
 use super::memory::{self, Memory};
 use super::orphans;
 use super::records::Records;
-use super::reload::{self, Reloader, lay_over};
+use super::reload::{self, Reloader, lay_over, scale};
 
 /// How long after the last worker has ended its directory may still be there.
 const TIDY: Duration = Duration::from_secs(40);
@@ -135,12 +135,13 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let clock = Clock::new();
     // Before the first word to the keeper, which from then on takes a long silence for a hang: ten thousand workers are a
     // long text.
-    let Applied { from, sources } =
+    let Applied { from, sources, scaled } =
         applied::load(&settings.state_dir).map_err(failed("cannot read the configuration in force"))?;
     let mut config =
         spec::load(&sources, &|name| std::env::var(name).ok()).map_err(|e| Failure::Config(e.to_string()))?;
     let overrides = applied::load_overrides(&settings.state_dir).map_err(failed("cannot read what was set to last"))?;
     let misfits = lay_over(&mut config, &overrides);
+    scale(&mut config, &scaled);
     let opening = memory::open(&settings.state_dir, &config);
     let (keeper, mut news) = client::connect(socket).map_err(|e| Failure::failed("cannot reach the keeper", e))?;
     keeper.list().map_err(|e| Failure::failed("cannot reach the keeper", e))?;

@@ -20,7 +20,7 @@ use crate::kernel::place::record::{self, Lock, Recorded};
 use crate::kernel::place::{Claimant, Claimed, Leaf, PlaceError, Situation, claim, scope};
 use crate::spec::{self, Source};
 
-use super::applied::{self, Applied};
+use super::applied::{self, Applied, Scaled};
 use super::supervisor::Settings;
 
 /// `pinfold up`. Returns only where it fails.
@@ -29,7 +29,7 @@ use super::supervisor::Settings;
 /// [`Failure`]. Nothing of ours runs then.
 pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
     let paths = resolve(globals, args)?;
-    let applied = Applied { from: Some(paths.config.clone()), sources: read_config(&paths)? };
+    let applied = Applied { from: Some(paths.config.clone()), sources: read_config(&paths)?, scaled: Scaled::new() };
     let lock = Lock::take(&paths.state).map_err(|e| Failure::failed("cannot start", e))?;
     socket::check(&paths.socket).map_err(|e| Failure::failed("cannot start", e))?;
     applied::store(&paths.state, &applied).map_err(|e| Failure::failed("cannot keep the configuration", e))?;
