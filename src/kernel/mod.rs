@@ -4,6 +4,7 @@ pub mod ancestors;
 pub mod auxiliary;
 pub mod cgroup;
 pub mod host;
+pub mod inherit;
 pub mod launch;
 pub mod news;
 pub mod note;
