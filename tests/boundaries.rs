@@ -35,7 +35,11 @@ const TABLE: &[Row] = &[
     Row { files: "kernel/port.rs", may_use: &["model", "spec::types", "policy::breaker", "kernel"], never: &[] },
     // The driver joins cgroups, watches and the keeper into the `Kernel` that workers use.
     Row { files: "kernel/host", may_use: &["model", "spec::types", "kernel", "clock", "keeper"], never: &[] },
-    Row { files: "keeper", may_use: &["model", "kernel::launch", "kernel::pidfd", "keeper", "clock"], never: ASYNC },
+    Row {
+        files: "keeper",
+        may_use: &["model", "kernel::launch", "kernel::pidfd", "kernel::inherit", "keeper", "clock"],
+        never: ASYNC,
+    },
     Row {
         files: "keeper/client.rs",
         may_use: &["model", "kernel::launch", "kernel::pidfd", "keeper", "clock"],

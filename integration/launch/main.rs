@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helper fails as its test does")]
 
+mod reexec;
 mod support;
 
 use std::collections::BTreeMap;

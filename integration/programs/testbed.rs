@@ -47,6 +47,7 @@ fn main() -> ExitCode {
                 supervisor_leaf: leaf("supervisor"),
                 logger_leaf: leaf("logger"),
                 logger,
+                state: None,
                 keep: Vec::new(),
             };
             eprintln!("testbed: {}", setup.become_keeper());

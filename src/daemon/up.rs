@@ -69,6 +69,7 @@ pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
         supervisor_leaf: if claimed.moved { Some(leaf(Leaf::Supervisor)?) } else { None },
         logger_leaf: Some(leaf(Leaf::Logger)?),
         logger: Some(RunningLogger { pid: logger.child.pid, socket: logger.socket }),
+        state: None,
         keep: vec![descriptor(lock.share())?, descriptor(root.try_clone_fd().map_err(DirError::into_io))?],
     };
     Err(Failure::failed("cannot become the keeper", setup.become_keeper()))

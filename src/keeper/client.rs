@@ -115,6 +115,20 @@ impl Client {
         self.send(&ToKeeper::Signal { run: run.clone(), signal }, Vec::new())
     }
 
+    /// Has the keeper become one of the binary `file` of this version once this supervisor has ended, and waits until that was said.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub async fn reexec(&self, file: OwnedFd, version: String) -> Result<(), TransportError> {
+        self.send(&ToKeeper::Reexec { version }, vec![file])?;
+        while self.shared.waits_for_room() {
+            // What waits is sent by `Events::next`, which sees the same.
+            self.shared.socket.ready(Interest::WRITABLE).await.map_err(TransportError::Io)?;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
     /// Tells systemd: `sd_notify(3)`'s text.
     ///
     /// # Errors

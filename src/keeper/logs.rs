@@ -3,6 +3,8 @@
 //! The spare end is what lets the logger die: a pipe with a reader raises no SIGPIPE and loses no byte, and the next
 //! logger gets the same pipe. What the logger does with the bytes is `logger`'s.
 
+mod handover;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +24,13 @@ struct Pipe {
     path: PathBuf,
     policy: LogPolicy,
     spare: OwnedFd,
+}
+
+impl Pipe {
+    /// What a logger is told of it.
+    fn attach(&self, run: &RunId, stream: Stream) -> ToLogger {
+        ToLogger::Attach { run: run.clone(), stream, path: self.path.clone(), policy: self.policy }
+    }
 }
 
 /// The pipes' ends of one run, before it runs.
@@ -151,7 +160,7 @@ impl Logs {
         if self.seat.is_none() {
             return;
         }
-        let message = ToLogger::Attach { run: run.clone(), stream, path: pipe.path.clone(), policy: pipe.policy };
+        let message = pipe.attach(run, stream);
         let end = pipe.spare.try_clone().map_err(TransportError::Io);
         if let Err(e) = end.and_then(|end| self.out.push(&message, vec![end])) {
             say("keeper", &format_args!("the log of {run} is not written: {}", chain(&e)));

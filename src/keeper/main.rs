@@ -4,6 +4,7 @@
 //! part is done.
 
 mod lives;
+mod reexec;
 
 use std::ffi::OsString;
 use std::io;
@@ -67,6 +68,10 @@ struct Keeper {
     wants_room: [bool; 2],
     /// Held, and given to each supervisor to hold, so that no other takes our place while one of us lives.
     keep: Vec<OwnedFd>,
+    /// A binary that is executed once the supervisor has ended.
+    reexec: Option<reexec::Pending>,
+    /// How often that was done.
+    reexecs: u32,
 }
 
 impl Keeper {
@@ -87,7 +92,7 @@ impl Keeper {
         if let Some(running) = setup.logger {
             logs.adopt(running.pid, running.socket, now);
         }
-        let keeper = Self {
+        let mut keeper = Self {
             watchdog_at: systemd.watchdog.map(|limit| now + limit / 2),
             supervisor: Supervisor::new(now, setup.method, systemd.watchdog),
             epoll,
@@ -105,6 +110,8 @@ impl Keeper {
             inbox: Inbox::default(),
             wants_room: [false; 2],
             keep: setup.keep,
+            reexec: None,
+            reexecs: 0,
         };
         let readable = epoll::EventFlags::IN;
         let data = epoll::EventData::new_u64;
@@ -112,14 +119,20 @@ impl Keeper {
         if let Some(socket) = keeper.logs.socket() {
             epoll::add(&keeper.epoll, socket, data(LOGGER), readable).map_err(Failure::at("epoll"))?;
         }
+        if let Some(memfd) = setup.state {
+            keeper.take_over(memfd, now)?;
+        }
         Ok(keeper)
     }
 
     /// The supervisor's exit code.
     fn work(&mut self) -> Result<i32, Failure> {
         let mut events = Vec::with_capacity(64);
+        // What ended before anybody looked. No supervisor runs yet, so nothing follows for us.
+        self.reap(monotonic())?;
         loop {
             let now = monotonic();
+            self.reexecute_when_ready(now);
             self.tick(now);
             self.ask_for_room()?;
             let timeout = self.deadline().map(|at| timespec(at.since(monotonic())));
@@ -158,7 +171,7 @@ impl Keeper {
 
     fn deadline(&self) -> Option<Mono> {
         let all = [self.supervisor.deadline(), self.logs.deadline(), self.runs.deadline(), self.watchdog_at];
-        all.into_iter().flatten().min()
+        all.into_iter().chain([self.reexec_deadline()]).flatten().min()
     }
 
     fn tick(&mut self, now: Mono) {
@@ -257,7 +270,11 @@ impl Keeper {
                 self.hear_supervisor(now);
                 let socket = self.supervisor.hang_up(now);
                 self.close(socket);
-                if let End::Leave(code) = self.supervisor.ended(status, now) {
+                let end = self.supervisor.ended(status, now);
+                if let Some(pending) = &self.reexec {
+                    self.supervisor.made_way(&end, &pending.version);
+                    self.wait_for_launches(now);
+                } else if let End::Leave(code) = end {
                     return Ok(Some(code));
                 }
             } else if self.logs.pid() == Some(pid) {
@@ -304,7 +321,7 @@ impl Keeper {
                 if let Err(e) = &locks {
                     say("keeper", &format_args!("the supervisor holds no lock: {e}"));
                 }
-                self.supervisor.greet(version, locks.unwrap_or_default());
+                self.supervisor.greet(version, self.reexecs, locks.unwrap_or_default());
             }
             ToKeeper::Launch { run, logs, way } => {
                 self.supervisor.listens();
@@ -327,6 +344,7 @@ impl Keeper {
             ToKeeper::Ack { run } => self.runs.forget(&run),
             ToKeeper::List => self.list(now),
             ToKeeper::Signal { run, signal } => self.signal_run(&run, signal),
+            ToKeeper::Reexec { version } => self.accept(version, fds, now),
             ToKeeper::Notify { state } => self.notify(&state),
             ToKeeper::Pong { .. } => {
                 if self.systemd.watchdog.is_some() {

@@ -18,6 +18,7 @@
 //! supervisor sees its socket end and exits.
 
 pub mod client;
+pub mod handover;
 mod logs;
 pub mod main;
 pub mod protocol;

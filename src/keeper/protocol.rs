@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub use crate::model::Stream;
 use crate::model::{ExitStatus, LogPolicy, Mono, RunId, StartError, Way};
 
-/// The version of all three conversations. A peer of another version is refused with a sentence.
+/// The version of all three conversations, and of what a keeper leaves to the next one. A peer of another version is refused with
+/// a sentence.
 pub const VERSION: u32 = 1;
 
 /// Supervisor → keeper.
@@ -59,6 +60,12 @@ pub enum ToKeeper {
         /// The signal's number.
         signal: i32,
     },
+    /// Become the keeper of another binary, once this supervisor has ended. Descriptor: its file, which was executed and has
+    /// said that it takes over from [`VERSION`]. The last message.
+    Reexec {
+        /// Of that binary.
+        version: String,
+    },
     /// For systemd, `sd_notify(3)`'s text, sent on by the keeper because only the main process is heard.
     Notify {
         /// `READY=1`, `STATUS=…`, ….
@@ -80,6 +87,9 @@ pub enum FromKeeper {
         version: u32,
         /// How many supervisors this keeper has started before this one.
         restarts: u32,
+        /// How often it has executed another binary.
+        #[serde(default)]
+        reexecs: u32,
         /// Why the one before ended, in words, if there was one.
         previous: Option<String>,
         /// Whether somebody has asked for the end already; the signal follows.

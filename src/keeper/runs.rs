@@ -11,6 +11,8 @@
 //! pidfd is opened where somebody asks for it, so that ten thousand workers fit under a limit of twenty thousand files.
 //! What an earlier keeper had launched is no child of ours, and its number is nobody's promise: of those the pidfd is kept.
 
+mod handover;
+
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;

@@ -4,9 +4,11 @@
 //! be told and none is left open by accident. Executing anew, instead of going on, gives the keeper a small heap and
 //! one thread; children and their statuses stay its own (the process is the same).
 
-use std::ffi::OsString;
+use std::convert::Infallible;
+use std::ffi::{CString, OsString};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -14,6 +16,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use super::handover::TAKES_OVER;
 use super::protocol::VERSION;
 use super::transport::{self, Inbox, TransportError};
 use crate::kernel::launch::Method;
@@ -31,6 +34,8 @@ pub struct Setup {
     pub logger_leaf: Option<Leaf>,
     /// A logger that runs already, a child of the process that becomes the keeper; `None`: the keeper starts one.
     pub logger: Option<RunningLogger>,
+    /// What the keeper before has left, where this process was one already; it is not `up`'s to say.
+    pub state: Option<OwnedFd>,
     /// Descriptors to hold until the end: locks. At most ten.
     pub keep: Vec<OwnedFd>,
 }
@@ -54,7 +59,7 @@ pub struct RunningLogger {
 }
 
 /// [`Setup`] without its descriptors, which stand beside it in this order: supervisor's leaf, logger's leaf, logger's
-/// socket, what is kept.
+/// socket, what the keeper before has left, what is kept.
 #[derive(Serialize, Deserialize)]
 struct Wire {
     version: u32,
@@ -63,6 +68,8 @@ struct Wire {
     supervisor_leaf: Option<String>,
     logger_leaf: Option<String>,
     logger_pid: Option<i32>,
+    #[serde(default)]
+    state: bool,
 }
 
 /// The word that makes the binary the keeper.
@@ -81,6 +88,22 @@ impl Setup {
         }
     }
 
+    /// Becomes the keeper of another binary. Returns only where that fails: nothing has changed then.
+    pub(super) fn become_keeper_of(self, binary: &OwnedFd) -> io::Error {
+        let execute = || -> io::Result<Infallible> {
+            let stdin = self.hand_over().map_err(io::Error::other)?;
+            let path = CString::new(format!("/proc/self/fd/{}", binary.as_raw_fd()))?;
+            let role = CString::new(ROLE)?;
+            nix::unistd::dup2_stdin(&stdin)?;
+            // Not by `Command`, which would have SIGPIPE end us where this fails. Blocked signals stay blocked and pending.
+            let Err(refused) = nix::unistd::execv(&path, &[c"pinfold", &role]);
+            nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
+            Err(refused.into())
+        };
+        let Err(error) = execute();
+        error
+    }
+
     fn hand_over(self) -> Result<OwnedFd, TransportError> {
         let (ours, keepers) = transport::pair().map_err(TransportError::Io)?;
         let wire = Wire {
@@ -90,9 +113,10 @@ impl Setup {
             supervisor_leaf: self.supervisor_leaf.as_ref().map(|l| l.name.clone()),
             logger_leaf: self.logger_leaf.as_ref().map(|l| l.name.clone()),
             logger_pid: self.logger.as_ref().map(|l| l.pid),
+            state: self.state.is_some(),
         };
         let leaves = [self.supervisor_leaf, self.logger_leaf].into_iter().flatten().map(|l| l.directory);
-        let fds: Vec<_> = leaves.chain(self.logger.map(|l| l.socket)).chain(self.keep).collect();
+        let fds: Vec<_> = leaves.chain(self.logger.map(|l| l.socket)).chain(self.state).chain(self.keep).collect();
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         transport::send(ours.as_fd(), &transport::encode(&wire)?, &borrowed)?;
         Ok(keepers)
@@ -105,7 +129,7 @@ impl Setup {
     pub(super) fn receive() -> Result<Self, TransportError> {
         let got = Inbox::default().recv::<Wire>(io::stdin().as_fd())?;
         let wire = got.message;
-        if wire.version != VERSION {
+        if !TAKES_OVER.contains(&wire.version) {
             return Err(TransportError::Io(io::Error::other("the setup is of another version")));
         }
         let count = got.fds.len();
@@ -121,12 +145,14 @@ impl Setup {
             Some(pid) => Some(RunningLogger { pid, socket: next()? }),
             None => None,
         };
+        let state = wire.state.then(next).transpose()?;
         Ok(Self {
             supervisor_args: wire.supervisor_args.into_iter().map(|a| OsString::from_vec(a.into_vec())).collect(),
             method: wire.method,
             supervisor_leaf,
             logger_leaf,
             logger,
+            state,
             keep: fds.collect(),
         })
     }

@@ -5,6 +5,8 @@
 //!                                            └───── exits ──▶ the keeper exits with its code
 //! ```
 
+mod handover;
+
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::protocol::{FromKeeper, VERSION};
@@ -166,11 +168,11 @@ impl Supervisor {
         }
     }
 
-    /// Answers its hello, with `locks` to hold as long as it lives, and gives it the signals that came before it could take them.
-    pub(super) fn greet(&mut self, version: u32, locks: Vec<OwnedFd>) {
+    /// Answers its hello, with `locks` to hold as long as it lives and how often the keeper has executed another binary, and gives it the signals that came before it could take them.
+    pub(super) fn greet(&mut self, version: u32, reexecs: u32, locks: Vec<OwnedFd>) {
         let (restarts, previous) = (self.restarts, self.previous.clone());
         let going_down = self.going_down.is_some();
-        self.send(&FromKeeper::Hello { version: VERSION, restarts, previous, going_down }, locks);
+        self.send(&FromKeeper::Hello { version: VERSION, restarts, reexecs, previous, going_down }, locks);
         if version != VERSION {
             say("keeper", &format_args!("a supervisor of protocol {version}, this keeper speaks {VERSION}"));
             self.give_up("it speaks another version of the protocol");
@@ -200,7 +202,7 @@ impl Supervisor {
         }
     }
 
-    fn give_up(&mut self, why: &'static str) {
+    pub(super) fn give_up(&mut self, why: &'static str) {
         let Some(seat) = &mut self.seat else { return };
         seat.given_up = Some(why);
         say("keeper", &format_args!("the supervisor is killed: {why}"));
@@ -271,12 +273,16 @@ impl Supervisor {
             };
             say("keeper", &format_args!("the supervisor was {why}; the workers are untouched"));
             self.previous = Some(why);
-            if let Some(signal) = self.going_down.filter(|signal| !self.waiting_signals.contains(signal)) {
-                self.waiting_signals.push(signal);
-            }
+            self.take_up_the_end_again();
         }
         self.restarts += 1;
         self.restart_at = Some(now + self.backoff.after(life));
         End::Replace
+    }
+    /// Somebody has asked for the end, and the one who was asked is no more: the next is.
+    fn take_up_the_end_again(&mut self) {
+        if let Some(signal) = self.going_down.filter(|signal| !self.waiting_signals.contains(signal)) {
+            self.waiting_signals.push(signal);
+        }
     }
 }

@@ -56,7 +56,7 @@ pub enum TransportError {
     /// The value cannot be written as a message.
     #[error("a message that cannot be written")]
     Encode(#[source] rmp_serde::encode::Error),
-    /// The memfd is not sealed, or is larger than [`MAX_BODY`].
+    /// The memfd is not sealed, or is larger than it may be.
     #[error("a body that is not sealed or too large")]
     Body,
     /// The kernel refuses, and would again.
@@ -221,6 +221,16 @@ impl Outbox {
         Ok(())
     }
 
+    /// What waits, in order: encoded messages, each with its descriptors.
+    pub fn waiting(&self) -> impl Iterator<Item = (&[u8], &[OwnedFd])> {
+        self.waiting.iter().map(|(message, fds)| (message.as_slice(), fds.as_slice()))
+    }
+
+    /// Puts a message that waited elsewhere behind those that wait.
+    pub fn push_encoded(&mut self, message: Vec<u8>, fds: Vec<OwnedFd>) {
+        self.waiting.push_back((message, fds));
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -255,11 +265,19 @@ const SEALS: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFla
 /// # Errors
 /// [`TransportError::Body`] where its writer could still change it.
 pub fn open_body<B: DeserializeOwned>(memfd: OwnedFd) -> Result<B, TransportError> {
+    open_body_within(memfd, MAX_BODY)
+}
+
+/// Reads a sealed body of at most `limit` bytes.
+///
+/// # Errors
+/// As [`open_body`].
+pub fn open_body_within<B: DeserializeOwned>(memfd: OwnedFd, limit: u64) -> Result<B, TransportError> {
     // Also refuses what is no memfd at all: F_GET_SEALS is EINVAL there.
     let seals = rustix::fs::fcntl_get_seals(&memfd).map_err(|_| TransportError::Body)?;
     let file = std::fs::File::from(memfd);
     let length = file.metadata().map_err(TransportError::Io)?.len();
-    if !seals.contains(SEALS) || length > MAX_BODY {
+    if !seals.contains(SEALS) || length > limit {
         return Err(TransportError::Body);
     }
     let mut bytes = vec![0; usize::try_from(length).map_err(|_| TransportError::Body)?];
@@ -303,6 +321,7 @@ mod tests {
             Just(ToKeeper::List),
             (run(), any::<i32>()).prop_map(|(run, signal)| ToKeeper::Signal { run, signal }),
             "\\PC{0,300}".prop_map(|state| ToKeeper::Notify { state }),
+            "\\PC{0,100}".prop_map(|version| ToKeeper::Reexec { version }),
             any::<u64>().prop_map(|nonce| ToKeeper::Pong { nonce }),
         ]
     }
@@ -317,10 +336,11 @@ mod tests {
             (any::<i32>(), any::<bool>()).prop_map(|(signal, core)| ExitStatus::Signaled { signal, core }),
         ];
         prop_oneof![
-            (any::<u32>(), any::<u32>(), proptest::option::of("\\PC{0,100}"), any::<bool>()).prop_map(
-                |(version, restarts, previous, going_down)| FromKeeper::Hello {
+            (any::<u32>(), any::<[u32; 2]>(), proptest::option::of("\\PC{0,100}"), any::<bool>()).prop_map(
+                |(version, [restarts, reexecs], previous, going_down)| FromKeeper::Hello {
                     version,
                     restarts,
+                    reexecs,
                     previous,
                     going_down
                 }

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::Mono;
 
 /// Half of the 10 s in which a supervisor that was told something has to give a sign.
@@ -111,7 +113,7 @@ impl Vigil {
 }
 
 /// 100 ms, doubling to 10 s; from the start again after a life of a minute.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Backoff {
     failures: u32,
 }
