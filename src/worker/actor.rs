@@ -30,7 +30,7 @@ use crate::store::{Change, Ended, Kept, Ledger, Record, Shown};
 
 use super::effect::{Effect, Refusal};
 use super::event::{Event, Ticket, Turn};
-use super::handle::{Command, Published, WorkerHandle};
+use super::handle::{Command, Message, Published, WorkerHandle};
 use super::keeping::{Keeping, remembered};
 use super::state::{Adopted, State};
 
@@ -237,12 +237,15 @@ impl Actor {
     fn run(
         mut self,
         mut kernel: NewsReceiver,
-        mut commands: mpsc::UnboundedReceiver<Command>,
+        mut commands: mpsc::UnboundedReceiver<Message>,
     ) -> impl Future<Output = ()> + Send + use<> {
         async move {
             self.turn(Event::Begin);
-            let mut listening = true;
+            let (mut listening, mut leaving) = (true, false);
             while listening || !self.state.is_at_rest() || !self.keeping.is_idle() {
+                if leaving && self.next.is_empty() && self.keeping.is_idle() && self.state.can_be_left() {
+                    return;
+                }
                 let deadline = self.state.deadline();
                 let alarm = self.shared.clock.instant(deadline.unwrap_or(Mono(Duration::MAX)));
                 let event = tokio::select! {
@@ -257,13 +260,18 @@ impl Actor {
                         continue;
                     }
                     // Cancel-safe: a message is taken or stays.
-                    command = commands.recv(), if listening => {
-                        let Some(command) = command else {
+                    message = commands.recv(), if listening => match message {
+                        Some(Message::Ask(command)) => self.admit(command),
+                        Some(Message::Leave { now: true }) => return,
+                        Some(Message::Leave { now: false }) => {
+                            leaving = true;
+                            continue;
+                        }
+                        None => {
                             listening = false;
                             continue;
-                        };
-                        self.admit(command)
-                    }
+                        }
+                    },
                     // Cancel-safe: the event stays until it is taken.
                     () = tokio::task::yield_now(), if !self.next.is_empty() => match self.next.pop_front() {
                         Some(next) => next,

@@ -475,3 +475,66 @@ fn a_uuid_says_its_version_and_variant() {
     assert_eq!((text.len(), &text[14..15]), (36, "4"), "{text}");
     assert!(matches!(&text[19..20], "8" | "9" | "a" | "b"), "{text}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_that_is_to_leave_does_so_at_once_where_its_worker_runs_or_rests_and_changes_nothing() {
+    let bench = Bench::new(1);
+    let (runs, rests) = (bench.worker("runs", never()).unwrap(), bench.worker("rests", never()).unwrap());
+    bench.kernel.script(runs.id(), Script::default());
+    runs.start(Trigger::Operator).await.unwrap();
+    let before = bench.shared.clock.now();
+    for worker in [&runs, &rests] {
+        worker.leave(false);
+        worker.gone().await;
+    }
+    assert_eq!(bench.shared.clock.now(), before);
+    assert_eq!(bench.kernel.directories().len(), 1, "its run goes on");
+    assert!(matches!(runs.stop(KilledBy::Stop).await, Err(AskError::Gone { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_that_is_to_leave_first_brings_a_launch_and_the_end_of_a_run_to_their_ends() {
+    let mut bench = Bench::new(1);
+    let worker = bench.worker("web", never()).unwrap();
+    bench.kernel.script(worker.id(), Script { launch: Launch::Runs(2 * SEC), ..Script::default() });
+    let asked = bench.shared.clock.now();
+    let started = worker.start(Trigger::Operator);
+    worker.leave(false);
+    worker.gone().await;
+    assert!(bench.shared.clock.now().since(asked) >= 2 * SEC, "the launch is decided");
+    started.await.unwrap();
+
+    let worker = bench.worker("job", never()).unwrap();
+    bench.kernel.script(worker.id(), Script { children: Children::Stubborn, ..Script::exits(SEC, 3) });
+    worker.start(Trigger::Config).await.unwrap();
+    wait_for(&worker, SOON, |s| s.cause.is_some()).await.unwrap();
+    worker.leave(false);
+    worker.gone().await;
+    assert_eq!(worker.status().state, Public::Stopped, "what was left of it is gone, too");
+    assert_eq!(causes(&mut bench), [ExitCause::Exited { code: 3 }]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_that_has_to_leave_now_waits_for_nothing() {
+    let bench = Bench::new(1);
+    let worker = bench.worker("web", never()).unwrap();
+    bench.kernel.script(worker.id(), Script { launch: Launch::Runs(20 * SEC), ..Script::default() });
+    let started = worker.start(Trigger::Operator);
+    worker.leave(true);
+    let before = bench.shared.clock.now();
+    worker.gone().await;
+    assert_eq!(bench.shared.clock.now(), before);
+    assert!(matches!(started.await, Err(AskError::Gone { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_that_is_to_leave_answers_whoever_waits_for_its_workers_end_first() {
+    let bench = Bench::new(1);
+    let worker = bench.worker("web", never()).unwrap();
+    bench.kernel.script(worker.id(), Script { on_signal: OnSignal::Dies(2 * SEC), ..Script::default() });
+    worker.start(Trigger::Operator).await.unwrap();
+    let stopped = worker.stop(KilledBy::Stop);
+    worker.leave(false);
+    worker.gone().await;
+    stopped.await.unwrap();
+}

@@ -37,12 +37,21 @@ pub(super) struct Command {
     pub(super) answer: oneshot::Sender<Result<(), Refusal>>,
 }
 
+/// What comes through an actor's queue.
+pub(super) enum Message {
+    Ask(Command),
+    /// See [`WorkerHandle::leave`]; `now`: whatever it is about.
+    Leave {
+        now: bool,
+    },
+}
+
 /// A worker, for whoever does not own it.
 #[derive(Debug, Clone)]
 pub struct WorkerHandle {
     pub(super) id: WorkerId,
     pub(super) who: Option<Arc<str>>,
-    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) commands: mpsc::UnboundedSender<Message>,
     pub(super) published: watch::Receiver<Published>,
 }
 
@@ -156,8 +165,22 @@ impl WorkerHandle {
         let (answer, receiver) = oneshot::channel();
         let (hearer, taken) = oneshot::channel();
         // A closed channel drops the sender with the command: the answer says so.
-        drop(self.commands.send(Command { ask, who: self.who.clone(), taken: hearer, answer }));
+        drop(self.commands.send(Message::Ask(Command { ask, who: self.who.clone(), taken: hearer, answer })));
         Answer { worker: self.id.clone(), taken, receiver }
+    }
+
+    /// Has its actor end with everything as it is, for another supervisor to go on with: at a moment at which that one finds all
+    /// there is to know (no launch undecided, no end told and not cleared away, nobody waiting for an answer), or else
+    /// `now`, between two events. [`Self::gone`] tells when.
+    pub fn leave(&self, now: bool) {
+        // A closed channel: it has ended.
+        drop(self.commands.send(Message::Leave { now }));
+    }
+
+    /// Waits until its actor has ended.
+    pub async fn gone(&self) {
+        // No status is waited for: the end of who publishes them is the news.
+        drop(self.wait_for(|_| false).await);
     }
 
     /// Waits until a published status satisfies `level`, which may be the present one.
@@ -169,7 +192,7 @@ impl WorkerHandle {
     pub async fn wait_for(&self, mut level: impl FnMut(&WorkerStatus) -> bool) -> Result<WorkerStatus, AskError> {
         let mut published = self.published.clone();
         let reached = published.wait_for(|p| level(&p.status)).await;
-        reached.map(|p| p.status.clone()).map_err(|_| self.gone())
+        reached.map(|p| p.status.clone()).map_err(|_| self.is_gone())
     }
 
     /// Waits until nothing of it runs, nothing is due and none of its directories is left. To end it, await the answer to
@@ -180,7 +203,7 @@ impl WorkerHandle {
     pub async fn at_rest(&self) -> Result<(), AskError> {
         let mut published = self.published.clone();
         let reached = published.wait_for(|p| p.at_rest).await;
-        reached.map(drop).map_err(|_| self.gone())
+        reached.map(drop).map_err(|_| self.is_gone())
     }
 
     /// Waits for the next publication after the last one this handle has seen; what is published now counts as seen by a
@@ -190,12 +213,12 @@ impl WorkerHandle {
     /// [`AskError::Gone`] if the actor ends before.
     pub async fn changed(&mut self) -> Result<WorkerStatus, AskError> {
         if self.published.changed().await.is_err() {
-            return Err(self.gone());
+            return Err(self.is_gone());
         }
         Ok(self.published.borrow_and_update().status.clone())
     }
 
-    fn gone(&self) -> AskError {
+    fn is_gone(&self) -> AskError {
         AskError::Gone { worker: self.id.clone() }
     }
 }

@@ -437,6 +437,19 @@ impl State {
         matches!(self.phase, Phase::Resting(_)) && self.leftovers.is_empty()
     }
 
+    /// Whether another supervisor finds all there is to know of it: no launch is undecided, no end is told whose run is not cleared
+    /// away (the keeper would tell it again), no new run is asked for that only we know of, and nobody waits for its end.
+    #[must_use]
+    pub fn can_be_left(&self) -> bool {
+        match &self.phase {
+            Phase::Resting(_) | Phase::Waiting { .. } | Phase::Running { .. } | Phase::Stuck { .. } => true,
+            Phase::Terminating { after, .. } | Phase::Killing { body: Body::Alive(_), after, .. } => {
+                *after == After::Policy && self.owed.is_empty()
+            }
+            Phase::Preparing { .. } | Phase::Launching { .. } | Phase::Draining { .. } | Phase::Killing { .. } => false,
+        }
+    }
+
     /// How many answers are owed.
     #[must_use]
     pub fn owed(&self) -> usize {
