@@ -155,7 +155,8 @@ impl Inbox {
         let got = loop {
             match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut self.buffer)], &mut control, flags) {
                 Ok(got) => break got,
-                Err(Errno::INTR) => {}
+                // CONNRESET: the peer has closed without having read all. It is said once, before what had come from it.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(e) => return Err(e.into()),
             }
         };
@@ -425,6 +426,17 @@ mod tests {
         drop(b);
         assert!(matches!(send(a.as_fd(), b"x", &[]), Err(TransportError::Gone)));
         assert!(matches!(Inbox::default().recv::<ToKeeper>(a.as_fd()), Err(TransportError::Gone)));
+    }
+
+    #[test]
+    fn what_a_peer_has_said_is_heard_also_where_it_has_closed_without_reading() {
+        let (a, b) = pair().unwrap();
+        send(b.as_fd(), &encode(&FromKeeper::Listed).unwrap(), &[]).unwrap();
+        send(a.as_fd(), &encode(&ToKeeper::List).unwrap(), &[]).unwrap();
+        drop(a);
+        let mut inbox = Inbox::default();
+        assert_eq!(inbox.recv::<ToKeeper>(b.as_fd()).unwrap().message, ToKeeper::List);
+        assert!(matches!(inbox.recv::<ToKeeper>(b.as_fd()), Err(TransportError::Gone)));
     }
 
     #[test]
