@@ -15,13 +15,14 @@ use pinfold::{
         exit::{Exit, Failure, chain},
         govern, logs, look,
         paths::{self, Who},
+        reexec as cli_reexec,
         render::Reader,
         run,
         said::Said,
         schema, validate, version,
     },
     clock,
-    daemon::{supervisor, up},
+    daemon::{reexec, supervisor, up},
     keeper::{self, role, setup},
     kernel::{place::scope, signals},
     logger,
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Some(setup::ROLE) => keeper::main::main(),
         Some(role::LOGGER) => logger::main::main(),
         Some(role::SUPERVISOR) => report(supervise()),
+        Some(reexec::ROLE) => reexec::child_main(&std::env::args_os().skip(2).collect::<Vec<_>>()),
         Some(scope::ROLE) => scope::child_main(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => {
             let cli = Cli::parse();
@@ -166,6 +168,7 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
         Command::Reload(args) => say(&govern::reload(args, &to_supervisor()?)?),
         Command::Scale(args) => say(&govern::scale(args, &to_supervisor()?)?),
         Command::Set(args) => say(&govern::set(args, &to_supervisor()?)?),
+        Command::Reexec(args) => say(&cli_reexec::reexec(args, &to_supervisor()?)?),
         Command::Schema(_) => {
             print(&schema::text())?;
             Ok(Exit::Ok)

@@ -47,7 +47,7 @@ fn the_help_of_what_talks_to_a_supervisor() {
     let dir = dir_with(&[]);
     let commands = [
         "ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "why", "events", "history",
-        "logs",
+        "logs", "reexec",
     ];
     insta::assert_snapshot!(commands.map(|command| session(&[command, "-h"], dir.path())).join("\n"));
 }
@@ -71,6 +71,7 @@ fn without_a_supervisor_there_is_one_sentence_and_one_code() {
         &["reset", "a"],
         &["why", "a"],
         &["logs", "a"],
+        &["reexec"],
     ];
     for args in lines {
         let args = [args, &["--socket", "none.sock"]].concat();

@@ -22,7 +22,7 @@ pub enum Role {
     /// Everything: root, and the supervisor's own user.
     Admin,
     /// Look, and start, stop and signal workers: whoever else the socket's group lets in. What changes the configuration
-    /// or ends the supervisor is the seat of the other role; nothing served yet does.
+    /// or replaces the binary is for the other role.
     Operator,
 }
 

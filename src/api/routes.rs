@@ -24,6 +24,7 @@ use super::govern::Governor;
 use super::logs::{self, Readers};
 use super::moment::{Calendar, Moment};
 use super::peer::Peer;
+use super::reexec::{Upgrades, reexec};
 use super::usage::{self, Meter};
 use super::wire::{
     Ask, Code, Health, History, Instances, PastRun, Plan, Problem, Reloaded, Results, SetLimits, Settled, StoreHealth,
@@ -56,6 +57,7 @@ struct Inner {
     told: Told,
     seats: Seats,
     readers: Readers,
+    upgrades: Option<Upgrades>,
 }
 
 /// What events leave behind: the last of them, and how those are who take them away.
@@ -82,8 +84,8 @@ impl Api {
         told: Told,
     ) -> Self {
         let (calendar, began) = (Calendar::new(clock), clock.now());
-        let (seats, readers) = (Seats::new(), Readers::new());
-        let inner = Inner { manager, meter, calendar, began, logs, store, runs, told, seats, readers };
+        let (seats, readers, upgrades) = (Seats::new(), Readers::new(), None);
+        let inner = Inner { manager, meter, calendar, began, logs, store, runs, told, seats, readers, upgrades };
         Self { inner: Arc::new(inner), governor: None }
     }
 
@@ -109,12 +111,27 @@ impl Api {
         &self.inner.seats
     }
 
+    /// The same, and the binary can be replaced by `upgrades`.
+    /// To be said before anything is served.
+    #[must_use]
+    pub fn with_upgrades(mut self, upgrades: Upgrades) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.upgrades = Some(upgrades);
+        }
+        self
+    }
+
+    pub(super) fn upgrades(&self) -> Option<&Upgrades> {
+        self.inner.upgrades.as_ref()
+    }
+
     /// All routes. Every request must carry the [`Peer`] it came from.
     pub fn router(self) -> Router {
         Router::new()
             .route("/v1/health", get(health))
             .route("/v1/events", get(events))
             .route("/v1/history", get(history))
+            .route("/v1/reexec", post(reexec))
             .route("/v1/workers", get(list))
             .route("/v1/workers/{name}", get(one))
             .route("/v1/workers/{name}/why", get(why))
@@ -236,7 +253,7 @@ async fn why(State(api): State<Api>, Name(name): Name) -> Result<Json<Why>, Prob
 }
 
 async fn health(State(api): State<Api>) -> Json<Health> {
-    let Inner { manager, calendar, began, store, told, .. } = &*api.inner;
+    let Inner { manager, calendar, began, store, told, upgrades, .. } = &*api.inner;
     let store = StoreHealth::from(&*store.borrow());
     let all = manager.all();
     let running = all.iter().filter(|m| m.worker.status().state == WorkerState::Running).count();
@@ -250,6 +267,8 @@ async fn health(State(api): State<Api>) -> Json<Health> {
         running,
         store,
         history: told.sinks.read(),
+        reexecs: upgrades.as_ref().map_or(0, |upgrades| upgrades.reexecs),
+        previous: upgrades.as_ref().and_then(|upgrades| upgrades.previous.clone()),
     })
 }
 

@@ -358,3 +358,65 @@ async fn the_runs_of_a_worker_are_told_the_newest_first() {
         assert_eq!(code(&door.get(path).await), expected, "{path}");
     }
 }
+
+/// A door whose binary can be replaced, asked by a client in `role`, and what whoever replaces it is asked.
+fn upgradable(role: crate::api::Role) -> (Router, tokio::sync::mpsc::Receiver<crate::api::Wish>) {
+    let bench = Bench::new(1);
+    let (wishes, asked) = tokio::sync::mpsc::channel(1);
+    let runs = store::MemoryStore::new();
+    let runs = StoreHandle::start(Box::new(runs), Vec::new(), Duration::from_secs(86_400)).unwrap();
+    let (_, health) = watch::channel(store::Health::Ok { made_anew: None });
+    let manager = Manager::new(Vec::new());
+    let api = Api::new(manager, Arc::new(Echo), bench.shared.clock, "/logs".into(), health, runs, told());
+    let upgrades = Upgrades { wishes, reexecs: 4, previous: Some("ended by signal 9".into()) };
+    let router = api.with_upgrades(upgrades).router();
+    let as_client = axum::Extension(Peer { uid: 1000, pid: Some(4711), role });
+    (router.layer(as_client), asked)
+}
+
+async fn call(mut router: Router, request: Request<HttpBody>) -> (u16, Value) {
+    let response = router.call(request).await.unwrap();
+    let status = response.status().as_u16();
+    let text = response.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&text).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_admins_wish_for_another_binary_is_answered_by_what_comes_of_it() {
+    let wish = |body: &'static str| Request::post("/v1/reexec").body(HttpBody::from(body)).unwrap();
+    let (router, mut asked) = upgradable(crate::api::Role::Admin);
+    let replacing = tokio::spawn(async move {
+        let good = crate::api::wire::Reexec {
+            binary: "/usr/bin/pinfold".into(),
+            version: "2.0.0".into(),
+            replaces: "1.0.0".into(),
+            pid: 5,
+            reexecs: 4,
+        };
+        for answer in [Ok(good), Err("/usr/bin/pinfold is no file".to_owned())] {
+            let wish = asked.recv().await.unwrap();
+            assert_eq!(wish.who, "uid 1000 (pid 4711)");
+            wish.answer.send(answer).unwrap();
+        }
+    });
+    let (status, value) = call(router.clone(), wish("")).await;
+    assert_eq!((status, &value["version"], &value["reexecs"]), (200, &json!("2.0.0"), &json!(4)));
+    let (status, value) = call(router.clone(), wish("{}")).await;
+    assert_eq!(
+        (status, &value["code"], &value["detail"]),
+        (409, &json!("not_now"), &json!("/usr/bin/pinfold is no file"))
+    );
+    replacing.await.unwrap();
+    assert_eq!(call(router.clone(), wish("")).await.0, 503, "nobody is there any more");
+    assert_eq!(call(router.clone(), wish(r#"{"force": true}"#)).await.0, 400);
+    let (_, health) = call(router, Request::get("/v1/health").body(HttpBody::empty()).unwrap()).await;
+    assert_eq!((&health["reexecs"], &health["previous"]), (&json!(4), &json!("ended by signal 9")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_does_not_replace_the_binary() {
+    let (router, mut asked) = upgradable(crate::api::Role::Operator);
+    let (status, value) = call(router, Request::post("/v1/reexec").body(HttpBody::empty()).unwrap()).await;
+    assert_eq!((status, &value["code"]), (403, &json!("not_permitted")));
+    assert!(asked.try_recv().is_err(), "nobody was asked");
+}

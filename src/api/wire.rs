@@ -345,6 +345,12 @@ pub struct Health {
     /// How each history sink is, in the order of the configuration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<SinkHealth>,
+    /// How often the binary was replaced since `up`.
+    #[serde(default)]
+    pub reexecs: u32,
+    /// Why the supervisor before this one has ended, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
 }
 
 /// Whether what outlives the supervisor gets where it belongs.
@@ -472,6 +478,21 @@ impl MarkerWord {
             Self::Unknown => "unknown",
         }
     }
+}
+
+/// `POST /v1/reexec`: the binary is good, and takes over next. The supervisor that has answered ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reexec {
+    /// Where it is.
+    pub binary: String,
+    /// Its version.
+    pub version: String,
+    /// That of the one that runs.
+    pub replaces: String,
+    /// The supervisor that ends.
+    pub pid: u32,
+    /// How often the binary was replaced before: [`Health::reexecs`] is greater by one when it is done.
+    pub reexecs: u32,
 }
 
 /// An error: RFC 9457, `application/problem+json`. Its `type` is left out, which means `about:blank`.
@@ -652,7 +673,10 @@ impl Settled {
                 (Word::Failed, Some(Code::TimedOut), Some(so_far))
             }
             Outcome::Refused(why) => (Word::Failed, Some(Code::of(why)), Some(model::chain(why))),
-            Outcome::Gone => (Word::Failed, Some(Code::NotFound), Some("it is not supervised any more".into())),
+            Outcome::Gone => {
+                let why = "its supervisor has ended, or is being replaced: ask again";
+                (Word::Failed, Some(Code::NotNow), Some(why.into()))
+            }
         };
         Self {
             worker: status.id,

@@ -69,6 +69,8 @@ pub enum Command {
     Why(Named),
     /// Print what a worker wrote, of all its runs that are kept, the oldest first
     Logs(Logs),
+    /// Replace the binary of a running supervisor by the one that is in its place now; no worker notices
+    Reexec(Reexec),
     /// Check config files; every problem with its line and what would be right
     Validate(Validate),
     /// Print the JSON Schema of the config
@@ -459,6 +461,19 @@ pub struct Set {
     globals: Globals,
 }
 
+/// `pinfold reexec`.
+#[derive(Debug, Args)]
+pub struct Reexec {
+    /// Wait no longer than this until the new one answers (30s, 1m30s)
+    #[arg(long, value_name = "DURATION", default_value = "1m")]
+    pub timeout: String,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    globals: Globals,
+}
+
 /// `pinfold validate`.
 #[derive(Debug, Args)]
 pub struct Validate {
@@ -519,6 +534,7 @@ impl Cli {
             Command::Plan(args) | Command::Reload(args) => &args.globals,
             Command::Scale(args) => &args.globals,
             Command::Set(args) => &args.globals,
+            Command::Reexec(args) => &args.globals,
             Command::Validate(args) => &args.globals,
             Command::Schema(args) => &args.globals,
             Command::Doctor(args) => &args.globals,

@@ -14,6 +14,7 @@ pub mod govern;
 pub mod logs;
 pub mod look;
 pub mod paths;
+pub mod reexec;
 pub mod render;
 pub mod report;
 pub mod run;

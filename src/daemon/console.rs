@@ -154,6 +154,8 @@ fn print_events(mut shown: mpsc::Receiver<Shown>, format: Output, lines: &EventL
             (Shown::Event(event), Output::Text) => {
                 lines.line(&event).map_or_else(Vec::new, |line| format!("{line}\n").into_bytes())
             }
+            // Nobody's end is to be shown where they all go on.
+            (Shown::End(_, statuses), _) if statuses.is_empty() => Vec::new(),
             (Shown::End(summary, statuses), Output::Text) => {
                 format!("{}\n", summary.table(&statuses, width())).into_bytes()
             }

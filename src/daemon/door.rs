@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::api::socket::{self, Socket, SocketError, SocketFile};
-use crate::api::{Api, Bounds, Governor, Meter, Server, Told};
+use crate::api::{Api, Bounds, Governor, Meter, Server, Told, Upgrades};
 use crate::clock::Clock;
 use crate::kernel::host::HostKernel;
 use crate::manager::handle::Manager;
@@ -33,6 +33,7 @@ pub(super) struct Behind {
     pub(super) store: StoreHandle,
     pub(super) told: Told,
     pub(super) governor: Arc<dyn Governor>,
+    pub(super) upgrades: Upgrades,
 }
 
 /// A socket that is answered.
@@ -67,9 +68,9 @@ impl Door {
     /// # Errors
     /// Where a thread cannot be had.
     pub(super) fn open(self, behind: Behind) -> io::Result<OpenDoor> {
-        let Behind { manager, kernel, clock, logs, store, told, governor } = behind;
+        let Behind { manager, kernel, clock, logs, store, told, governor, upgrades } = behind;
         let api = Api::new(manager, Arc::new(Gauge(kernel)), clock, logs, store.watch(), store, told);
-        let api = api.governed_by(governor);
+        let api = api.governed_by(governor).with_upgrades(upgrades);
         let (listener, file) = self.socket.into_parts();
         Ok(OpenDoor { server: Server::start(listener, api.router(), Bounds::default())?, file })
     }

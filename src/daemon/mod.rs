@@ -11,6 +11,7 @@
 //! patient.rs     a worker as the monitor of its health sees it
 //! orphans.rs     runs whose keeper is gone
 //! door.rs        the control socket, joined to what it serves
+//! reexec.rs      another binary in the place of this one
 //! ```
 
 mod applied;
@@ -22,6 +23,7 @@ mod memory;
 mod orphans;
 mod patient;
 mod records;
+pub mod reexec;
 mod reload;
 pub mod supervisor;
 pub mod up;

@@ -45,10 +45,14 @@ use super::household::{self, Household};
 use super::memory::{self, Memory};
 use super::orphans;
 use super::records::Records;
+use super::reexec::{self, Desk};
 use super::reload::{self, Reloader, lay_over, scale};
 
 /// How long after the last worker has ended its directory may still be there.
 const TIDY: Duration = Duration::from_secs(40);
+
+/// How long probes that were called off may keep the next supervisor waiting, which would end them.
+const PROBES: Duration = Duration::from_secs(2);
 
 /// What the supervisor is started with. Written and read by this binary only.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
@@ -60,6 +64,9 @@ pub struct Settings {
     /// ROOT of the tree.
     #[arg(long)]
     pub root: PathBuf,
+    /// The path we were started by, where another binary will be.
+    #[arg(long)]
+    pub binary: Option<PathBuf>,
     /// Where our own processes came from, and go back to at the end, where they were moved at all.
     #[arg(long)]
     pub home: Option<PathBuf>,
@@ -84,6 +91,9 @@ impl Settings {
         let word = |v: &dyn std::fmt::Debug| OsString::from(format!("{v:?}").to_lowercase());
         let mut args: Vec<OsString> = vec!["--state-dir".into(), self.state_dir.clone().into()];
         args.extend(["--root".into(), self.root.clone().into()]);
+        if let Some(binary) = &self.binary {
+            args.extend(["--binary".into(), binary.clone().into()]);
+        }
         if let Some(home) = &self.home {
             args.extend(["--home".into(), home.clone().into()]);
         }
@@ -123,6 +133,8 @@ enum End {
     Detach,
     /// As `Stop`, because the breaker of this worker has opened.
     GiveUp(WorkerId),
+    /// Another binary goes on.
+    MakeWay,
 }
 
 async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure> {
@@ -151,6 +163,11 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let _locks = std::mem::take(&mut told.locks);
 
     let mut memory = opening.settle(told.previous.is_some())?;
+    // Before it can be asked, so that a signal meanwhile is not lost.
+    let binary = settings.binary.clone().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+    let mut desk = Desk::new(&binary, &settings.state_dir, told.reexecs, told.previous.clone())
+        .map_err(failed("cannot listen for signals"))?;
+
     let tree = Tree::open(&settings.root)?;
     let logs = settings.state_dir.join("logs");
     let console = Console::start(settings.output, &logs, &config.workers).map_err(failed("cannot show anything"))?;
@@ -271,6 +288,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         store: memory.handle.clone(),
         told: stream.told(),
         governor: Arc::new(reloader.clone()),
+        upgrades: desk.upgrades(),
     };
     let door = door.map(|door| door.open(behind)).transpose().map_err(failed("cannot listen for commands"))?;
 
@@ -291,15 +309,28 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         })
     });
 
-    let end = tokio::select! {
-        lost = &mut pump => {
-            memory.close().await;
-            return Err(lost_sight(lost));
+    let mut successor = None;
+    let end = loop {
+        tokio::select! {
+            lost = &mut pump => {
+                memory.close().await;
+                return Err(lost_sight(lost));
+            }
+            end = signals.end(settings.on_term) => break end,
+            // Its sender is in `shared`, which the actors hold.
+            Some(worker) = given_up.recv() => break End::GiveUp(worker),
+            verified = desk.next() => match verified {
+                Ok(verified) => {
+                    chronicle.supervisor(format!("making way for version {}, asked by {}", verified.version, verified.who));
+                    successor = Some(verified);
+                    break End::MakeWay;
+                }
+                Err(why) => chronicle.supervisor(format!("the binary is not replaced: {why}")),
+            },
         }
-        end = signals.end(settings.on_term) => end,
-        // Its sender is in `shared`, which the actors hold.
-        Some(worker) = given_up.recv() => End::GiveUp(worker),
     };
+    // Whoever wishes for another binary now is told that it is too late.
+    drop(desk);
     // What has been announced is true no longer.
     announcement.abort();
     manager.close();
@@ -308,6 +339,23 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         hangups.abort();
     }
     let handles: Vec<WorkerHandle> = manager.all().iter().map(|member| member.worker.clone()).collect();
+    if let Some(successor) = successor {
+        reexec::leave(&handles).await;
+        stream.let_go().await;
+        close(door).await;
+        // Those of runs that nobody attends any more have been called off.
+        drop(tokio::time::timeout(PROBES, probes.idle()).await);
+        memory.close().await;
+        finish(console, &[], stream).await;
+        let (file, version) = successor.into_file();
+        return tokio::select! {
+            lost = &mut pump => Err(lost_sight(lost)),
+            said = kernel.reexec(file, version) => match said {
+                Ok(()) => Ok(Exit::Ok),
+                Err(error) => Err(Failure::failed("cannot ask the keeper for another binary", error)),
+            },
+        };
+    }
     if end == End::Detach {
         chronicle.supervisor("ending; the workers go on".to_owned());
         kernel.notify("STOPPING=1");
@@ -347,7 +395,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
             let why = "its restart breaker has opened, and its on_open is exit";
             Err(Failure::failed(format!("{worker} was given up, and every worker with it"), why))
         }
-        End::Stop | End::Detach => Ok(Exit::Ok),
+        End::Stop | End::Detach | End::MakeWay => Ok(Exit::Ok),
     }
 }
 
@@ -388,6 +436,7 @@ async fn close(door: Option<OpenDoor>) {
 struct Told {
     messages: Vec<FromKeeper>,
     previous: Option<String>,
+    reexecs: u32,
     going_down: bool,
     /// Of state directory and tree.
     locks: Vec<OwnedFd>,
@@ -398,8 +447,9 @@ async fn hear(news: &mut Events) -> Result<Told, crate::keeper::transport::Trans
     loop {
         // A pidfd is let go of at once: the keeper signals for us.
         match news.next().await? {
-            (FromKeeper::Hello { previous, going_down, .. }, locks) => {
+            (FromKeeper::Hello { previous, reexecs, going_down, .. }, locks) => {
                 told.previous = previous;
+                told.reexecs = reexecs;
                 told.going_down = going_down;
                 told.locks = locks;
             }
@@ -718,7 +768,8 @@ struct Signals {
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        // Nothing is asked for by these, and their default action would end us. The handler stays when its end is dropped.
+        // Nothing is asked for by the one, and the other is the desk's as soon as there is one; their default action would end us.
+        // The handler stays when its end is dropped.
         for unused in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
             drop(signal(unused)?);
         }
@@ -755,6 +806,7 @@ mod tests {
         let settings = Settings {
             state_dir: "/var/lib/a b".into(),
             root: "/sys/fs/cgroup/pinfold".into(),
+            binary: Some("/usr/local/s bin/pinfold".into()),
             home: Some("/sys/fs/cgroup/user.slice".into()),
             made: true,
             socket: "/run/a b/api.sock".into(),
@@ -763,7 +815,8 @@ mod tests {
         };
         let words = std::iter::once("pinfold".into()).chain(settings.to_args());
         assert_eq!(Settings::try_parse_from(words).unwrap(), settings);
-        let settings = Settings { home: None, made: false, on_term: OnTerm::Stop, output: Output::Text, ..settings };
+        let settings =
+            Settings { binary: None, home: None, made: false, on_term: OnTerm::Stop, output: Output::Text, ..settings };
         let words = std::iter::once("pinfold".into()).chain(settings.to_args());
         assert_eq!(Settings::try_parse_from(words).unwrap(), settings);
     }

@@ -21,6 +21,7 @@ use crate::kernel::place::{Claimant, Claimed, Leaf, PlaceError, Situation, claim
 use crate::spec::{self, Source};
 
 use super::applied::{self, Applied, Scaled};
+use super::reexec;
 use super::supervisor::Settings;
 
 /// `pinfold up`. Returns only where it fails.
@@ -46,6 +47,7 @@ pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
     let settings = Settings {
         state_dir: paths.state.clone(),
         root: claimed.tree.root.path().to_owned(),
+        binary: Some(reexec::own_path().map_err(|e| Failure::failed("cannot find our own binary", e))?),
         home: claimed.moved.then(|| situation.own_dir.clone()),
         made: claimed.made,
         socket: paths.socket.clone(),

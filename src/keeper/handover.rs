@@ -158,7 +158,12 @@ mod tests {
         let at = Mono(std::time::Duration::new(77, 123_456_789));
         let mut backoff = Backoff::default();
         backoff.after(std::time::Duration::ZERO);
-        let attach = ToLogger::Attach { run: run(1), stream: Stream::Stderr, path: "/logs/a/1.stderr".into(), policy: LogPolicy::default() };
+        let attach = ToLogger::Attach {
+            run: run(1),
+            stream: Stream::Stderr,
+            path: "/logs/a/1.stderr".into(),
+            policy: LogPolicy::default(),
+        };
         let state = State {
             reexecs: 3,
             descriptors: Rlimit { resource: 7, soft: 1024, hard: u64::MAX },

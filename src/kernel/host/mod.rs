@@ -22,7 +22,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsString,
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
@@ -230,6 +230,14 @@ impl HostKernel {
     #[must_use]
     pub fn is_frozen(&self, run: &RunId) -> bool {
         self.inner.dir(run).is_some_and(|dir| dir.frozen().unwrap_or(false))
+    }
+
+    /// Has the keeper become one of the binary `file` once we have ended.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub async fn reexec(&self, file: OwnedFd, version: String) -> Result<(), TransportError> {
+        self.inner.keeper.reexec(file, version).await
     }
 
     /// Tells the keeper something for systemd (`sd_notify(3)`).
