@@ -231,9 +231,9 @@ fn another_configuration_renews_the_slices_limits_lifts_what_is_gone_and_removes
 #[test]
 fn a_limit_below_what_a_slice_uses_kills_nobody_and_is_told_to_who_is_to_start_there() {
     let case = Case::with_limits(true);
-    let unit: [&str; 0] = [];
+    let again = "restart: {policy: always, retry_delay: 0s}";
     let big = ["/bin/sh", "-c", "x=$(head -c 40000000 /dev/zero | tr '\\0' x); sleep 1000"];
-    let first = within("web", &worker("big", &big, &unit));
+    let first = within("web", &worker("big", &big, &[again]));
     let path = case.config(&config("  web: {memory: {max: 512MiB}}", &first));
     let mut up = Up::spawn(case.pinfold("up").arg("--on-term=detach").arg(path));
     let main = up.started("big", 1);
