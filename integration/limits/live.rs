@@ -9,6 +9,11 @@ fn hog(case: &Case, mib: u64, max: &str) -> String {
     misbehaving("hog", &["hog", &mib.to_string(), "0", &held], &[&limits])
 }
 
+/// Waits until the hog holds all that it is to hold.
+fn holds(case: &Case) {
+    wait_until("it holds its memory", || case.told("held").into_iter().find(|line| line == "held"));
+}
+
 fn file(case: &Case, name: &str) -> String {
     tree::read(&case.run_dir("hog", 1), name).trim().to_owned()
 }
@@ -22,7 +27,7 @@ fn limits_grow_and_shrink_while_the_processes_go_on_and_a_shrink_below_the_use_i
     let case = Case::with_limits(false);
     let mut up = Up::start(&case, &hog(&case, 64, "256MiB"));
     let main = up.started("hog", 1);
-    wait_until("it holds its memory", || case.told("held").first().cloned());
+    holds(&case);
 
     assert_eq!(set(&case, &["memory.max_rss=512MiB", "pids.max=60"]).code, Some(0));
     assert_eq!((file(&case, "memory.max"), file(&case, "pids.max")), ((512 * MIB).to_string(), "60".into()));
@@ -51,7 +56,7 @@ fn a_reload_changes_limits_in_place_or_says_why_not() {
     let case = Case::with_limits(false);
     let mut up = Up::start(&case, &hog(&case, 64, "256MiB"));
     let main = up.started("hog", 1);
-    wait_until("it holds its memory", || case.told("held").first().cloned());
+    holds(&case);
     case.config(&hog(&case, 64, "512MiB"));
     assert!(case.ask("plan", &[]).stdout.contains("limits.memory.max_rss 256 MiB → 512 MiB"));
     case.ask("reload", &[]);
