@@ -5,7 +5,7 @@
 //! - [`up::Up`]: a running `pinfold up` and the events it told.
 //! - [`run`]: one `pinfold run` to its end.
 //! - [`door`]: the control socket, spoken to without the product.
-//! - [`tree`], [`process`]: what the kernel says.
+//! - [`tree`], [`process`]: what the kernel says; [`evidence`]: whether that is a whole.
 //!
 //! Nothing here waits for a while: everything waits for a level, with a deadline that only a failure reaches. On a slow
 //! machine (an emulated processor) `PINFOLD_TEST_SLOWNESS` multiplies every deadline.
@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a harness fails by panicking")]
 
 pub(crate) mod door;
+pub(crate) mod evidence;
 pub(crate) mod process;
 pub(crate) mod run;
 pub(crate) mod tree;
