@@ -335,7 +335,9 @@ impl Actor {
             Effect::Drain(run) => self.shared.kernel.drain(&run),
             Effect::Remove(run) => {
                 self.note = None;
-                self.shared.kernel.remove(&run);
+                if !self.keeping.holds(&run) {
+                    self.shared.kernel.remove(&run);
+                }
             }
             Effect::Sample { run, wanted, periodic } => {
                 let sample = Box::new(self.shared.kernel.sample(&run, wanted));
@@ -390,7 +392,7 @@ impl Actor {
             self.keeping.hand_over(&*self.shared.ledger);
             self.publish();
         }
-        self.keeping.let_go();
+        self.keeping.let_go(|run| self.shared.kernel.remove(run));
     }
 
     fn new_note(&mut self, run: &RunId) -> RunNote {

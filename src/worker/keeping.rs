@@ -1,7 +1,8 @@
 //! What an actor has remembered beyond its supervisor, and the answers that wait for it.
 //!
 //! What a turn changes is handed over together. The action it stands beside does not wait for a disk, nor does the next
-//! command: only the answers do, of this turn and of those that come before it is on disk.
+//! command: only the answers do, of this turn and of those that come before it is on disk, and the run's own record: while the
+//! store does not know what was wished, that and the keeper's are all there is of it.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +16,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use crate::model::{Detail, Outlook, State as PublicState, chain};
+use crate::model::{Detail, Outlook, RunId, State as PublicState, chain};
 use crate::policy::breaker::Saved;
 use crate::store::{Change, Ledger, Record};
 
@@ -44,6 +45,8 @@ struct Held {
     answers: Vec<(Answer, Result<(), Refusal>)>,
     /// Of commands that were taken meanwhile.
     taken: Vec<oneshot::Sender<()>>,
+    /// Of runs that ended meanwhile.
+    over: Vec<RunId>,
 }
 
 impl Keeping {
@@ -76,7 +79,7 @@ impl Keeping {
                 Err(_) => Err(format!("the store has not written it within {PATIENCE:?}")),
             }
         });
-        self.intents.push_back(Held { intent, answers: Vec::new(), taken: Vec::new() });
+        self.intents.push_back(Held { intent, answers: Vec::new(), taken: Vec::new(), over: Vec::new() });
     }
 
     /// Whether nothing is on its way.
@@ -105,9 +108,17 @@ impl Keeping {
         self.intents.front_mut().map_or(Poll::Pending, |held| held.intent.as_mut().poll(context))
     }
 
-    /// Lets the answers go that waited for the oldest.
-    pub(super) fn let_go(&mut self) {
-        let Some(Held { answers, taken, .. }) = self.intents.pop_front() else { return };
+    /// Keeps what is left of `run`, which is over, until all that is on its way has come to the disk. `false`: nothing is.
+    pub(super) fn holds(&mut self, run: &RunId) -> bool {
+        let Some(last) = self.intents.back_mut() else { return false };
+        last.over.push(run.clone());
+        true
+    }
+
+    /// Lets go what waited for the oldest: the runs that are over by `remove`, then the answers.
+    pub(super) fn let_go(&mut self, remove: impl Fn(&RunId)) {
+        let Some(Held { answers, taken, over, .. }) = self.intents.pop_front() else { return };
+        over.iter().for_each(remove);
         for (answer, result) in answers {
             // Whoever asked may have stopped waiting.
             drop(answer.send(result));

@@ -10,7 +10,7 @@ use crate::model::{
 use crate::policy::restart::{RestartMode, RestartPolicy};
 use crate::spec::types::Spec;
 use crate::store::{Intent, Unstored};
-use crate::testing::{Bench, Script, wait_for};
+use crate::testing::{Bench, Call, Script, wait_for};
 use crate::worker::actor::{Charge, Found, Shared, spawn};
 
 const SEC: Duration = Duration::from_secs(1);
@@ -279,4 +279,21 @@ async fn a_run_taken_over_is_remembered_where_the_store_has_lost_it() {
 
 fn clock_of_the_host() -> Timestamp {
     crate::clock::wall()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_kernel_keeps_of_a_stopped_run_stays_until_the_stop_is_on_disk() {
+    let disk = std::sync::Arc::default();
+    let bench = on(&disk);
+    let worker = bench.worker("w", failing(1)).unwrap();
+    worker.start(Trigger::Config).await.unwrap();
+    let stop = worker.stop(KilledBy::Stop);
+    wait_for(&worker, SEC, |s| s.detail == Detail::Stopped(StoppedDetail::Stopped)).await.unwrap();
+    let removed = || bench.kernel.calls().iter().any(|(_, call)| matches!(call, Call::Remove(_)));
+    tokio::time::sleep(SEC).await;
+    // A supervisor that is killed now leaves nothing else that says it was to be stopped.
+    assert!(!removed());
+    disk.comes_back();
+    stop.await.unwrap();
+    assert!(removed(), "and goes before the answer");
 }
