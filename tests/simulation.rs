@@ -23,7 +23,7 @@ use pinfold::spec::types::{
 };
 use pinfold::testing::{Bench, Call, Recovered};
 use pinfold::worker::actor::{Charge, Found, supervise};
-use pinfold::worker::handle::{Answer, AskError, Reach, WorkerHandle};
+use pinfold::worker::handle::{Answer, AskError, Reach, Renew, WorkerHandle};
 
 /// Longer than any run's end takes: a launch without an answer, a kill, a slow death.
 const LONG: Duration = Duration::from_secs(3600);
@@ -310,7 +310,8 @@ fn ask_anything(
         15 => (Some(true), handle.restart(true)),
         16 => {
             *generation += 1;
-            let reach = Reach::Config { generation: *generation, renew: random.bool() };
+            let renew = if random.bool() { Renew::Yes } else { Renew::No };
+            let reach = Reach::Config { generation: *generation, renew };
             *spec = Arc::new(any_spec(random));
             (None, handle.update(Arc::clone(spec), reach))
         }

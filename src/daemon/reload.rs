@@ -24,7 +24,7 @@ use crate::clock;
 use crate::kernel::host::HostKernel;
 use crate::manager::crew::{ManagerError, New, Nursery};
 use crate::manager::diff::{Life, Origin, Present, Standing, diff};
-use crate::manager::handle::{Manager, Member, Outcome, Reach, Refusal};
+use crate::manager::handle::{Manager, Member, Outcome, Reach, Refusal, Renew};
 use crate::model::{EventKind, SliceName, Trigger, WorkerId, chain};
 use crate::spec::types::{Config, Slice, Spec, Worker};
 use crate::spec::{self, Problems, Source, overlay};
@@ -117,10 +117,15 @@ impl Reloader {
     pub(super) async fn bring_in_line(&self, plan: Plan) {
         let _one = self.inner.one.lock().await;
         let manager = &self.inner.manager;
+        let found: HashMap<WorkerId, u32> = plan.steps.iter().filter_map(adopted).collect();
+        // Whatever has followed it in the meantime is of what is configured.
+        let of = |worker: &WorkerId| found.get(worker).map_or(Renew::Yes, |run| Renew::Of(*run));
         for step in plan.steps {
             let done = match &step {
                 Step::Restart { worker, .. } => match manager.find(worker.as_str()) {
-                    Some(member) => manager.renew(&member, &member.spec, member.enabled, true, "configuration").await,
+                    Some(member) => {
+                        manager.renew(&member, &member.spec, member.enabled, of(worker), "configuration").await
+                    }
                     None => Ok(()),
                 },
                 Step::StopLeftover { run } => match manager.find(run.worker.as_str()) {
@@ -381,7 +386,10 @@ impl Inner {
                     return Err("it is not supervised any more".to_owned());
                 };
                 self.known().passing.remove(worker);
-                let renew = matches!(step, Step::Restart { .. } | Step::Start { .. });
+                let renew = match step {
+                    Step::Restart { .. } | Step::Start { .. } => Renew::Yes,
+                    _ => Renew::No,
+                };
                 let done = self.manager.renew(&member, &new.spec, new.enabled, renew, "reload").await;
                 done.map_err(|error| chain(&error))?;
                 match step {
@@ -477,7 +485,7 @@ impl Inner {
         let set = overrides.entry(member.id().clone()).or_default();
         let spec = laid_over(&member.spec, &limits)?;
         set.extend(limits);
-        let done = self.manager.renew(member, &Arc::new(spec), member.enabled, false, who).await;
+        let done = self.manager.renew(member, &Arc::new(spec), member.enabled, Renew::No, who).await;
         if done.is_ok() {
             let state = self.state.clone();
             let kept = overrides.clone();
@@ -510,7 +518,7 @@ impl Inner {
             let (Some(run), Some(member)) = (run, self.manager.find(worker.as_str())) else { return };
             let status = member.worker.status();
             let done = if status.run == run {
-                let reach = Reach::Config { generation: status.desired_generation, renew: false };
+                let reach = Reach::Config { generation: status.desired_generation, renew: Renew::No };
                 member.worker.on_behalf_of("timer").update(Arc::clone(&member.spec), reach).await
             } else {
                 Ok(())
@@ -522,6 +530,14 @@ impl Inner {
                 return;
             }
         }
+    }
+}
+
+/// The run that a plan's step takes over.
+fn adopted(step: &Step) -> Option<(WorkerId, u32)> {
+    match step {
+        Step::Adopt { worker, run } => Some((worker.clone(), *run)),
+        _ => None,
     }
 }
 

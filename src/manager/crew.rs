@@ -20,7 +20,7 @@ use super::pattern::NoMatch;
 use crate::model::{BadWorkerId, KilledBy, RunId, State, Trigger, WorkerId, WorkerStatus, chain};
 use crate::spec::types::{Spec, Takes};
 use crate::worker::actor::{self, Charge, Found, Shared};
-use crate::worker::handle::{AskError, Reach, WorkerHandle};
+use crate::worker::handle::{AskError, Reach, Renew, WorkerHandle};
 
 /// The period of a reconciler for which none is given.
 pub const RECONCILE: Duration = Duration::from_millis(500);
@@ -298,7 +298,8 @@ impl Manager {
     pub async fn update(&self, name: &str, spec: Spec) -> Result<(), ManagerError> {
         let member = self.named(name)?;
         let takes = member.spec.changes(&spec).into_iter().map(|change| change.takes).max();
-        self.renew(&member, &Arc::new(spec), member.enabled, takes == Some(Takes::NewRun), "program").await
+        let renew = if takes == Some(Takes::NewRun) { Renew::Yes } else { Renew::No };
+        self.renew(&member, &Arc::new(spec), member.enabled, renew, "program").await
     }
 
     /// Makes it `count` instances of the declaration `name`: the lowest numbers that are free come, the highest go, and are
@@ -471,7 +472,7 @@ impl Manager {
         })
     }
 
-    /// Has a worker go by `spec` for good, with a new run where `renew` and it should be up.
+    /// Has a worker go by `spec` for good, with a new run where `renew` says so and it should be up.
     ///
     /// # Errors
     /// [`ManagerError`]. Where its limits stay as they are, so does what is known of it.
@@ -480,7 +481,7 @@ impl Manager {
         member: &Arc<Member>,
         spec: &Arc<Spec>,
         enabled: bool,
-        renew: bool,
+        renew: Renew,
         who: &str,
     ) -> Result<(), ManagerError> {
         let reach = Reach::Config { generation: self.next_generation(), renew };

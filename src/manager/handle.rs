@@ -23,7 +23,7 @@ use super::pattern::{NoMatch, Roster};
 use crate::model::{KilledBy, Trigger, WorkerId};
 use crate::spec::types::Spec;
 use crate::worker::handle::{Answer, AskError, WorkerHandle};
-pub use crate::worker::handle::{Reach, Refusal};
+pub use crate::worker::handle::{Reach, Refusal, Renew};
 
 /// One worker, with what it was declared as.
 #[derive(Debug, Clone)]

@@ -130,10 +130,21 @@ pub enum Reach {
         /// Its number.
         generation: u64,
         /// Whether what should be up gets a new run for it.
-        renew: bool,
+        renew: Renew,
     },
     /// Its limits, and for the present run alone: the next one is held to what is configured.
     Run,
+}
+
+/// Whether another spec takes a new run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renew {
+    /// No: the run there is lives on.
+    No,
+    /// Yes, whatever there is.
+    Yes,
+    /// Only where this run is still the last one: one that has followed it is of the spec already.
+    Of(u32),
 }
 
 /// A number under which an answer is owed.

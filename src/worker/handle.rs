@@ -17,7 +17,7 @@ use crate::spec::types::Spec;
 
 pub use super::effect::Refusal;
 use super::event::Ask;
-pub use super::event::{Reach, Update};
+pub use super::event::{Reach, Renew, Update};
 
 /// What is published of a worker.
 #[derive(Debug, Clone, PartialEq)]

@@ -13,7 +13,7 @@ use crate::model::{
 use crate::policy::breaker::Saved;
 use crate::policy::restart::{RestartMode, RestartPolicy};
 use crate::spec::types::{Cpu, Limits, Memory, Monitoring, Pids, Spec, Stop, ViolationHandling, ViolationPolicy};
-use crate::worker::event::{Ask, Reach, Update};
+use crate::worker::event::{Ask, Reach, Renew, Update};
 use crate::worker::state::{Adopted, Remembered};
 
 /// An event as a test draws it: `back` says how many runs before the current one it is about.
@@ -101,10 +101,12 @@ fn any_ask() -> impl Strategy<Value = Ask> {
 
 /// Rules, limits or a new run, for good or for the present run.
 fn any_update() -> impl Strategy<Value = Update> {
-    let reach = (0..3u64, any::<bool>()).prop_map(|(generation, renew)| match generation {
-        0 => Reach::Run,
-        generation => Reach::Config { generation, renew },
-    });
+    let reach = (0..3u64, prop_oneof![Just(Renew::No), Just(Renew::Yes), (0..4u32).prop_map(Renew::Of)]).prop_map(
+        |(generation, renew)| match generation {
+            0 => Reach::Run,
+            generation => Reach::Config { generation, renew },
+        },
+    );
     (0..3u64, 0..3u64, 0..3u32, reach).prop_map(|(program, pids, retries, reach)| {
         let mut spec = Spec::new(vec![format!("x{program}")]);
         spec.limits.pids.max = (pids > 0).then_some(pids);

@@ -6,7 +6,7 @@ use super::*;
 use crate::model::{Detail, EventKind, KilledBy, Stage, StartError, State as Public, StoppedDetail, Trigger};
 use crate::spec::types::{Limits, Memory, Pids, Pressure, PressureTrigger, ViolationPolicy};
 use crate::testing::{Bench, Call, Launch, OnSignal, Script, wait_for};
-use crate::worker::handle::{AskError, Reach};
+use crate::worker::handle::{AskError, Reach, Renew};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -19,6 +19,7 @@ fn limited(pids: u64) -> Spec {
 }
 
 const fn config(generation: u64, renew: bool) -> Reach {
+    let renew = if renew { Renew::Yes } else { Renew::No };
     Reach::Config { generation, renew }
 }
 
@@ -272,4 +273,16 @@ async fn pressure_triggers_are_set_anew_where_a_limit_has_changed() {
     let watched = Spec { limits: Limits { pressure, ..Limits::default() }, ..spec("x") };
     worker.update(Arc::new(watched), config(2, false)).await.unwrap();
     assert!(bench.kernel.calls().iter().any(|(_, call)| *call == Call::Rewatch(run(1))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_to_be_replaced_and_has_ended_itself_costs_its_follower_no_restart() {
+    let bench = Bench::new(1);
+    let wanted = Arc::new(spec("x"));
+    let worker = running(&bench, spec("x")).await;
+    let of = |run| Reach::Config { generation: 2, renew: Renew::Of(run) };
+    worker.update(Arc::clone(&wanted), of(1)).await.unwrap();
+    wait_for(&worker, 60 * SECOND, |s| s.state == Public::Running && s.run == 2).await.unwrap();
+    worker.update(wanted, of(1)).await.unwrap();
+    assert_eq!((runs(&bench), worker.status().run), (2, 2), "run 2 is of that spec already");
 }

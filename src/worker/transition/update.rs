@@ -10,7 +10,7 @@ use crate::spec::types::{Change, Spec, Takes};
 
 use super::Transition;
 use crate::worker::effect::{Effect, Refusal};
-use crate::worker::event::{Reach, Ticket, Update};
+use crate::worker::event::{Reach, Renew, Ticket, Update};
 use crate::worker::state::{After, Behalf, Changing, Goal, Phase, Rest, Wish};
 
 /// So many keys are named in a record of a change.
@@ -25,7 +25,7 @@ impl Transition<'_> {
             Reach::Run => self.change_limits(update, ticket),
             Reach::Config { generation, renew } => {
                 self.s.generations.desired = generation;
-                let renew = renew && self.s.wish == Wish::Up;
+                let renew = self.s.wish == Wish::Up && self.takes_new_run(renew);
                 if Class::ALL.into_iter().any(|class| self.s.breaker.is_open(class)) {
                     // What it was held for may be mended by this.
                     let changes = self.s.breaker.reset();
@@ -34,6 +34,14 @@ impl Transition<'_> {
                 let takes = changes.iter().map(|change| change.takes).max();
                 self.configure(update, takes, renew, ticket);
             }
+        }
+    }
+
+    fn takes_new_run(&self, renew: Renew) -> bool {
+        match renew {
+            Renew::No => false,
+            Renew::Yes => true,
+            Renew::Of(run) => self.s.run().number == run,
         }
     }
 
