@@ -183,6 +183,12 @@ impl Scene {
         let same = case.run_dir("same", 1);
         expect("the bystander is untouched", self.same.alive() && lives("same") == 1);
         expect("it is where it was", tree::procs(&same) == [self.same.pid]);
+        for run in &runs {
+            let worker = run.id.worker.as_str();
+            let begun = evidence::lives(case, worker).contains(&run.id.number);
+            let changed = worker == "one" && evidence::lives(case, "changed").contains(&run.id.number);
+            expect("whoever lives has told so", begun || changed);
+        }
         let one = (alive("one"), lives("one"));
         match self.order {
             Order::Start if answered => expect("started once", one == (1, 2)),
