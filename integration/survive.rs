@@ -126,6 +126,19 @@ fn the_next_up_goes_on_with_the_same_process_and_tells_its_end_exactly() {
 }
 
 #[test]
+fn one_that_has_lost_its_keeper_leaves_no_listener_in_the_way_of_the_next() {
+    let case = Case::new();
+    let mut first = Up::start(&case, &worker("held", &["/bin/sleep", "1000"], &[]));
+    first.started("held", 1);
+    assert!(case.socket().exists());
+    kill_keeper(&case, &mut first);
+    assert!(!case.socket().exists(), "its file goes before its place is given up");
+    let mut second = Up::again(&case);
+    reattached(&mut second, 1);
+    second.stop();
+}
+
+#[test]
 fn an_orderly_end_that_leaves_the_workers_running_is_gone_on_from_in_the_same_way() {
     let case = Case::new();
     let workers = misbehaving("left", &["sleep"], &[]);

@@ -83,6 +83,11 @@ impl OpenDoor {
         self.file.remove();
         self.server.stop().await;
     }
+
+    /// Removes the socket's file, and waits for nothing: connections go with the process.
+    pub(super) fn leave(self) {
+        self.file.remove();
+    }
 }
 
 /// What runs use, by the kernel's word.

@@ -313,6 +313,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let end = loop {
         tokio::select! {
             lost = &mut pump => {
+                leave(door);
                 memory.close().await;
                 return Err(lost_sight(lost));
             }
@@ -369,6 +370,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     chronicle.supervisor(format!("stopping {} workers", handles.len()));
     let left = tokio::select! {
         lost = &mut pump => {
+            leave(door);
             memory.close().await;
             return Err(lost_sight(lost));
         }
@@ -423,6 +425,13 @@ fn members(config: &types::Config, handles: &[WorkerHandle]) -> Vec<Member> {
         ..Member::new(declared.declared_as.clone(), Arc::clone(&declared.spec), worker.clone())
     };
     config.workers.iter().zip(handles).map(member).collect()
+}
+
+/// Takes the socket's file away, while the place is still held: whoever gets that next must not find a listener.
+fn leave(door: Option<OpenDoor>) {
+    if let Some(door) = door {
+        door.leave();
+    }
 }
 
 async fn close(door: Option<OpenDoor>) {
