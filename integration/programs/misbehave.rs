@@ -12,7 +12,10 @@ use std::{
     env,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
-    os::unix::{fs::OpenOptionsExt, process::CommandExt},
+    os::unix::{
+        fs::{FileExt, OpenOptionsExt},
+        process::CommandExt,
+    },
     path::Path,
     process::{Command, ExitCode, Stdio},
     thread,
@@ -50,6 +53,9 @@ const USAGE: &str = "usage: misbehave SUBCOMMAND
   print N                  N numbered lines on stdout, exit 0
   flood                    lines on stdout for ever
   tick FILE                a numbered line on stdout and in FILE every 20 ms, for ever
+  count MS FILE            a numbered, long line on stdout every MS, for ever, whoever reads it; the number of the last one
+                           that could be written is in FILE.RUN
+  coded MS FILE            some time within MS tell `RUN CODE NS` (the time) and exit with CODE, another one in each life
   serve SICK PORT          answer HTTP on the loopback's PORT: 200, or 503 while the file SICK is there
   life LOCK FILE [SICK PORT]
                            the same lock and telling as hold-lock, with the run's number; serve, where a PORT is given;
@@ -137,6 +143,8 @@ fn run(args: &[&str]) -> io::Result<ExitCode> {
             print_line("all work and no play makes a worker a dull process")?;
         },
         ["tick", file] => tick(file),
+        ["count", ms, file] => count(Duration::from_millis(number(ms)?), file),
+        ["coded", ms, file] => return coded(number(ms)?, file),
         ["serve", sick, port] => life::serve(sick, number(port)?),
         ["life", lock, file] => return life::live(lock, file, None),
         ["life", lock, file, sick, port] => return life::live(lock, file, Some((sick, number(port)?))),
@@ -367,4 +375,34 @@ fn tick(file: &str) -> io::Result<()> {
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// The number of this life, as the supervisor gave it.
+fn own_run() -> String {
+    env::var("PINFOLD_RUN").unwrap_or_else(|_| "0".to_owned())
+}
+
+fn count(pace: Duration, file: &str) -> io::Result<()> {
+    let last = File::create(format!("{file}.{}", own_run()))?;
+    for n in 1_u64.. {
+        let padding = "x".repeat(200);
+        match print_line(&format!("{n} {padding}")) {
+            // Of one width: it is written over the one before.
+            Ok(()) => last.write_all_at(format!("{n:020}").as_bytes(), 0)?,
+            // Nobody will ever read the rest. What has been counted by then is what could be written.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return idle(),
+            Err(e) => return Err(e),
+        }
+        thread::sleep(pace);
+    }
+    Ok(())
+}
+
+fn coded(within_ms: u64, file: &str) -> io::Result<ExitCode> {
+    let pid = u64::from(std::process::id());
+    // Neither 0 nor one of those that the harness uses itself.
+    let code = 1 + u8::try_from(pid % 90).unwrap_or_default();
+    thread::sleep(Duration::from_millis(pid.wrapping_mul(7919) % within_ms.max(1)));
+    tell(file, &format!("{} {code} {}", own_run(), monotonic_ns()))?;
+    Ok(ExitCode::from(code))
 }

@@ -40,6 +40,26 @@ impl Door {
         Self { runtime, sender }
     }
 
+    /// One question on a connection of its own; `None` where nobody listens, or nobody who lives to answer.
+    pub(crate) fn ask_whoever_is_there(socket: &Path, path: &str) -> Option<Answer> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let asked = async {
+            let stream = UnixStream::connect(socket).await.ok()?;
+            let (mut sender, connection) = handshake(TokioIo::new(stream)).await.ok()?;
+            tokio::spawn(async move { drop(connection.await) });
+            let request = Request::builder().uri(path).header("host", "pinfold");
+            let request = request.body(Full::new(Bytes::new())).unwrap();
+            let (head, body) = sender.send_request(request).await.ok()?.into_parts();
+            Some((head.status.as_u16(), body.collect().await.ok()?.to_bytes()))
+        };
+        let answered = runtime.block_on(async { tokio::time::timeout(patience(), asked).await });
+        let (status, bytes) = answered.unwrap_or_else(|_| panic!("{path}: no answer in {:?}", patience()))?;
+        Some(Answer {
+            status,
+            body: serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{path}: {status}: {e}")),
+        })
+    }
+
     pub(crate) fn get(&mut self, path: &str) -> Answer {
         self.ask(Method::GET, path, Vec::new())
     }

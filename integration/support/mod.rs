@@ -5,7 +5,8 @@
 //! - [`up::Up`]: a running `pinfold up` and the events it told.
 //! - [`run`]: one `pinfold run` to its end.
 //! - [`door`]: the control socket, spoken to without the product.
-//! - [`tree`], [`process`]: what the kernel says; [`evidence`]: whether that is a whole.
+//! - [`tree`], [`process`]: what the kernel says.
+//! - [`evidence`], [`truth`]: whether all that the kernel says of a case fits together, after one order and under load.
 //!
 //! Nothing here waits for a while: everything waits for a level, with a deadline that only a failure reaches. On a slow
 //! machine (an emulated processor) `PINFOLD_TEST_SLOWNESS` multiplies every deadline.
@@ -17,6 +18,7 @@ pub(crate) mod evidence;
 pub(crate) mod process;
 pub(crate) mod run;
 pub(crate) mod tree;
+pub(crate) mod truth;
 pub(crate) mod up;
 
 use std::{

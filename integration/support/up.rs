@@ -210,6 +210,13 @@ impl Up {
         Ended { code, stderr: self.stderr() }
     }
 
+    /// Its code where it has ended by itself.
+    pub(crate) fn over(&mut self) -> Option<i32> {
+        let status = self.child.try_wait().unwrap()?;
+        self.ended = true;
+        Some(status.code().unwrap_or_else(|| panic!("{status}: {}", self.stderr())))
+    }
+
     /// Waits until nobody holds its stdout: whoever reads it in a pipe would wait for ever otherwise.
     pub(crate) fn wait_silent(&mut self) {
         loop {
