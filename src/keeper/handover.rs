@@ -1,6 +1,6 @@
 //! What a keeper leaves to the one that follows in the same process, after it has executed another binary.
 //!
-//! Beside the [`Setup`](super::setup::Setup) that `up` gives goes one sealed memfd with the [`State`]. The descriptors it speaks of
+//! Beside the [`Setup`](super::setup::Setup) that `up` gives goes one sealed memfd with the `State`. The descriptors it speaks of
 //! (two for each run that lives) stay open over the exec under their numbers, because so many fit through no socket. What each part has to
 //! leave is its own to say: `runs::handover`, `logs::handover`, `supervisor::handover`.
 
