@@ -21,7 +21,7 @@ use crate::policy::breaker::Saved;
 use crate::store::{Change, Ledger, Record};
 
 use super::effect::Refusal;
-use super::state::Remembered;
+use super::state::{Remembered, Unseen};
 
 /// How long an answer waits for a disk that does not come back to us.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -143,7 +143,11 @@ pub(super) fn remembered(record: &Record, last_run: u32, spec_hash: u64, boot_id
         restarts: kept.as_ref().map(|kept| kept.restarts).unwrap_or_default(),
         outlook: kept.as_ref().map_or(Outlook::Start, |kept| kept.outlook),
         cause: ended.map(|ended| ended.cause.clone()),
-        unseen: record.unseen_end(boot_id).map(|why| (why, began_ago)),
+        unseen: record.last_run.as_ref().zip(record.unseen_end(boot_id)).map(|(run, why)| Unseen {
+            run: run.number,
+            why,
+            began: began_ago,
+        }),
     };
     // Another program is held down for nothing of what this one did.
     if matches!(remembered.outlook, Outlook::Held(_)) && record.spec_hash.is_some_and(|hash| hash != spec_hash) {

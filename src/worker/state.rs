@@ -7,8 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::model::{
     AboveReading, Class, Counters, Detail, ExitCause, KilledBy, Limit, MemoryEvents, Mono, PolicyName, Readiness,
-    RestartCounts, RunId, StartError, State as PublicState, StoppedDetail, StoppingDetail, UnknownWhy, WorkerId,
-    WorkerStatus,
+    RestartCounts, RunId, StartError, State as PublicState, StoppedDetail, StoppingDetail, WorkerId, WorkerStatus,
 };
 use crate::policy::{
     breaker::{Breaker, Saved},
@@ -22,7 +21,7 @@ use super::event::{Ticket, Update};
 
 mod past;
 
-pub use past::{Adopted, Remembered};
+pub use past::{Adopted, Remembered, Unseen};
 
 /// One worker, between two events.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,8 +53,8 @@ pub struct State {
     pub(super) leftovers: Vec<u32>,
     /// Who asked for the wish there is.
     pub(super) who: Option<Arc<str>>,
-    /// The last run ended while nobody watched, and began so long ago: not told yet.
-    pub(super) unseen: Option<Box<(UnknownWhy, Duration)>>,
+    /// The last run ended while nobody watched: not told yet.
+    pub(super) unseen: Option<Box<Unseen>>,
 }
 
 /// Which spec is wanted, and which one is in force.

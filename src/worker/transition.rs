@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::model::{
     BreakerState, Class, Counters, EventKind, Evidence, KernelEventKind, KilledBy, Mono, Outlook, RestartCounts, RunId,
-    Stage, StartError, Target, UnknownWhy,
+    Stage, StartError, Target,
 };
 use crate::policy::breaker::{Breaker, Changes};
 use crate::policy::cause::{self, End, Facts};
@@ -19,7 +19,7 @@ use crate::spec::types::KillMode;
 
 use super::effect::{Effect, Refusal};
 use super::event::{Event, Ticket, Turn};
-use super::state::{After, Behalf, Body, Goal, Life, Main, Phase, Remains, Rest, State, Wish};
+use super::state::{After, Behalf, Body, Goal, Life, Main, Phase, Remains, Rest, State, Unseen, Wish};
 
 /// SIGTERM and SIGKILL, signal(7): the same numbers on every architecture.
 const SIGTERM: i32 = 15;
@@ -116,8 +116,7 @@ struct Transition<'a> {
 impl Transition<'_> {
     fn begin(&mut self) {
         if let Some(unseen) = self.s.unseen.take() {
-            let (why, began) = *unseen;
-            return self.ended_unseen(why, began);
+            return self.ended_unseen(*unseen);
         }
         match self.take() {
             Phase::Running { life, main } => {
@@ -151,10 +150,12 @@ impl Transition<'_> {
     }
 
     /// A run that a store has as running is not there, and nobody saw it end.
-    fn ended_unseen(&mut self, why: UnknownWhy, began: Duration) {
+    fn ended_unseen(&mut self, Unseen { run, why, began }: Unseen) {
         let (life, nothing) = (Life::new(self.now, Counters::default()), Counters::default());
+        let last = std::mem::replace(&mut self.s.last_run, run);
         // How long it ran nobody knows: not long enough to be called stable.
         self.report_exit(&life, End::Unseen(why), nothing, nothing, Duration::ZERO);
+        self.s.last_run = last;
         if self.s.wish == Wish::Up {
             let began = Mono(self.now.0.saturating_sub(began));
             self.what_next(began, None, After::Policy);

@@ -8,13 +8,13 @@ use super::*;
 use crate::model::{
     AboveReading, CpuStat, Desired, Detail, DownBy, ExitCause, ExitStatus, HealthReport, KernelEvent, Level, Limit,
     LimitSet, MemoryEvents, OomScope, ProbeKind, RestartCounts, Sample, State as Public, StoppedDetail,
-    Trigger as Cause, Usage, Verdict, WorkerId,
+    Trigger as Cause, UnknownWhy, Usage, Verdict, WorkerId,
 };
 use crate::policy::breaker::Saved;
 use crate::policy::restart::{RestartMode, RestartPolicy};
 use crate::spec::types::{Cpu, Limits, Memory, Monitoring, Pids, Spec, Stop, ViolationHandling, ViolationPolicy};
 use crate::worker::event::{Ask, Reach, Renew, Update};
-use crate::worker::state::{Adopted, Remembered};
+use crate::worker::state::{Adopted, Remembered, Unseen};
 
 /// An event as a test draws it: `back` says how many runs before the current one it is about.
 #[derive(Debug, Clone)]
@@ -57,8 +57,10 @@ fn any_remembered() -> impl Strategy<Value = Remembered> {
     ];
     let unseen = prop_oneof![
         Just(None),
-        (0..9u64).prop_map(|s| Some((UnknownWhy::SupervisorAway, Duration::from_secs(s)))),
-        Just(Some((UnknownWhy::HostRebooted, Duration::MAX))),
+        (2..4u32, 0..9u64).prop_map(|(run, s)| {
+            Some(Unseen { run, why: UnknownWhy::SupervisorAway, began: Duration::from_secs(s) })
+        }),
+        Just(Some(Unseen { run: 3, why: UnknownWhy::HostRebooted, began: Duration::MAX })),
     ];
     (outlook, unseen, proptest::option::of(any::<bool>())).prop_map(|(outlook, unseen, up)| Remembered {
         last_run: 3,

@@ -50,8 +50,19 @@ pub struct Remembered {
     pub outlook: Outlook,
     /// Why the last run ended.
     pub cause: Option<ExitCause>,
-    /// The last run ended while nobody watched, and began so long ago.
-    pub unseen: Option<(UnknownWhy, Duration)>,
+    /// The last run that began ended while nobody watched.
+    pub unseen: Option<Unseen>,
+}
+
+/// An end that nobody saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unseen {
+    /// The run's number. A later one may have been given out for a run that was never launched.
+    pub run: u32,
+    /// Why nobody saw it.
+    pub why: UnknownWhy,
+    /// How long ago it began.
+    pub began: Duration,
 }
 
 impl State {
