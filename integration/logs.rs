@@ -277,8 +277,8 @@ fn a_flood_leaves_the_others_output_our_memory_and_the_disk_alone() {
         });
         let later = case.told("ticks").len() - before;
         assert!(later <= 25, "{later} more ticks were told before {before} were in the log");
-        let private = logger.bytes("smaps_rollup", "Private_Dirty");
-        assert!(private <= 2 << 20, "{private} bytes");
+        let own = logger.own_bytes();
+        assert!(own <= 1 << 20, "{own} bytes");
         let sizes = sizes(&dir);
         assert!(sizes.iter().map(|(_, size)| size).sum::<u64>() <= 3 * 64 * 1024, "{sizes:?}");
     }

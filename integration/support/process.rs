@@ -87,6 +87,22 @@ impl Process {
         kb.unwrap_or_else(|| panic!("/proc/{}/{file} has no {key}", self.pid)) * 1024
     }
 
+    /// `Private_Dirty` of all its mappings but those of its program's file, in bytes: what the loader relocates there goes with
+    /// the size of the build.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        let program = fs::read_link(format!("/proc/{}/exe", self.pid)).unwrap();
+        let (mut of_program, mut kb) = (false, 0);
+        for line in self.file("smaps").lines() {
+            // proc_pid_smaps(5): a mapping begins with its addresses and ends with its file, where it has one.
+            if line.split(' ').next().is_some_and(|range| range.contains('-')) {
+                of_program = line.ends_with(&*program.to_string_lossy());
+            } else if let Some(dirty) = line.strip_prefix("Private_Dirty:").filter(|_| !of_program) {
+                kb += dirty.trim().strip_suffix(" kB").and_then(|n| n.parse::<u64>().ok()).unwrap();
+            }
+        }
+        kb * 1024
+    }
+
     /// How often its threads have gone to sleep of their own accord, and so have been woken.
     pub(crate) fn wake_ups(&self) -> u64 {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
