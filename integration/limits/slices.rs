@@ -192,7 +192,8 @@ fn another_configuration_renews_the_slices_limits_lifts_what_is_gone_and_removes
 
     let workers = within("kept", &misbehaving("left", &["sleep"], &unit)) + &misbehaving("orphan", &["sleep"], &unit);
     let slices = "  kept: {memory: {max: 128MiB}, cpu: {max_percent: 30, burst: 5ms, weight: 7}}\n  fresh: {}";
-    let mut up = Up::start(&case, &config(slices, &workers));
+    case.config(&config(slices, &workers));
+    let mut up = Up::again(&case);
     let found = |worker: &'static str| move |e: &Event| is(e, worker) && matches!(e.kind, EventKind::Reconciled { .. });
     up.wait_for("it is found where it is", found("left"));
     up.wait_for("it is found where it is", found("orphan"));
@@ -244,7 +245,8 @@ fn a_limit_below_what_a_slice_uses_kills_nobody_and_is_told_to_who_is_to_start_t
     drop(up);
 
     let both = first.clone() + &within("web", &misbehaving("next", &["sleep"], &["restart: {policy: never}"]));
-    let mut up = Up::start(&case, &config("  web: {memory: {max: 16MiB}}", &both));
+    case.config(&config("  web: {memory: {max: 16MiB}}", &both));
+    let mut up = Up::again(&case);
     let (why, event) = up.exit_of("next", 1);
     assert!(matches!(why, ExitCause::StartFailed { stage: Stage::Limit, .. }), "{why:?}");
     let EventKind::Exited { evidence, .. } = event.kind else { unreachable!() };
