@@ -8,14 +8,15 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::cli::paths::ConfigSource;
 use crate::model::WorkerId;
-use crate::spec::Source;
+use crate::spec::types::Config;
+use crate::spec::{self, Problems, Source};
 
 const FILE: &str = "applied.json";
 const OVERRIDES: &str = "overrides.json";
@@ -33,6 +34,24 @@ pub(super) struct Applied {
 
 /// Numbers of instances, by the name of whose they are.
 pub(super) type Scaled = BTreeMap<WorkerId, usize>;
+
+/// What `sources` say, in our environment.
+///
+/// # Errors
+/// [`Problems`].
+pub(super) fn parse(sources: &[Source]) -> Result<Config, Problems> {
+    spec::load(sources, &|name| std::env::var(name).ok())
+}
+
+/// The text of `files`, proved to be good, and what it says. Of root's files nobody else may be the owner.
+///
+/// # Errors
+/// [`Problems`].
+pub(super) fn read_files(files: &[PathBuf]) -> Result<(Vec<Source>, Config), Problems> {
+    let sources = spec::read_files(files, rustix::process::geteuid().is_root())?;
+    let config = parse(&sources)?;
+    Ok((sources, config))
+}
 
 /// Limits that were set to last, by worker and key.
 pub(super) type Overrides = BTreeMap<WorkerId, BTreeMap<String, String>>;

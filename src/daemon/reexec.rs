@@ -34,7 +34,6 @@ use crate::api::{Upgrades, Wish, wire};
 use crate::keeper::{handover::TAKES_OVER, protocol};
 use crate::kernel::pidfd;
 use crate::model::chain;
-use crate::spec;
 use crate::worker::handle::WorkerHandle;
 
 use super::applied;
@@ -82,7 +81,7 @@ pub fn child_main(args: &[OsString]) -> ExitCode {
 fn reads_configuration(state: &Path) -> Result<(), String> {
     let applied = applied::load(state).map_err(|e| e.to_string())?;
     applied::load_overrides(state).map_err(|e| e.to_string())?;
-    spec::load(&applied.sources, &|name| std::env::var(name).ok()).map(drop).map_err(|problems| problems.to_string())
+    applied::parse(&applied.sources).map(drop).map_err(|problems| problems.to_string())
 }
 
 /// The path by which this process was started: where another binary will be. Unlike `/proc/self/exe` it can be a link that leads

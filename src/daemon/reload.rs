@@ -565,9 +565,7 @@ fn new(worker: &spec::types::Worker) -> New {
 
 fn read(from: &ConfigSource) -> Result<(Vec<Source>, Config), Problem> {
     let files = from.files().map_err(|error| Problem::new(Code::BadConfig, chain(&error)))?;
-    let sources = spec::read_files(&files, rustix::process::geteuid().is_root()).map_err(|p| bad_config(&p))?;
-    let config = spec::load(&sources, &|name| std::env::var(name).ok()).map_err(|p| bad_config(&p))?;
-    Ok((sources, config))
+    applied::read_files(&files).map_err(|problems| bad_config(&problems))
 }
 
 fn bad_config(problems: &Problems) -> Problem {

@@ -33,7 +33,7 @@ use crate::kernel::port::RunNote;
 use crate::manager::diff::{FoundLeft, Left, Present, diff};
 use crate::manager::handle::{Manager, Member};
 use crate::model::{Detail, EventKind, KilledBy, RunId, State, StoppingDetail, Trigger, WorkerId, chain};
-use crate::spec::{self, types};
+use crate::spec::types;
 use crate::worker::actor::{self, Charge, Shared};
 use crate::worker::handle::WorkerHandle;
 
@@ -149,8 +149,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     // long text.
     let Applied { from, sources, scaled } =
         applied::load(&settings.state_dir).map_err(failed("cannot read the configuration in force"))?;
-    let mut config =
-        spec::load(&sources, &|name| std::env::var(name).ok()).map_err(|e| Failure::Config(e.to_string()))?;
+    let mut config = applied::parse(&sources).map_err(|problems| Failure::Config(problems.to_string()))?;
     let overrides = applied::load_overrides(&settings.state_dir).map_err(failed("cannot read what was set to last"))?;
     let misfits = lay_over(&mut config, &overrides);
     scale(&mut config, &scaled);

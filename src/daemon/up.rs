@@ -18,7 +18,7 @@ use crate::kernel::launch::plan::Session;
 use crate::kernel::launch::{Progress, selftest};
 use crate::kernel::place::record::{self, Lock, Recorded};
 use crate::kernel::place::{Claimant, Claimed, Leaf, PlaceError, Situation, claim, scope};
-use crate::spec::{self, Source};
+use crate::spec::Source;
 
 use super::applied::{self, Applied, Scaled};
 use super::reexec;
@@ -94,9 +94,7 @@ fn read_config(paths: &Paths) -> Result<Vec<Source>, Failure> {
     if files.iter().any(|f| f.as_os_str() == "-" || f.ends_with("-")) {
         return Err(Failure::Usage("a supervisor's configuration is kept in a file, not in the standard input".into()));
     }
-    let problems = |p: spec::Problems| Failure::Config(p.to_string());
-    let sources = spec::read_files(&files, rustix::process::geteuid().is_root()).map_err(problems)?;
-    spec::load(&sources, &|name| std::env::var(name).ok()).map_err(problems)?;
+    let (sources, _) = applied::read_files(&files).map_err(|problems| Failure::Config(problems.to_string()))?;
     Ok(sources)
 }
 
