@@ -443,10 +443,13 @@ impl Keeper {
     }
 
     fn run_ended(&mut self, pid: i32, status: ExitStatus, now: Mono) {
-        if let Some(run) = self.runs.ended(pid, status, now)
-            && self.supervisor.is_listening()
-        {
-            let status = Some(status);
+        if let Some(run) = self.runs.ended(pid, status, now) {
+            self.tell_ended(run, pid, Some(status), now);
+        }
+    }
+
+    fn tell_ended(&mut self, run: RunId, pid: i32, status: Option<ExitStatus>, now: Mono) {
+        if self.supervisor.is_listening() {
             self.supervisor.tell(&FromKeeper::Exited { run, pid, status, at: now }, Vec::new(), now);
         }
     }

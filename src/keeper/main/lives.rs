@@ -69,9 +69,8 @@ impl Keeper {
             return say("keeper", &format_args!("{run} cannot be adopted: it is known already"));
         }
         let Some(pidfd) = fds.into_iter().next() else {
-            let (pid, status) = (process.0, None);
-            self.runs.ended_unseen(run.clone(), pid, now);
-            return self.supervisor.tell(&FromKeeper::Exited { run, pid, status, at: now }, Vec::new(), now);
+            self.runs.ended_unseen(run.clone(), process.0, now);
+            return self.tell_ended(run, process.0, None, now);
         };
         let token = self.runs.adopt(run, process, at, pidfd);
         let Some(adopted) = self.runs.adopted(token) else { return };
@@ -86,10 +85,8 @@ impl Keeper {
         if let Some(Err(e)) = self.runs.adopted(token).map(|adopted| epoll::delete(&self.epoll, &adopted.pidfd)) {
             say("keeper", &format_args!("epoll: {e}"));
         }
-        if let Some((run, pid, status)) = self.runs.adopted_ended(token, now)
-            && self.supervisor.is_listening()
-        {
-            self.supervisor.tell(&FromKeeper::Exited { run, pid, status, at: now }, Vec::new(), now);
+        if let Some((run, pid, status)) = self.runs.adopted_ended(token, now) {
+            self.tell_ended(run, pid, status, now);
         }
     }
 }
