@@ -45,7 +45,7 @@ use super::household::{self, Household};
 use super::memory::{self, Memory};
 use super::orphans;
 use super::records::Records;
-use super::reexec::{self, Desk};
+use super::reexec::{self, Desk, Verified};
 use super::reload::{self, Reloader, lay_over, scale};
 
 /// How long after the last worker has ended its directory may still be there.
@@ -125,7 +125,7 @@ pub fn main(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure> {
 }
 
 /// How the supervisor is to end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 enum End {
     /// Every worker is stopped first.
     Stop,
@@ -133,8 +133,8 @@ enum End {
     Detach,
     /// As `Stop`, because the breaker of this worker has opened.
     GiveUp(WorkerId),
-    /// Another binary goes on.
-    MakeWay,
+    /// This binary goes on.
+    MakeWay(Verified),
 }
 
 async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure> {
@@ -308,7 +308,6 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         })
     });
 
-    let mut successor = None;
     let end = loop {
         tokio::select! {
             lost = &mut pump => {
@@ -322,8 +321,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
             verified = desk.next() => match verified {
                 Ok(verified) => {
                     chronicle.supervisor(format!("making way for version {}, asked by {}", verified.version, verified.who));
-                    successor = Some(verified);
-                    break End::MakeWay;
+                    break End::MakeWay(verified);
                 }
                 Err(why) => chronicle.supervisor(format!("the binary is not replaced: {why}")),
             },
@@ -339,7 +337,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         hangups.abort();
     }
     let handles: Vec<WorkerHandle> = manager.all().iter().map(|member| member.worker.clone()).collect();
-    if let Some(successor) = successor {
+    if let End::MakeWay(successor) = end {
         reexec::leave(&handles).await;
         stream.let_go().await;
         close(door).await;
@@ -356,7 +354,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
             },
         };
     }
-    if end == End::Detach {
+    if matches!(end, End::Detach) {
         chronicle.supervisor("ending; the workers go on".to_owned());
         kernel.notify("STOPPING=1");
         stream.let_go().await;
@@ -396,7 +394,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
             let why = "its restart breaker has opened, and its on_open is exit";
             Err(Failure::failed(format!("{worker} was given up, and every worker with it"), why))
         }
-        End::Stop | End::Detach | End::MakeWay => Ok(Exit::Ok),
+        End::Stop | End::Detach | End::MakeWay(_) => Ok(Exit::Ok),
     }
 }
 
