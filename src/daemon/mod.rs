@@ -9,6 +9,9 @@
 //! console.rs     what is shown
 //! records.rs     where events go: the console, whoever follows, the history sinks
 //! patient.rs     a worker as the monitor of its health sees it
+//! household.rs   what one more worker takes in a running supervisor, or one less
+//! reload.rs      the configuration, changed while everything runs
+//! takeover.rs    what stood in the tree before us
 //! orphans.rs     runs whose keeper is gone
 //! door.rs        the control socket, joined to what it serves
 //! reexec.rs      another binary in the place of this one
@@ -26,4 +29,5 @@ mod records;
 pub mod reexec;
 mod reload;
 pub mod supervisor;
+mod takeover;
 pub mod up;
