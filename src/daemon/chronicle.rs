@@ -60,3 +60,10 @@ impl Chronicle {
         drop(self.records.send(event));
     }
 }
+
+/// An event for tests.
+#[cfg(test)]
+pub(super) fn event(seq: u64) -> Event {
+    let kind = EventKind::Supervisor { what: "x".into() };
+    Event { v: 1, epoch: 1, seq, time: String::new(), mono_ns: 0, worker: None, run: None, kind }
+}

@@ -229,12 +229,8 @@ fn print_output(follower: &mut Follower, stopped: &OwnedFd, make: impl Fn(&Worke
 
 #[cfg(test)]
 mod tests {
+    use super::super::chronicle::event;
     use super::*;
-
-    fn event(seq: u64) -> Event {
-        let kind = EventKind::Supervisor { what: "x".into() };
-        Event { v: 1, epoch: 1, seq, time: String::new(), mono_ns: 0, worker: None, run: None, kind }
-    }
 
     #[tokio::test]
     async fn what_a_stopped_stdout_does_not_take_is_counted_and_said() {

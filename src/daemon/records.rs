@@ -140,14 +140,9 @@ async fn hand_on(
 
 #[cfg(test)]
 mod tests {
+    use super::super::chronicle::event;
     use super::*;
     use crate::history::{Piece, SinkHealth};
-    use crate::model::EventKind;
-
-    fn event(seq: u64) -> Event {
-        let kind = EventKind::Supervisor { what: "x".into() };
-        Event { v: 1, epoch: 1, seq, time: String::new(), mono_ns: 0, worker: None, run: None, kind }
-    }
 
     #[tokio::test]
     async fn what_was_sent_before_the_end_reaches_everybody() {
