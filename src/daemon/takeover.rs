@@ -77,7 +77,7 @@ impl Takeover {
         sorted
     }
 
-    /// What there is, for [`diff`]: with `config` all that is not in the tree is as it should be.
+    /// What there is, for [`diff`](crate::manager::diff::diff()): with `config` all that is not in the tree is as it should be.
     pub(super) fn present(&self, config: &types::Config) -> Present {
         let alive = self
             .alive
