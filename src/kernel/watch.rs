@@ -21,31 +21,26 @@
 //!   must come before the rmdir.
 //! - Nothing is said to the watch on a file when its cgroup is removed by somebody else; the parent's watch says it.
 
+mod state;
+
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
+    collections::VecDeque,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use futures_util::StreamExt;
-use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask, Watches as Kernel};
+use inotify::{EventStream, Inotify, WatchMask};
+use state::{Drain, File, Rest, Run, State, Use};
 use tokio::sync::Notify;
 
 use super::cgroup::{Dir, DirError};
 use crate::{
     clock::Clock,
-    model::{Counters, MemoryEvents, Mono, RunId},
+    model::{Counters, MemoryEvents, RunId},
 };
 
-/// How long a noisy watch stays off: the first time, doubled each time after …
-const FIRST_REST: Duration = Duration::from_secs(1);
-/// … up to this.
-const LONGEST_REST: Duration = Duration::from_secs(10);
-/// Where no watch is left for a run that drains, it is looked at this often, until it is empty.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Bytes read from inotify at once: about 250 events.
 const BUFFER: usize = 4096;
 
@@ -165,79 +160,13 @@ struct Shared {
     clock: Clock,
 }
 
-#[derive(Debug)]
-struct State {
-    kernel: Kernel,
-    runs: HashMap<RunId, Run>,
-    /// What each watch is for.
-    uses: HashMap<WatchDescriptor, Use>,
-    parents: BTreeMap<PathBuf, WatchDescriptor>,
-    /// The cgroups above, by their paths.
-    above: HashMap<Arc<str>, (Arc<Dir>, File)>,
-    /// When a resting watch is to be set again. An entry whose run is gone, or rests no more, means nothing.
-    resting: BinaryHeap<Reverse<(Mono, u64, Rest)>>,
-    /// Tells equal deadlines apart in the order they were made.
-    serial: u64,
-}
-
-#[derive(Debug)]
-struct Run {
-    dir: Arc<Dir>,
-    memory: File,
-    pids: File,
-    drain: Drain,
-}
-
-#[derive(Debug, Default)]
-enum Drain {
-    #[default]
-    No,
-    Watched(WatchDescriptor),
-    /// No watch was left: the serial of the next look.
-    Looked(u64),
-}
-
-/// What comes at a deadline.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Rest {
-    Counter(RunId, Source),
-    Drain(RunId),
-    Above(Arc<str>),
-}
-
-#[derive(Debug, Default)]
-struct File {
-    watch: Option<WatchDescriptor>,
-    /// Rests in a row.
-    noise: u8,
-    /// The serial of the rest it is in.
-    rest: Option<u64>,
-}
-
-#[derive(Debug, Clone)]
-enum Use {
-    Counter(RunId, Source),
-    Drain(RunId),
-    Parent,
-    Above(Arc<str>),
-}
-
 /// Makes the one inotify.
 ///
 /// # Errors
 /// Where `fs.inotify.max_user_instances` or the descriptors are used up. Call it inside a tokio runtime.
 pub fn channel(clock: Clock) -> io::Result<(Watches, Hints)> {
     let inotify = Inotify::init()?;
-    let state = State {
-        kernel: inotify.watches(),
-        runs: HashMap::new(),
-        uses: HashMap::new(),
-        parents: BTreeMap::new(),
-        above: HashMap::new(),
-        resting: BinaryHeap::new(),
-        serial: 0,
-    };
-    let shared = Arc::new(Shared { state: Mutex::new(state), sooner: Notify::new(), clock });
+    let shared = Arc::new(Shared { state: Mutex::new(State::new(inotify.watches())), sooner: Notify::new(), clock });
     let stream = inotify.into_event_stream(vec![0; BUFFER])?;
     Ok((Watches { shared: Arc::clone(&shared) }, Hints { shared, stream, ready: VecDeque::new(), clock }))
 }
@@ -401,159 +330,6 @@ impl Shared {
     }
 }
 
-impl State {
-    fn file(&mut self, run: &RunId, source: Source) -> Option<&mut File> {
-        self.runs.get_mut(run).map(|r| match source {
-            Source::Memory => &mut r.memory,
-            Source::Pids => &mut r.pids,
-        })
-    }
-
-    fn add(&mut self, dir: &Dir, file: &str, mask: WatchMask, run: &str) -> Result<WatchDescriptor, WatchError> {
-        // By descriptor: the path may name another cgroup by now.
-        self.kernel.add(dir.proc_path().join(file), mask).map_err(|source| {
-            let path = dir.path().join(file);
-            match source.raw_os_error() {
-                Some(nix::libc::ENOSPC) => WatchError::NoneLeft { run: run.to_owned(), path },
-                _ => WatchError::Io { path, source },
-            }
-        })
-    }
-
-    fn arm(&mut self, run: &RunId, source: Source) -> Result<(), WatchError> {
-        let Some(known) = self.runs.get(run) else { return Ok(()) };
-        let (dir, file) = (Arc::clone(&known.dir), source.file());
-        let watch = match self.add(&dir, file, WatchMask::MODIFY, &run.to_string()) {
-            Ok(watch) => watch,
-            Err(WatchError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(e),
-        };
-        self.uses.insert(watch.clone(), Use::Counter(run.clone(), source));
-        if let Some(file) = self.file(run, source) {
-            file.watch = Some(watch);
-        }
-        Ok(())
-    }
-
-    fn arm_above(&mut self, name: &Arc<str>) -> Result<(), WatchError> {
-        let Some((dir, _)) = self.above.get(name) else { return Ok(()) };
-        let dir = Arc::clone(dir);
-        let watch = match self.add(&dir, "memory.events.local", WatchMask::MODIFY, name) {
-            Ok(watch) => watch,
-            Err(WatchError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(e),
-        };
-        self.uses.insert(watch.clone(), Use::Above(Arc::clone(name)));
-        if let Some((_, file)) = self.above.get_mut(name) {
-            file.watch = Some(watch);
-        }
-        Ok(())
-    }
-
-    /// The file that rests or is to.
-    fn resting_file(&mut self, rest: &Rest) -> Option<&mut File> {
-        match rest {
-            Rest::Counter(run, source) => self.file(run, *source),
-            Rest::Above(name) => self.above.get_mut(name).map(|(_, file)| file),
-            Rest::Drain(_) => None,
-        }
-    }
-
-    /// Takes a noisy watch off until later. Whether there is a new deadline.
-    fn rest(&mut self, what: &Rest, now: Mono) -> bool {
-        self.serial += 1;
-        let serial = self.serial;
-        let Some(file) = self.resting_file(what) else { return false };
-        let Some(watch) = file.watch.take() else { return false };
-        let rest = FIRST_REST.saturating_mul(1 << file.noise.min(4)).min(LONGEST_REST);
-        file.noise = file.noise.saturating_add(1);
-        file.rest = Some(serial);
-        self.drop_watch(Some(watch));
-        self.resting.push(Reverse((now + rest, serial, what.clone())));
-        true
-    }
-
-    fn look_again(&mut self, run: &RunId, now: Mono) -> u64 {
-        self.serial += 1;
-        self.resting.push(Reverse((now + LOOK_AGAIN, self.serial, Rest::Drain(run.clone()))));
-        self.serial
-    }
-
-    fn drop_watch(&mut self, watch: Option<WatchDescriptor>) {
-        if let Some(watch) = watch {
-            self.uses.remove(&watch);
-            if let Err(e) = self.kernel.remove(watch) {
-                // EINVAL: the kernel took it off itself, with the file system or the directory.
-                tracing::debug!(error = %e, "an inotify watch was gone already");
-            }
-        }
-    }
-
-    /// Sets again what has rested long enough.
-    fn wake(&mut self, now: Mono, ready: &mut VecDeque<Hint>) {
-        while let Some(Reverse((at, ..))) = self.resting.peek()
-            && *at <= now
-        {
-            let Some(Reverse((_, serial, rest))) = self.resting.pop() else { return };
-            if let Rest::Drain(run) = &rest {
-                let looked = |r: &Run| matches!(r.drain, Drain::Looked(s) if s == serial);
-                if self.runs.get(run).is_some_and(looked) {
-                    let next = self.look_again(run, now);
-                    if let Some(known) = self.runs.get_mut(run) {
-                        known.drain = Drain::Looked(next);
-                    }
-                    ready.push_back(Hint::PopulatedMaybe(run.clone()));
-                }
-                continue;
-            }
-            match self.resting_file(&rest) {
-                Some(file) if file.rest == Some(serial) => file.rest = None,
-                _ => continue,
-            }
-            let (armed, hint) = match &rest {
-                Rest::Counter(run, source) => (self.arm(run, *source), Hint::Changed(run.clone(), *source)),
-                Rest::Above(name) => (self.arm_above(name), Hint::Above(Arc::clone(name))),
-                Rest::Drain(_) => continue,
-            };
-            if let Err(e) = armed {
-                tracing::warn!(error = %e, "a watch could not be set again; trying again later");
-                self.serial += 1;
-                let serial = self.serial;
-                if let Some(file) = self.resting_file(&rest) {
-                    file.rest = Some(serial);
-                }
-                self.resting.push(Reverse((now + LONGEST_REST, serial, rest)));
-            }
-            ready.push_back(hint);
-        }
-    }
-
-    fn meaning(&self, event: &EventOwned) -> Option<Hint> {
-        if event.mask.contains(EventMask::Q_OVERFLOW) {
-            return Some(Hint::Rescan);
-        }
-        match self.uses.get(&event.wd)? {
-            Use::Counter(run, source) => Some(Hint::Changed(run.clone(), *source)),
-            Use::Drain(run) => Some(Hint::PopulatedMaybe(run.clone())),
-            Use::Above(name) => Some(Hint::Above(Arc::clone(name))),
-            Use::Parent => {
-                let run = RunId::from_dir_name(event.name.as_ref()?.to_str()?)?;
-                // One that we removed ourselves has been forgotten before.
-                self.runs.contains_key(&run).then_some(Hint::Removed(run))
-            }
-        }
-    }
-}
-
-impl Source {
-    const fn file(self) -> &'static str {
-        match self {
-            Self::Memory => "memory.events",
-            Self::Pids => "pids.events",
-        }
-    }
-}
-
 impl Hints {
     /// The next reason to look. Cancel safe: a hint is not lost when the future is dropped.
     ///
@@ -564,7 +340,7 @@ impl Hints {
             if let Some(hint) = self.ready.pop_front() {
                 return Ok(hint);
             }
-            let due = self.shared.lock().resting.peek().map(|Reverse((at, ..))| *at);
+            let due = self.shared.lock().due();
             let rested = async {
                 match due {
                     Some(at) => tokio::time::sleep_until(self.clock.instant(at)).await,
@@ -589,6 +365,10 @@ impl Hints {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use inotify::{EventMask, EventOwned};
+
     use super::*;
     use crate::model::WorkerId;
 
