@@ -132,7 +132,7 @@ const TABLE: &[Row] = &[
         never: &["cgroups_rs", "procfs"],
     },
     Row {
-        files: "api/wire.rs",
+        files: "api/wire",
         may_use: &["model", "manager::handle", "manager::diff", "history::SinkHealth", "spec::types", "store"],
         never: &["tokio", "nix", "rustix"],
     },

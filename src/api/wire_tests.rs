@@ -2,10 +2,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::api::Moment;
+use crate::manager::handle::Member;
 use crate::model::{
-    BreakerStatus, Confidence, Counters, Decision, EventKind, Evidence, MemoryEvents, Mono, OomScope, Readiness,
-    StoppedDetail, Trigger, Verdict,
+    BreakerState, BreakerStatus, Class, Confidence, Counters, Decision, Detail, Event, EventKind, Evidence, ExitCause,
+    ExitStatus, KilledBy, Limit, MemoryEvents, Mono, OomScope, PolicyName, Readiness, RestartCounts, State,
+    StoppedDetail, Story, Trigger, Verdict, WorkerId, WorkerStatus,
 };
+use crate::spec::types::Spec;
 use crate::testing::Bench;
 
 fn at(ms: u64) -> Mono {
@@ -71,7 +75,7 @@ fn event(kind: EventKind) -> Event {
 fn story() -> Story {
     let oom = |n| Some(MemoryEvents { oom_kill: n, ..MemoryEvents::default() });
     let evidence = Evidence {
-        status: Some(model::ExitStatus::Signaled { signal: 9, core: false }),
+        status: Some(ExitStatus::Signaled { signal: 9, core: false }),
         before: Counters { local: oom(0), ..Counters::default() },
         after: Counters { local: oom(1), ..Counters::default() },
         usage: None,
