@@ -407,8 +407,8 @@ macro_rules! record {
         $(#[doc = $about])*
         $(#[allow($($allowed)*)])?
         #[derive(Debug, Clone, Default)]
-        pub(super) struct $name {
-            $( $(#[doc = $doc])* pub(super) $field: $crate::spec::decode::Field<$type>, )*
+        pub(in $crate::spec) struct $name {
+            $( $(#[doc = $doc])* pub(in $crate::spec) $field: $crate::spec::decode::Field<$type>, )*
         }
 
         impl $name {
@@ -481,7 +481,7 @@ macro_rules! choice {
     ($name:ident => $type:ty, $what:literal, { $($word:literal => $value:expr,)* } $(refuses $refused:literal: $why:literal)?) => {
         #[doc = concat!("One of a few names: ", $what, ".")]
         #[derive(Debug, Clone, Copy)]
-        pub(super) struct $name(pub(super) $type);
+        pub(in $crate::spec) struct $name(pub(in $crate::spec) $type);
 
         impl $crate::spec::decode::Names for $name {
             const NAMES: &'static [&'static str] = &[$($word),*];
