@@ -1,6 +1,9 @@
 //! An open cgroup directory. It is opened once, checked to be on cgroup2, and everything afterwards is relative to the
 //! descriptor: a path can come to name another cgroup, a descriptor cannot.
 
+mod error;
+mod xattr;
+
 use std::{
     ffi::OsString,
     io,
@@ -12,18 +15,16 @@ use std::{
 };
 
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, ResolveFlags, XattrFlags},
+    fs::{FlockOperation, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 
-use crate::model::{Stage, StartError};
+pub use error::DirError;
+use error::io_error;
+pub use xattr::{Namespace, XATTR_MAX};
 
 /// `CGROUP2_SUPER_MAGIC`, statfs(2).
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
-
-/// The longest extended attribute we write. kernfs allows 64 KiB for all of one directory's `user.*` attributes
-/// together, and 4 KiB is what a run's record may grow to.
-pub const XATTR_MAX: usize = 4096;
 
 /// An open directory of a cgroup2 file system. The path is for messages only.
 #[derive(Debug)]
@@ -32,126 +33,6 @@ pub struct Dir {
     path: Box<Path>,
     /// On an ordinary file system a write must truncate; kernfs would spend memory on the attributes for nothing.
     write_flags: OFlags,
-}
-
-/// Something the kernel refused in a cgroup directory.
-#[derive(Debug, thiserror::Error)]
-pub enum DirError {
-    /// A system call failed.
-    #[error("cannot {action} {path}")]
-    Io {
-        /// The verb: `open`, `read`, `write`.
-        action: &'static str,
-        /// The file or directory.
-        path: PathBuf,
-        /// The kernel's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// A directory on some other file system.
-    #[error("{path} is not on a cgroup2 file system")]
-    NotCgroup2 {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// A directory that should have been ours to make.
-    #[error(
-        "{path} exists already; a run is started in a fresh cgroup only, so remove it (`rmdir {path}`) if nothing uses it"
-    )]
-    Exists {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// EAGAIN of mkdir(2) on cgroup2.
-    #[error("cannot make {path}: cgroup.max.descendants or cgroup.max.depth of a cgroup above it is reached")]
-    TooMany {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// A file whose content is not what the kernel documents.
-    #[error("{path} says {text:?}, which is not understood")]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// Its content.
-        text: String,
-    },
-}
-
-impl DirError {
-    /// The kernel's error number; 0 where the refusal is ours.
-    #[must_use]
-    pub fn errno(&self) -> i32 {
-        match self {
-            Self::Io { source, .. } => source.raw_os_error().unwrap_or(0),
-            Self::Exists { .. } => Errno::EXIST.raw_os_error(),
-            Self::TooMany { .. } => Errno::AGAIN.raw_os_error(),
-            Self::NotCgroup2 { .. } | Self::Format { .. } => 0,
-        }
-    }
-
-    /// Whether the file, or the whole cgroup, is not there.
-    #[must_use]
-    pub fn is_absent(&self) -> bool {
-        self.is(&[Errno::NOENT, Errno::NODEV])
-    }
-
-    /// Whether processes or child cgroups are in the way.
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        self.is(&[Errno::BUSY])
-    }
-
-    /// Whether it is one of `errnos`.
-    #[must_use]
-    pub fn is(&self, errnos: &[Errno]) -> bool {
-        errnos.iter().any(|e| e.raw_os_error() == self.errno())
-    }
-
-    /// As a failed step of a start.
-    #[must_use]
-    pub fn at(&self, stage: Stage) -> StartError {
-        match self {
-            Self::Io { path, .. } => StartError::os(stage, path.display().to_string(), self.errno()),
-            other => StartError { stage, errno: 0, what: other.to_string() },
-        }
-    }
-
-    /// As an [`io::Error`] that keeps the error number where there is one.
-    #[must_use]
-    pub fn into_io(self) -> io::Error {
-        match self.errno() {
-            0 => io::Error::other(self),
-            errno => io::Error::from_raw_os_error(errno),
-        }
-    }
-}
-
-/// Which extended attributes hold our records (xattr(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Namespace {
-    /// `trusted.pinfold.*`: only a process with `CAP_SYS_ADMIN` can read or write them, so no worker can forge one.
-    Trusted,
-    /// `user.pinfold.*`: whoever may write the directory. For rootless use.
-    User,
-}
-
-impl Namespace {
-    /// The full name of attribute `key`.
-    #[must_use]
-    pub fn name(self, key: &str) -> String {
-        match self {
-            Self::Trusted => format!("trusted.pinfold.{key}"),
-            Self::User => format!("user.pinfold.{key}"),
-        }
-    }
-
-    /// What works on `dir`: `trusted` where we may, else `user`.
-    #[must_use]
-    pub fn probe(dir: &Dir) -> Self {
-        let works = dir.set_xattr(Self::Trusted, "probe", b"1").and_then(|()| dir.remove_xattr(Self::Trusted, "probe"));
-        if works.is_ok() { Self::Trusted } else { Self::User }
-    }
 }
 
 impl Dir {
@@ -417,51 +298,6 @@ impl Dir {
         Ok(names)
     }
 
-    /// Sets the extended attribute `key`.
-    ///
-    /// # Errors
-    /// Where it is longer than [`XATTR_MAX`] or the kernel refuses.
-    pub fn set_xattr(&self, ns: Namespace, key: &str, value: &[u8]) -> Result<(), DirError> {
-        let refused = |e| io_error("set an extended attribute of", &self.path, e);
-        if value.len() > XATTR_MAX {
-            return Err(refused(Errno::TOOBIG));
-        }
-        rustix::fs::fsetxattr(&self.fd, ns.name(key), value, XattrFlags::empty()).map_err(refused)
-    }
-
-    /// Reads the extended attribute `key`, `None` where there is none.
-    ///
-    /// # Errors
-    /// Where it is longer than [`XATTR_MAX`] or the kernel refuses.
-    pub fn xattr(&self, ns: Namespace, key: &str) -> Result<Option<Vec<u8>>, DirError> {
-        self.raw_xattr(&ns.name(key))
-    }
-
-    /// Reads the extended attribute of this full name, for instance systemd's `trusted.delegate`.
-    ///
-    /// # Errors
-    /// As [`xattr`](Self::xattr).
-    pub fn raw_xattr(&self, name: &str) -> Result<Option<Vec<u8>>, DirError> {
-        let mut buf = vec![0; XATTR_MAX];
-        match rustix::fs::fgetxattr(&self.fd, name, &mut buf[..]) {
-            Ok(n) => {
-                buf.truncate(n);
-                Ok(Some(buf))
-            }
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
-            Err(e) => Err(io_error("read an extended attribute of", &self.path, e)),
-        }
-    }
-
-    /// Removes the extended attribute `key`.
-    ///
-    /// # Errors
-    /// `ENODATA` where there is none.
-    pub fn remove_xattr(&self, ns: Namespace, key: &str) -> Result<(), DirError> {
-        rustix::fs::fremovexattr(&self.fd, ns.name(key))
-            .map_err(|e| io_error("remove an extended attribute of", &self.path, e))
-    }
-
     /// Takes the directory's flock(2) without waiting. Held until this `Dir` and every inherited copy of its
     /// descriptor is closed. `false` where another process has it.
     ///
@@ -525,10 +361,6 @@ impl AsFd for Dir {
     }
 }
 
-fn io_error(action: &'static str, path: &Path, e: Errno) -> DirError {
-    DirError::Io { action, path: path.to_owned(), source: e.into() }
-}
-
 /// The pairs of a flat keyed file (`memory.events`); lines that are not of that form are left out, because newer
 /// kernels may add some.
 pub(super) fn flat(text: &str) -> impl Iterator<Item = (&str, u64)> {
@@ -543,6 +375,7 @@ mod tests {
     use std::error::Error as _;
 
     use super::*;
+    use crate::model::Stage;
 
     fn fixture() -> (tempfile::TempDir, Dir) {
         let tmp = tempfile::tempdir().unwrap();
