@@ -6,8 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::model::{
-    AboveReading, Class, Counters, Detail, ExitCause, KilledBy, Limit, MemoryEvents, Mono, PolicyName, Readiness,
-    RestartCounts, RunId, StartError, State as PublicState, StoppedDetail, StoppingDetail, WorkerId, WorkerStatus,
+    AboveReading, Class, Counters, ExitCause, KilledBy, Mono, PolicyName, RestartCounts, RunId, StartError, WorkerId,
 };
 use crate::policy::{
     breaker::{Breaker, Saved},
@@ -15,13 +14,16 @@ use crate::policy::{
     decide::{Breach, Pending},
     violation::{Rules, Watchman},
 };
-use crate::spec::types::{Spec, ViolationPolicy};
+use crate::spec::types::Spec;
 
 use super::event::{Ticket, Update};
 
 mod past;
+mod readings;
+mod shown;
 
 pub use past::{Adopted, Remembered, Unseen};
+pub(super) use readings::Readings;
 
 /// One worker, between two events.
 #[derive(Debug, Clone, PartialEq)]
@@ -212,83 +214,6 @@ pub(super) enum After {
     Rerun,
 }
 
-/// The counters of a run: the last reading, and the one that an exit is compared with.
-///
-/// An OOM kill is often read *before* the exit it causes. So a reading in which an OOM count grew does not become the
-/// baseline while the main process may be dying of it: never, where an OOM takes the whole run (if the main
-/// process lives on, nothing was taken) or where the main process was seen to be dying; else after [`Readings::SETTLE`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Readings {
-    baseline: Counters,
-    last: Counters,
-    /// Since when `last` holds an OOM that `baseline` does not.
-    unsettled: Option<Mono>,
-    /// The main process was dying when a kill was read: whether that was for the run's own limit.
-    doomed: Option<bool>,
-}
-
-impl Readings {
-    /// How long a process that was sent SIGKILL may take to be reaped before its OOM is taken for another's.
-    const SETTLE: Duration = Duration::from_secs(2);
-
-    pub(super) const fn new(baseline: Counters) -> Self {
-        Self { baseline, last: baseline, unsettled: None, doomed: None }
-    }
-
-    /// Takes a new reading; answers with the growth since the one before.
-    pub(super) fn read(&mut self, counters: Counters, oom_takes_all: bool, now: Mono) -> Counters {
-        if self.is_settled(oom_takes_all, now) {
-            self.baseline = self.last;
-            self.unsettled = None;
-        }
-        let grown = counters.since(self.last);
-        if oom_grew(counters.since(self.baseline)) {
-            // Later growth begins the wait anew: whoever dies of it has had no time yet.
-            if oom_grew(grown) || self.unsettled.is_none() {
-                self.unsettled = Some(now);
-            }
-        } else {
-            self.baseline = counters;
-        }
-        self.last = counters;
-        grown
-    }
-
-    /// The last reading has a kill, and the main process is dying; `own`: of the run's own limit.
-    pub(super) fn doom(&mut self, own: bool) {
-        self.doomed.get_or_insert(own);
-    }
-
-    /// Whether the main process has outlived what was unsettled.
-    fn is_settled(&self, oom_takes_all: bool, now: Mono) -> bool {
-        !oom_takes_all && self.doomed.is_none() && self.unsettled.is_some_and(|since| now.since(since) >= Self::SETTLE)
-    }
-
-    /// The reading that an exit at `now` is compared with.
-    pub(super) fn before_exit(&self, oom_takes_all: bool, now: Mono) -> Counters {
-        if self.is_settled(oom_takes_all, now) { self.last } else { self.baseline }
-    }
-
-    /// Whether it was dying when a kill was read.
-    pub(super) const fn doomed(&self) -> bool {
-        self.doomed.is_some()
-    }
-
-    /// Whether the kill that the main process dies of was for the run's own limit, as its reading said.
-    pub(super) fn own_oom(&self) -> bool {
-        self.doomed == Some(true)
-    }
-
-    pub(super) const fn last(&self) -> Counters {
-        self.last
-    }
-}
-
-fn oom_grew(grown: Counters) -> bool {
-    let any = |e: Option<MemoryEvents>| e.is_some_and(|e| e.oom > 0 || e.oom_kill > 0 || e.oom_group_kill > 0);
-    any(grown.local) || any(grown.memory)
-}
-
 impl State {
     /// A worker that nobody has started. `last_run` is the highest number any run of it ever had, 0 for none.
     #[must_use]
@@ -361,45 +286,6 @@ impl State {
         }
     }
 
-    /// What the world is shown. `generation` is the publisher's.
-    #[must_use]
-    pub fn status(&self) -> WorkerStatus {
-        let (state, detail) = self.public();
-        let main = self.main();
-        WorkerStatus {
-            id: self.id.clone(),
-            state,
-            detail,
-            pid: main.map(|m| m.pid),
-            run: self.last_run,
-            since: self.since,
-            started: main.map(|m| m.started),
-            restarts: self.restarts.total(),
-            restarts_by: self.restarts,
-            breaker: self.breaker.status(&self.spec.restart),
-            violations: self.phase.life().map(|life| life.watch.open().collect()).unwrap_or_default(),
-            cause: self.cause.clone(),
-            next_attempt: match &self.phase {
-                Phase::Waiting { due, .. } => Some(*due),
-                Phase::Running { life, .. } => life.pending.map(|pending| pending.due),
-                _ => None,
-            },
-            desired_up: self.wish == Wish::Up,
-            down_by: match self.wish {
-                Wish::Up => None,
-                Wish::Down(behalf) => behalf.map(|behalf| behalf.by),
-            },
-            down_policy: match self.wish {
-                Wish::Down(Some(behalf)) => behalf.policy,
-                Wish::Up | Wish::Down(None) => None,
-            },
-            stuck_on: self.phase.life().and_then(|life| life.stuck_on.as_deref()).map(str::to_owned),
-            desired_generation: self.generations.desired,
-            observed_generation: self.generations.observed,
-            generation: 0,
-        }
-    }
-
     /// Runs that have ended and whose directory is not known to be gone.
     #[must_use]
     pub fn leftovers(&self) -> &[u32] {
@@ -462,45 +348,6 @@ impl State {
                 Some(*main)
             }
             _ => None,
-        }
-    }
-
-    pub(super) fn public(&self) -> (PublicState, Detail) {
-        use PublicState::{Running, Starting, Stopped, Stopping};
-        let stopping = |detail| (Stopping, Detail::Stopping(detail));
-        match &self.phase {
-            Phase::Resting(rest) => (
-                Stopped,
-                Detail::Stopped(match rest {
-                    Rest::Never => StoppedDetail::Never,
-                    Rest::Done => StoppedDetail::Done,
-                    Rest::Stopped => StoppedDetail::Stopped,
-                    Rest::Failed => StoppedDetail::Failed,
-                    Rest::Held(_) => StoppedDetail::BreakerOpen,
-                }),
-            ),
-            Phase::Waiting { .. } => (Stopped, Detail::Stopped(StoppedDetail::Waiting)),
-            Phase::Preparing { .. } => (Starting, Detail::Preparing),
-            Phase::Launching { .. } => (Starting, Detail::Launching),
-            Phase::Running { life, .. } => (Running, Detail::Running(self.readiness(life))),
-            Phase::Terminating { .. } => stopping(StoppingDetail::Term),
-            Phase::Draining { .. } => stopping(StoppingDetail::Draining),
-            Phase::Killing { .. } => stopping(StoppingDetail::Kill),
-            Phase::Stuck { .. } => stopping(StoppingDetail::Unkillable),
-        }
-    }
-
-    /// The worst of what can be said of a living run.
-    fn readiness(&self, life: &Life) -> Readiness {
-        let throttles = self.spec.limits.memory.high_policy == ViolationPolicy::Throttle && !life.lifted;
-        if self.breaker.any_open() {
-            Readiness::Degraded
-        } else if throttles && life.watch.open().any(|limit| limit == Limit::MemoryHigh) {
-            Readiness::Throttled
-        } else if life.unready {
-            Readiness::Unready
-        } else {
-            Readiness::Ready
         }
     }
 
