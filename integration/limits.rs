@@ -1,5 +1,5 @@
 //! What the kernel enforces, through the `pinfold` binary: needs the memory, cpu, pids and io controllers (scripts/test
-//! starts it natively or in a virtual machine). What needs no controller is in `lifecycle.rs`.
+//! starts it natively or in a virtual machine). What needs no controller is in `lifecycle`.
 //!
 //! Limits are looked at from two sides that are not the product: the program's own reading of its cgroup's files at
 //! entry, and ours from outside while it runs.
