@@ -113,6 +113,14 @@ pub(crate) fn plan(run: &RunId, argv: &[&str]) -> LaunchPlan {
     }
 }
 
+/// The run that was launched, and its main process.
+pub(crate) fn launched(message: FromKeeper) -> (RunId, i32) {
+    match message {
+        FromKeeper::Launched { run, pid, .. } => (run, pid),
+        other => panic!("not launched: {other:?}"),
+    }
+}
+
 /// A keeper in a tree of its own, and what its supervisors connect to.
 pub(crate) struct Bed {
     pub(crate) tree: Tree,
