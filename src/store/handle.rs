@@ -44,6 +44,8 @@ type Ask = Box<dyn FnOnce(&mut dyn Store) + Send>;
 pub(super) struct Queue {
     pub(super) batch: Batch,
     pub(super) intents: Vec<oneshot::Sender<Result<(), Unstored>>>,
+    /// Of those who wait for what is written behind.
+    pub(super) behind: Vec<oneshot::Sender<Result<(), Unstored>>>,
     pub(super) asks: Vec<Ask>,
     pub(super) closing: Option<oneshot::Sender<Result<(), StoreError>>>,
     /// The last handle is gone, or the thread has ended.
@@ -54,6 +56,11 @@ impl Queue {
     /// Whether there is something that does not wait.
     pub(super) fn is_urgent(&self) -> bool {
         !self.intents.is_empty() || !self.asks.is_empty() || self.closing.is_some() || self.over
+    }
+
+    /// Whether nobody waits for anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.behind.is_empty()
     }
 }
 
@@ -198,7 +205,7 @@ impl Ledger for StoreHandle {
     fn record(&self, changes: Vec<Change>) {
         let was_empty = {
             let mut queue = self.shared.queue();
-            let was_empty = queue.batch.is_empty();
+            let was_empty = queue.is_empty();
             for change in changes {
                 queue.batch.add(change);
             }
@@ -207,6 +214,26 @@ impl Ledger for StoreHandle {
         if was_empty {
             self.shared.wake.notify_one();
         }
+    }
+
+    fn written(&self) -> Intent {
+        // Its next try may be half a minute away.
+        if let Health::Degraded { why, .. } = &*self.shared.health.borrow() {
+            return Box::pin(std::future::ready(Err(Unstored::Refused { why: why.clone() })));
+        }
+        let (done, stored) = oneshot::channel();
+        let was_empty = {
+            let mut queue = self.shared.queue();
+            let was_empty = queue.is_empty();
+            if !queue.over {
+                queue.behind.push(done);
+            }
+            was_empty
+        };
+        if was_empty {
+            self.shared.wake.notify_one();
+        }
+        Box::pin(async move { stored.await.unwrap_or(Err(Unstored::Closed)) })
     }
 }
 

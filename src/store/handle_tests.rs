@@ -104,6 +104,34 @@ async fn intents_that_wait_together_are_one_transaction_and_records_go_with_them
 }
 
 #[tokio::test]
+async fn what_is_written_behind_is_said_to_be_written_when_it_is_and_nothing_is_hurried_for_it() {
+    let (handle, let_it, written) = gated();
+    handle.record(vec![declared("w", 1)]);
+    let mut stored = handle.written();
+    tokio::time::timeout(Duration::from_millis(50), &mut stored).await.unwrap_err();
+    let_it.send(true).unwrap();
+    stored.await.unwrap();
+    assert_eq!(written.recv(), Ok((false, 1)), "without a sync");
+    // With nothing on its way there is nothing to wait for.
+    handle.written().await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_disk_that_refuses_is_told_so_and_from_then_on_at_once() {
+    let (handle, let_it, _written) = gated();
+    handle.record(vec![declared("w", 1)]);
+    let stored = handle.written();
+    let_it.send(false).unwrap();
+    assert!(matches!(stored.await, Err(Unstored::Refused { .. })));
+    let Err(Unstored::Refused { why }) = handle.written().await else { panic!("it does not wait for the next try") };
+    assert!(why.contains("writing to"), "{why}");
+    let_it.send(true).unwrap();
+    let mut health = handle.watch();
+    health.wait_for(|health| matches!(health, Health::Ok { .. })).await.unwrap();
+    handle.written().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_record_alone_is_written_behind() {
     let (handle, let_it, written) = gated();
     handle.record(vec![declared("w", 1)]);

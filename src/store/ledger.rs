@@ -12,6 +12,10 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Has them remembered together, some moments later.
     fn record(&self, changes: Vec<Change>);
+
+    /// Resolves when all that was handed over so far is where the end of this process cannot reach it, or with why it is not yet.
+    /// Nothing is hurried for it.
+    fn written(&self) -> Intent;
 }
 
 /// See [`Ledger::intend`]. Dropping it takes nothing back.

@@ -54,12 +54,12 @@ impl Writer {
     pub(super) fn run(mut self) {
         self.purge();
         loop {
-            let Queue { batch, intents, asks, closing, over } = self.next();
+            let Queue { batch, intents, behind, asks, closing, over } = self.next();
             let (lost, changes) = (batch.lost(), batch.into_changes());
             let written = if changes.is_empty() && !self.lost { Ok(()) } else { self.write(changes, &intents, lost) };
-            for intent in intents {
+            for waiting in intents.into_iter().chain(behind) {
                 // Whoever waited may have gone away.
-                drop(intent.send(written.clone()));
+                drop(waiting.send(written.clone()));
             }
             for ask in asks {
                 ask(&mut *self.store);
@@ -76,7 +76,7 @@ impl Writer {
                     drop(done.send(closed));
                 }
                 // What came meanwhile is told that it came too late.
-                drop(mem::take(&mut *self.shared.queue()).intents);
+                drop(mem::take(&mut *self.shared.queue()));
                 self.shared.queue().over = true;
                 return;
             }
@@ -91,7 +91,7 @@ impl Writer {
             if queue.is_urgent() {
                 break;
             }
-            if queue.batch.is_empty() && !self.lost {
+            if queue.is_empty() && !self.lost {
                 queue = self.shared.wake.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
                 continue;
             }

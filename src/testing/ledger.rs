@@ -80,6 +80,22 @@ impl FakeLedger {
         self.inner().disk.get_by_name(worker).unwrap_or_default()
     }
 
+    /// What was handed over up to `number` is written in that time.
+    fn on_disk(&self, number: u64, takes: Duration) -> Intent {
+        let this = self.clone();
+        Box::pin(async move {
+            if !takes.is_zero() {
+                tokio::time::sleep(takes).await;
+            }
+            let mut inner = this.inner();
+            if inner.full {
+                return Err(Unstored::Refused { why: "no space left on device".to_owned() });
+            }
+            inner.write_until(number);
+            Ok(())
+        })
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,22 +135,19 @@ impl Ledger for FakeLedger {
             let takes = if inner.chaos { inner.random.u64(0..SYNC_MS) } else { 0 };
             (inner.take(now, changes), takes)
         };
-        let this = self.clone();
-        Box::pin(async move {
-            if takes > 0 {
-                tokio::time::sleep(Duration::from_millis(takes)).await;
-            }
-            let mut inner = this.inner();
-            if inner.full {
-                return Err(Unstored::Refused { why: "no space left on device".to_owned() });
-            }
-            inner.write_until(number);
-            Ok(())
-        })
+        self.on_disk(number, Duration::from_millis(takes))
     }
 
     fn record(&self, changes: Vec<Change>) {
         let now = self.clock.now();
         self.inner().take(now, changes);
+    }
+
+    fn written(&self) -> Intent {
+        let (number, takes) = {
+            let inner = self.inner();
+            (inner.taken, if inner.chaos { BEHIND } else { Duration::ZERO })
+        };
+        self.on_disk(number, takes)
     }
 }
