@@ -435,10 +435,9 @@ impl Keeper {
     }
 
     fn tell_failed(&mut self, run: RunId, error: StartError, now: Mono) {
+        self.runs.failed(run.clone(), error.clone());
         if self.supervisor.is_listening() {
             self.supervisor.tell(&FromKeeper::Failed { run, error }, Vec::new(), now);
-        } else {
-            self.runs.failed_untold(run, error);
         }
     }
 

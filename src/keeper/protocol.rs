@@ -111,8 +111,8 @@ pub enum FromKeeper {
         /// When exec was confirmed.
         at: Mono,
     },
-    /// `run` never ran; its child, if there was one, has been reaped. Told once, to the supervisor of that moment or,
-    /// where there is none, to the next one that asks for the list; nothing to acknowledge.
+    /// `run` never ran; its child, if there was one, has been reaped. Kept, and told again to a new supervisor, until
+    /// acknowledged.
     Failed {
         /// Which.
         run: RunId,
@@ -131,7 +131,7 @@ pub enum FromKeeper {
         at: Mono,
     },
     /// The answer to `List`: first one message for each run that lives (`Launched`, pidfd beside it), ended without
-    /// acknowledgement (`Exited`), is in flight (`Launching`) or could not be launched while there was no supervisor
+    /// acknowledgement (`Exited`), is in flight (`Launching`) or could not be launched, without acknowledgement
     /// (`Failed`), then this. Before a supervisor has asked for its first list,
     /// nothing is told of runs that it has not asked for itself, so nothing is told twice.
     Listed,

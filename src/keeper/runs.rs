@@ -4,7 +4,7 @@
 //!             ┌ confirmed ──────────────▶ alive ── reaped ──▶ ended ── Ack ──▶ forgotten
 //!   in flight ┤
 //!             └ failed ─▶ doomed ─ reaped ┬ a spawn fault, once: in flight again, by the other method
-//!                                         └ failed: told, forgotten
+//!                                         └ failed ── Ack ──▶ forgotten
 //! ```
 //!
 //! A child is found by its number, which is its own until we reap it. No descriptor is kept for a child that lives: its
@@ -60,7 +60,7 @@ pub(super) enum Life {
         status: Option<ExitStatus>,
         at: Mono,
     },
-    /// Never ran, and there was nobody to tell it to.
+    /// Never ran.
     Failed(StartError),
 }
 
@@ -225,8 +225,11 @@ impl Runs {
         Some((run, pid, status))
     }
 
-    pub(super) fn failed_untold(&mut self, run: RunId, error: StartError) {
-        self.lives.insert(run, Life::Failed(error));
+    /// A run that never ran. One that is known by that name already is another.
+    pub(super) fn failed(&mut self, run: RunId, error: StartError) {
+        if !self.launching.contains_key(&run) {
+            self.lives.entry(run).or_insert(Life::Failed(error));
+        }
     }
 
     /// Forgets an ended run. One that lives is not forgotten, whatever somebody says.
@@ -234,11 +237,6 @@ impl Runs {
         if !matches!(self.lives.get(run), Some(Life::Alive { .. } | Life::Adopted { .. })) {
             self.lives.remove(run);
         }
-    }
-
-    /// Forgets what was only kept because nobody could be told.
-    pub(super) fn forget_failed(&mut self) {
-        self.lives.retain(|_, life| !matches!(life, Life::Failed(_)));
     }
 
     /// The child of a launch in flight was reaped. One that was lost at birth is not made again here: whether somebody

@@ -41,7 +41,6 @@ impl Keeper {
                 }
             }
         }
-        self.runs.forget_failed();
         for run in self.runs.launches() {
             self.supervisor.tell(&FromKeeper::Launching { run: run.clone() }, Vec::new(), now);
         }

@@ -40,7 +40,7 @@ impl Runs {
             self.lives.insert(run, Life::Ended { pid, status, at });
         }
         for (run, error) in state.failed {
-            self.failed_untold(run, error);
+            self.failed(run, error);
         }
     }
 
