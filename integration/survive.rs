@@ -271,6 +271,8 @@ fn half_made(case: &Case, name: &str) -> Dir {
         boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned(),
         started_mono_ns: None,
         baseline: Counters::default(),
+        ending: None,
+        untold: Vec::new(),
     };
     note::write(&dir, Namespace::probe(&dir), &note).unwrap();
     dir

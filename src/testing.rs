@@ -16,7 +16,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-pub use kernel::{Call, FakeKernel, Recovered};
+pub use kernel::{Call, FakeKernel, Left, Recovered};
 pub use ledger::FakeLedger;
 pub use script::{Children, Launch, OnSignal, Oom, Script};
 pub use search::{Asked, Mood, SearchServer};
@@ -75,6 +75,26 @@ impl Bench {
     pub fn worker(&self, name: &str, spec: Spec) -> Result<WorkerHandle, BadWorkerId> {
         let found = Found::Nothing { last_run: 0 };
         Ok(spawn(&self.shared, Charge::new(WorkerId::new(name)?, Arc::new(spec), found)))
+    }
+
+    /// What the next supervisor goes on with of a worker whose actor is gone, as the daemon's takeover has it.
+    #[must_use]
+    pub fn left_of(&self, id: &WorkerId, spec: Arc<Spec>) -> Charge {
+        let remembered = self.ledger.record_of(id).map(Box::new);
+        let Recovered { last_run, newest, half_made, mut debris } = self.kernel.recover(id);
+        let record = remembered.as_deref();
+        let known = |run: u32| record.is_some_and(|record| record.has_end_of(run));
+        let decided = |run: u32| record.is_some_and(|record| record.has_decided_after(run));
+        let found = match newest {
+            Some(Left { note, ended: true, .. }) if known(note.run.number) && decided(note.run.number) => {
+                debris.push(note.run);
+                Found::Nothing { last_run }
+            }
+            Some(Left { note, ended: true, .. }) if known(note.run.number) => Found::Over { note },
+            Some(Left { pid, note, .. }) => Found::Alive { pid, note },
+            None => Found::Nothing { last_run },
+        };
+        Charge { remembered, half_made, debris, ..Charge::new(id.clone(), spec, found) }
     }
 
     /// What was recorded since the last call.

@@ -61,7 +61,7 @@ const TABLE: &[Row] = &[
     // Beside the actor: what it hands to the store, and what it waits for.
     Row {
         files: "worker/keeping.rs",
-        may_use: &["model", "policy", "spec::types", "worker", "store"],
+        may_use: &["model", "policy", "spec::types", "worker", "kernel::port", "store"],
         never: &["nix", "rustix"],
     },
     Row {

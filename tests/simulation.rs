@@ -14,15 +14,15 @@ use std::{
 
 use futures_util::FutureExt;
 use pinfold::model::{
-    BreakerState, Class, Detail, Event, EventKind, HealthReport, KilledBy, ProbeKind, State, Trigger, Verdict,
-    WorkerId, WorkerStatus,
+    BreakerState, Class, Detail, Event, EventKind, ExitCause, HealthReport, KilledBy, ProbeKind, State, Trigger,
+    UnknownWhy, Verdict, WorkerId, WorkerStatus,
 };
 use pinfold::policy::restart::{BudgetOverride, OnOpen, RestartMode, RestartPolicy};
 use pinfold::spec::types::{
     Cpu, KillMode, Limits, Memory, Monitoring, OomGroup, Pids, Spec, Stop, ViolationHandling, ViolationPolicy,
 };
-use pinfold::testing::{Bench, Call, Recovered};
-use pinfold::worker::actor::{Charge, Found, supervise};
+use pinfold::testing::{Bench, Call};
+use pinfold::worker::actor::supervise;
 use pinfold::worker::handle::{Answer, AskError, Reach, Renew, WorkerHandle};
 
 /// Longer than any run's end takes: a launch without an answer, a kill, a slow death.
@@ -85,11 +85,8 @@ struct Supervised {
     task: tokio::task::JoinHandle<()>,
 }
 
-fn supervised(bench: &Bench, id: WorkerId, spec: Arc<Spec>, found: Found) -> Supervised {
-    let charge = Charge {
-        remembered: bench.ledger.record_of(&id).map(Box::new),
-        ..Charge::new(id.clone(), Arc::clone(&spec), found)
-    };
+fn supervised(bench: &Bench, id: WorkerId, spec: Arc<Spec>) -> Supervised {
+    let charge = bench.left_of(&id, Arc::clone(&spec));
     let (handle, actor) = supervise(&bench.shared, charge);
     Supervised { id, spec, generation: 1, handle, task: tokio::spawn(actor) }
 }
@@ -133,11 +130,7 @@ async fn die_and_recover(
     // The next one counts anew.
     bench.shared.seqs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     for worker in workers.iter_mut() {
-        let found = match bench.kernel.recover(&worker.id) {
-            Recovered::Nothing { last_run } => Found::Nothing { last_run },
-            Recovered::Alive { pid, note } => Found::Alive { pid, note },
-        };
-        *worker = supervised(bench, worker.id.clone(), Arc::clone(&worker.spec), found);
+        *worker = supervised(bench, worker.id.clone(), Arc::clone(&worker.spec));
     }
     for (worker, (quiet, before)) in workers.iter().zip(quiet) {
         let after = worker.handle.status();
@@ -188,16 +181,31 @@ fn seq_is_gapless(events: &[Event]) -> Result<(), String> {
     Ok(())
 }
 
-/// Each run that was begun ends once. Only where its supervisor was replaced before the run was cleared away is it told again, by
-/// the next one, and once by each; a run that was cleared away half-made has no end.
-fn every_run_ends_once(events: &[Event], begun: &BTreeSet<(WorkerId, u32)>, crashed: bool) -> Result<(), String> {
+/// Each run that was begun ends once. Only where its supervisor was replaced before the store had that is it told again, by the
+/// next one, once by each and as the same; a run that was cleared away half-made has no end.
+fn every_run_ends_once(
+    events: &[Event],
+    begun: &BTreeSet<(WorkerId, u32)>,
+    launched: &BTreeSet<(WorkerId, u32)>,
+    crashed: bool,
+) -> Result<(), String> {
     let mut ended: BTreeMap<(WorkerId, u32), u32> = BTreeMap::new();
+    let mut causes: BTreeMap<(WorkerId, u32), ExitCause> = BTreeMap::new();
     let mut told = BTreeSet::new();
     for event in events {
         if event.seq == 1 {
             told.retain(|(worker, _)| Some(worker) != event.worker.as_ref());
         }
-        if let (EventKind::Exited { .. }, Some(worker), Some(run)) = (&event.kind, &event.worker, event.run) {
+        if let (EventKind::Exited { cause, .. }, Some(worker), Some(run)) = (&event.kind, &event.worker, event.run) {
+            let before = causes.insert((worker.clone(), run), cause.clone());
+            // The number of a run whose directory was never made may be another's under another supervisor, and a directory
+            // that a stranger removed tells the next one nothing.
+            let traced = |before: &&ExitCause| {
+                !matches!(before, ExitCause::StartFailed { .. } | ExitCause::Unknown { why: UnknownWhy::CgroupRemoved })
+            };
+            if before.as_ref().filter(traced).is_some_and(|before| before != cause) {
+                return Err(format!("{worker}.{run} ended by {cause}, and before by {before:?}"));
+            }
             *ended.entry((worker.clone(), run)).or_default() += 1;
             if !told.insert((worker.clone(), run)) {
                 return Err(format!("{worker}.{run} ended twice"));
@@ -206,7 +214,7 @@ fn every_run_ends_once(events: &[Event], begun: &BTreeSet<(WorkerId, u32)>, cras
     }
     for run in begun {
         let times = ended.get(run).copied().unwrap_or(0);
-        if times != 1 && !crashed {
+        if times != 1 && !crashed || times == 0 && launched.contains(run) {
             return Err(format!("{run:?} ended {times} times"));
         }
     }
@@ -332,7 +340,7 @@ async fn storm(seed: u64) -> Result<usize, String> {
     let mut workers = Vec::new();
     for n in 0..50 {
         let id = WorkerId::new(&format!("w-{n}")).map_err(|e| e.to_string())?;
-        workers.push(supervised(&bench, id, Arc::new(any_spec(&mut random)), Found::Nothing { last_run: 0 }));
+        workers.push(supervised(&bench, id, Arc::new(any_spec(&mut random))));
     }
     let mut answers = Vec::new();
     let began = bench.shared.clock.now();
@@ -357,8 +365,7 @@ async fn live(seed: u64) -> Result<usize, String> {
     let mut workers = Vec::new();
     for n in 0..random.usize(1..6) {
         let id = WorkerId::new(&format!("w-{n}")).map_err(|e| e.to_string())?;
-        let found = Found::Nothing { last_run: 0 };
-        workers.push(supervised(&bench, id, Arc::new(any_spec(&mut random)), found));
+        workers.push(supervised(&bench, id, Arc::new(any_spec(&mut random))));
     }
     let mortal = random.u8(0..4) == 0;
     let mut crashed = false;
@@ -418,6 +425,8 @@ async fn end(
         bench.kernel.calls().into_iter().filter_map(prepare).collect::<BTreeSet<_>>()
     };
     let begun = runs(bench);
+    let launch = |(_, call)| if let Call::Launch(run, _) = call { Some((run.worker, run.number)) } else { None };
+    let launched: BTreeSet<_> = bench.kernel.calls().into_iter().filter_map(launch).collect();
     tokio::time::sleep(LONG).await;
     if runs(bench) != begun {
         return Err("a run was begun after the stop".to_owned());
@@ -435,7 +444,7 @@ async fn end(
     seq_is_gapless(&events)?;
     an_open_breaker_admits_nothing(&events)?;
     no_restart_follows_a_stop(&events)?;
-    every_run_ends_once(&events, &begun, crashed)?;
+    every_run_ends_once(&events, &begun, &launched, crashed)?;
     Ok(begun.len())
 }
 

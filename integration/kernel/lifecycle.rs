@@ -36,6 +36,8 @@ fn record_of(run: &RunId) -> RunNote {
         boot_id: record::boot_id().unwrap(),
         started_mono_ns: Some(5),
         baseline: Counters::default(),
+        ending: None,
+        untold: Vec::new(),
     }
 }
 

@@ -126,6 +126,8 @@ fn note(run: &RunId) -> RunNote {
         boot_id: "-".into(),
         started_mono_ns: None,
         baseline: Counters::default(),
+        ending: None,
+        untold: Vec::new(),
     }
 }
 

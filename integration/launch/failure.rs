@@ -185,14 +185,16 @@ fn nothing_is_started_in_a_frozen_or_removed_cgroup() {
 }
 
 #[test]
-fn a_failed_launch_is_told_through_the_keeper_and_forgotten() {
+fn a_failed_launch_is_told_through_the_keeper_until_it_is_acknowledged() {
     let bed = Bed::start("into-cgroup");
     let (mut fake, ..) = bed.greeted();
     let run = run("missing", 1);
     bed.launch(&fake, &plan(&run, &["/bin/nosuch"]));
     let (FromKeeper::Failed { run: failed, error }, _) = fake.next() else { panic!() };
-    assert_eq!((failed, error.stage), (run, Stage::Exec));
+    assert_eq!((&failed, error.stage), (&run, Stage::Exec));
     assert_eq!(error.to_string(), "exec /bin/nosuch: No such file or directory");
+    assert_eq!(fake.list(), [FromKeeper::Failed { run: run.clone(), error }]);
+    fake.send(&ToKeeper::Ack { run }, &[]);
     assert_eq!(fake.list(), []);
     assert_eq!(bed.tree.pids("missing.1"), [0; 0], "its child is gone");
 }

@@ -88,8 +88,10 @@ fn results_of_launches_that_nobody_waited_for_are_told_to_the_next() {
     drop(first);
     let (mut second, ..) = bed.greeted();
     let mut told: Vec<_> = second.list();
-    // Those still in flight are told when they are decided; of those told to the first, the failed one is gone.
-    while !told.iter().any(|m| matches!(m, FromKeeper::Launched { run, .. } if run.to_string() == "good.1")) {
+    // Those still in flight are told when they are decided.
+    let good = |m: &FromKeeper| matches!(m, FromKeeper::Launched { run, .. } if run.to_string() == "good.1");
+    let bad = |m: &FromKeeper| matches!(m, FromKeeper::Failed { run, .. } if run.to_string() == "bad.1");
+    while !(told.iter().any(good) && told.iter().any(bad)) {
         told.push(second.next().0);
     }
 }

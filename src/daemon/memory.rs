@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::cli::exit::Failure;
 use crate::clock;
-use crate::model::{EventKind, WorkerId, chain};
+use crate::model::{EventKind, RunId, WorkerId, chain};
 use crate::spec::types::{Config, StoreType};
 use crate::store::{Found, Health, MemoryStore, OpenError, Opened, Record, SqliteStore, Store, StoreHandle};
 
@@ -100,6 +100,16 @@ fn reconciled(path: &Path, found: &Found) -> Option<EventKind> {
 }
 
 impl Memory {
+    /// Whether the end of a run is remembered: what is said of it once more is old.
+    pub(super) fn has_end_of(&self, run: &RunId) -> bool {
+        self.records.get(&run.worker).is_some_and(|record| record.has_end_of(run.number))
+    }
+
+    /// Whether what follows the last run of a worker was decided.
+    pub(super) fn has_decided_after(&self, run: &RunId) -> bool {
+        self.records.get(&run.worker).is_some_and(|record| record.has_decided_after(run.number))
+    }
+
     /// What is remembered of a worker. Once.
     pub(super) fn take(&mut self, worker: &WorkerId) -> Option<Box<Record>> {
         self.records.remove(worker).map(Box::new)

@@ -8,7 +8,9 @@ use crate::keeper::protocol::FromKeeper;
 use crate::kernel::host::{Found, HostKernel};
 use crate::kernel::orphan::Orphan;
 use crate::kernel::port::RunNote;
-use crate::model::{Mono, RunId, chain};
+use crate::model::{Mono, RunId, WorkerId, chain};
+
+use super::memory::Memory;
 
 /// What became of the runs that the keeper knew nothing of.
 #[derive(Debug, Default)]
@@ -23,19 +25,27 @@ pub(super) struct Orphans {
     pub(super) told: Vec<FromKeeper>,
 }
 
-/// Finds the runs of this boot, with records of ours, that the keeper does not know, and has it adopt them.
+/// Finds the runs of this boot, with records of ours, that the keeper does not know, and has it adopt them: but for those
+/// whose end is known.
 pub(super) fn hand_over(
     kernel: &HostKernel,
     found: &[Found],
     told: &[FromKeeper],
+    memory: &Memory,
     boot_id: &str,
     clock: Clock,
 ) -> Orphans {
     let known: HashSet<&RunId> = told.iter().filter_map(run_of).collect();
+    let notes = found.iter().filter_map(|found| found.note.as_ref());
+    let ended: HashSet<(&WorkerId, u32)> =
+        notes.flat_map(|note| note.untold.iter().map(|end| (&note.run.worker, end.run))).collect();
     let mut orphans = Orphans::default();
     for Found { run, note, populated, .. } in found {
         let (Some(run), Some(note)) = (run, note) else { continue };
         if known.contains(run) || note.run != *run || note.boot_id != boot_id {
+            continue;
+        }
+        if memory.has_end_of(run) || ended.contains(&(&run.worker, run.number)) {
             continue;
         }
         if let Err(error) = orphans.take(kernel, note, *populated, clock) {
@@ -63,8 +73,13 @@ impl Orphans {
                 if populated {
                     kernel.kill_half_made(run)?;
                     self.half_made.push(run.clone());
+                    return Ok(());
                 }
-                return Ok(());
+                if !kernel.was_inhabited(run)? {
+                    return Ok(());
+                }
+                // Somebody was in it: whether that came to its program nobody can tell any more.
+                ((0, 0), None)
             }
         };
         let alive = pidfd.is_some();

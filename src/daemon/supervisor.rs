@@ -230,7 +230,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     if let Some(previous) = &told.previous {
         chronicle.supervisor(format!("started again: {previous}"));
     }
-    let mut orphans = orphans::hand_over(&kernel, &found, &told.messages, &boot_id, clock);
+    let mut orphans = orphans::hand_over(&kernel, &found, &told.messages, &memory, &boot_id, clock);
     chronicle.orphans(&orphans);
     told.messages.append(&mut orphans.told);
     let mut takeover = Takeover::sort(found, &told.messages, &boot_id);
@@ -248,7 +248,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let past = Past { memory: &mut memory, takeover: &mut takeover, going_down: told.going_down };
     let handles = begin(&config, &logs, &shared, &kernel, past, &chronicle);
     let mut members = members(&config, &handles);
-    members.extend(takeover.leftovers(&shared, &kernel, &chronicle));
+    members.extend(takeover.leftovers(&shared, &kernel, &memory, &chronicle));
     takeover.clear(&kernel, &chronicle);
     pump.replay(told.messages);
     let mut pump = tokio::spawn(pump.run());

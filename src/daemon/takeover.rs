@@ -22,8 +22,8 @@ use super::memory::Memory;
 
 /// What stood in the tree before us, sorted by what becomes of it.
 pub(super) struct Takeover {
-    /// With a keeper that tells how they end: taken over. Without a number where the launch is not decided.
-    alive: HashMap<WorkerId, (Option<i32>, RunNote)>,
+    /// With a keeper that tells how they end: taken over.
+    alive: HashMap<WorkerId, Known>,
     /// Those of them that were.
     pub(super) adopted: HashSet<WorkerId>,
     /// Populated, and nobody can tell anything of them: left alone, nothing is started over them.
@@ -32,6 +32,10 @@ pub(super) struct Takeover {
     pub(super) held: Vec<RunId>,
     /// Empty or half-made: removed.
     empty: Vec<RunId>,
+    /// Made after a run whose end is not seen to yet, and never furnished: removed first.
+    unmade: Vec<RunId>,
+    /// The records of those that came no further, each its worker's newest.
+    half_made: HashMap<WorkerId, RunNote>,
     /// Of which the keeper still has an exit record, and there is nothing to take over.
     over: Vec<RunId>,
     /// Alive beside a later run of the same worker.
@@ -40,9 +44,18 @@ pub(super) struct Takeover {
     strangers: Vec<String>,
 }
 
+/// A run that the keeper knows.
+struct Known {
+    /// Without one the launch is not decided.
+    pid: Option<i32>,
+    note: RunNote,
+    /// The keeper has seen its end.
+    ended: bool,
+}
+
 impl Takeover {
     pub(super) fn sort(mut found: Vec<Found>, told: &[FromKeeper], boot_id: &str) -> Self {
-        let known: HashMap<&RunId, Option<i32>> = told.iter().filter_map(main_process).collect();
+        let known: HashMap<&RunId, (Option<i32>, bool)> = told.iter().filter_map(main_process).collect();
         found.sort_by_key(|f| f.run.as_ref().map(|run| run.number));
         let mut sorted = Self {
             alive: HashMap::new(),
@@ -50,6 +63,8 @@ impl Takeover {
             occupied: HashMap::new(),
             held: Vec::new(),
             empty: Vec::new(),
+            unmade: Vec::new(),
+            half_made: HashMap::new(),
             over: Vec::new(),
             beside: Vec::new(),
             strangers: Vec::new(),
@@ -59,18 +74,30 @@ impl Takeover {
                 sorted.strangers.push(name);
                 continue;
             };
-            // A run's directory is made when all of the one before is over.
-            sorted.empty.extend(sorted.alive.remove(&run.worker).map(|(_, note)| note.run));
             let ours = note.filter(|n| n.run == run && n.boot_id == boot_id);
-            match (known.get(&run), ours) {
-                (Some(pid), Some(note)) => drop(sorted.alive.insert(run.worker.clone(), (*pid, note))),
+            let known = known.get(&run).copied();
+            if ours.is_none() && known.is_none() && !populated && sorted.alive.contains_key(&run.worker) {
+                sorted.unmade.push(run);
+                continue;
+            }
+            // A run's directory is made when all of the one before is over, and so is its record.
+            sorted.empty.extend(sorted.alive.remove(&run.worker).map(|known| known.note.run));
+            match (known, ours) {
+                (Some((pid, ended)), Some(note)) => {
+                    sorted.alive.insert(run.worker.clone(), Known { pid, note, ended });
+                }
                 _ if populated => sorted.beside.extend(sorted.occupied.insert(run.worker.clone(), run)),
-                _ => sorted.empty.push(run),
+                (_, note) => {
+                    sorted.half_made.extend(note.map(|note| (run.worker.clone(), note)));
+                    sorted.empty.push(run);
+                }
             }
         }
-        let taken: Vec<&RunId> = sorted.alive.values().map(|(_, note)| &note.run).collect();
+        let taken: HashSet<&RunId> = sorted.alive.values().map(|known| &known.note.run).collect();
         let ended = told.iter().filter_map(|message| match message {
-            FromKeeper::Exited { run, .. } if !taken.contains(&run) => Some(run.clone()),
+            FromKeeper::Exited { run, .. } | FromKeeper::Failed { run, .. } if !taken.contains(run) => {
+                Some(run.clone())
+            }
             _ => None,
         });
         sorted.over = ended.collect();
@@ -79,10 +106,10 @@ impl Takeover {
 
     /// What there is, for [`diff`](crate::manager::diff::diff()): with `config` all that is not in the tree is as it should be.
     pub(super) fn present(&self, config: &types::Config) -> Present {
-        let alive = self
-            .alive
-            .values()
-            .map(|(_, note)| Left { run: note.run.clone(), found: FoundLeft::Alive { launched_by: note.spec_hash } });
+        let alive = self.alive.values().map(|Known { note, .. }| Left {
+            run: note.run.clone(),
+            found: FoundLeft::Alive { launched_by: note.spec_hash },
+        });
         let strangers = self.occupied.values().chain(&self.beside);
         let strangers = strangers.map(|run| Left { run: run.clone(), found: FoundLeft::Strangers });
         let empty = self.empty.iter().map(|run| Left { run: run.clone(), found: FoundLeft::Empty });
@@ -101,10 +128,16 @@ impl Takeover {
         &mut self,
         shared: &Arc<Shared>,
         kernel: &HostKernel,
+        memory: &Memory,
         chronicle: &Chronicle,
     ) -> Vec<Member> {
         let mut members = Vec::new();
-        for (id, (pid, note)) in self.alive.drain() {
+        for (id, Known { pid, note, ended }) in self.alive.drain() {
+            if ended && memory.has_end_of(&note.run) {
+                self.over.push(note.run.clone());
+                self.empty.push(note.run);
+                continue;
+            }
             let spec = Arc::new(types::Spec::new(vec![id.to_string()]));
             if let Err(error) = kernel.adopt(note.clone(), &spec) {
                 tracing::error!(run = %note.run, error = %chain(&error), "a living run cannot be taken over");
@@ -117,6 +150,50 @@ impl Takeover {
             members.push(Member { enabled: false, ..Member::new(id, spec, worker) });
         }
         members
+    }
+
+    /// Removes what would be in the way of the next run. Where that cannot be, the run before it is given up for it.
+    fn unmake(&mut self, kernel: &HostKernel, chronicle: &Chronicle) {
+        for run in std::mem::take(&mut self.unmade) {
+            match kernel.unmake(&run) {
+                Ok(()) => chronicle
+                    .record(EventKind::Reconciled { what: format!("removed the half-made directory of {run}") }),
+                Err(error) => {
+                    tracing::error!(%run, error = %chain(&error), "a half-made directory cannot be removed");
+                    self.empty.extend(self.alive.remove(&run.worker).map(|known| known.note.run));
+                    self.empty.push(run);
+                }
+            }
+        }
+    }
+
+    /// What is left of runs that are over, for the workers of the configuration: what the keeper and the tree have of a run goes
+    /// when the store has its end.
+    fn debris(
+        &mut self,
+        config: &types::Config,
+        memory: &Memory,
+        chronicle: &Chronicle,
+    ) -> HashMap<WorkerId, Vec<RunId>> {
+        let decided = |known: &Known| {
+            known.ended && memory.has_end_of(&known.note.run) && memory.has_decided_after(&known.note.run)
+        };
+        for (_, known) in self.alive.extract_if(|_, known| decided(known)) {
+            self.empty.push(known.note.run);
+        }
+        let configured: HashSet<&WorkerId> = config.workers.iter().map(|worker| &worker.id).collect();
+        let mut debris: HashMap<WorkerId, Vec<RunId>> = HashMap::new();
+        for run in self.empty.extract_if(.., |run| configured.contains(&run.worker)) {
+            chronicle.record(EventKind::Reconciled { what: format!("removed the empty directory of {run}") });
+            debris.entry(run.worker.clone()).or_default().push(run);
+        }
+        for run in self.over.extract_if(.., |run| configured.contains(&run.worker)) {
+            let of = debris.entry(run.worker.clone()).or_default();
+            if !of.contains(&run) {
+                of.push(run);
+            }
+        }
+        debris
     }
 
     /// Removes and reports what no worker of the configuration was given.
@@ -138,10 +215,13 @@ impl Takeover {
     }
 }
 
-fn main_process(message: &FromKeeper) -> Option<(&RunId, Option<i32>)> {
+/// The main process of the run that is spoken of, and whether it has ended.
+fn main_process(message: &FromKeeper) -> Option<(&RunId, (Option<i32>, bool))> {
     match message {
-        FromKeeper::Launched { run, pid, .. } | FromKeeper::Exited { run, pid, .. } => Some((run, Some(*pid))),
-        FromKeeper::Launching { run } => Some((run, None)),
+        FromKeeper::Launched { run, pid, .. } => Some((run, (Some(*pid), false))),
+        FromKeeper::Exited { run, pid, .. } => Some((run, (Some(*pid), true))),
+        FromKeeper::Launching { run } => Some((run, (None, false))),
+        FromKeeper::Failed { run, .. } => Some((run, (None, true))),
         _ => None,
     }
 }
@@ -165,9 +245,13 @@ pub(super) fn begin(
 ) -> Vec<WorkerHandle> {
     let Past { memory, takeover, going_down } = past;
     let mut handles = Vec::with_capacity(config.workers.len());
+    takeover.unmake(kernel, chronicle);
+    let mut debris = takeover.debris(config, memory, chronicle);
     for worker in &config.workers {
-        let found = if let Some((pid, note)) = takeover.alive.remove(&worker.id) {
+        let debris = debris.remove(&worker.id).unwrap_or_default();
+        let found = if let Some(Known { pid, note, ended }) = takeover.alive.remove(&worker.id) {
             match kernel.adopt(note.clone(), &worker.spec) {
+                Ok(()) if ended && memory.has_end_of(&note.run) => actor::Found::Over { note: Box::new(note) },
                 Ok(()) => {
                     takeover.adopted.insert(worker.id.clone());
                     actor::Found::Alive { pid, note: Box::new(note) }
@@ -187,10 +271,13 @@ pub(super) fn begin(
             takeover.held.push(run);
             actor::Found::Occupied { run: number }
         } else {
-            actor::Found::Nothing { last_run: last_run(logs, &worker.id, takeover) }
+            let left = debris.iter().map(|run| run.number).max().unwrap_or(0);
+            actor::Found::Nothing { last_run: household::last_run(logs, &worker.id).max(left) }
         };
         let charge = Charge {
             remembered: memory.take(&worker.id),
+            half_made: takeover.half_made.remove(&worker.id).map(Box::new),
+            debris,
             idle: !worker.enabled || going_down,
             ..Charge::new(worker.id.clone(), Arc::clone(&worker.spec), found)
         };
@@ -203,8 +290,6 @@ pub(super) fn begin(
     handles
 }
 
-/// The highest number that a run of `worker` is known to have had: a log file or a directory bears it.
-fn last_run(logs: &Path, worker: &WorkerId, takeover: &Takeover) -> u32 {
-    let left = takeover.empty.iter().chain(&takeover.over).filter(|run| run.worker == *worker).map(|run| run.number);
-    left.chain([household::last_run(logs, worker)]).max().unwrap_or(0)
-}
+#[cfg(test)]
+#[path = "takeover_tests.rs"]
+mod tests;

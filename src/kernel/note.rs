@@ -71,6 +71,14 @@ pub fn erase(dir: &Dir, ns: Namespace) -> Result<(), DirError> {
     dir.remove_xattr(ns, KEY)
 }
 
+/// The same, of a directory that may have none.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn erase_if_there(dir: &Dir, ns: Namespace) -> Result<(), DirError> {
+    if dir.xattr(ns, KEY)?.is_some() { erase(dir, ns) } else { Ok(()) }
+}
+
 /// Reads the record of `dir`; `None` where there is none.
 ///
 /// # Errors
@@ -85,6 +93,11 @@ pub fn read(dir: &Dir, ns: Namespace) -> Result<Option<RunNote>, NoteError> {
 
 fn encode(note: &RunNote) -> Result<Vec<u8>, NoteError> {
     let bytes = rmp_serde::to_vec_named(note).map_err(|source| NoteError::Encode { run: note.run.clone(), source })?;
+    if bytes.len() > XATTR_MAX && !note.untold.is_empty() {
+        // The last ones are the likeliest not to be known elsewhere.
+        let untold = note.untold[note.untold.len().div_ceil(2)..].to_vec();
+        return encode(&RunNote { untold, ..note.clone() });
+    }
     if bytes.len() > XATTR_MAX {
         return Err(NoteError::TooLong { run: note.run.clone(), len: bytes.len() });
     }
@@ -94,7 +107,7 @@ fn encode(note: &RunNote) -> Result<Vec<u8>, NoteError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Counters, MemoryEvents, RunId, WorkerId};
+    use crate::model::{Confidence, Counters, Evidence, ExitCause, MemoryEvents, RunEnd, RunId, WorkerId};
 
     fn note() -> RunNote {
         let id = "x".repeat(WorkerId::MAX_LEN);
@@ -112,6 +125,8 @@ mod tests {
             boot_id: "2c1f3a46-6d4b-4a43-8f55-6a1a34a6d1fe".into(),
             started_mono_ns: Some(u64::MAX),
             baseline: Counters { local: Some(memory), memory: Some(memory), pids_max: Some(7) },
+            ending: None,
+            untold: Vec::new(),
         }
     }
 
@@ -126,6 +141,36 @@ mod tests {
     fn a_record_that_does_not_fit_is_refused_before_the_kernel_is_asked() {
         let note = RunNote { uuid: "x".repeat(XATTR_MAX), ..note() };
         assert!(matches!(encode(&note), Err(NoteError::TooLong { .. })));
+    }
+
+    #[test]
+    fn ends_that_do_not_fit_are_left_out_the_oldest_first_rather_than_the_record() {
+        let end = |run| RunEnd {
+            run,
+            began: Some((5, jiff::Timestamp::UNIX_EPOCH)),
+            at: jiff::Timestamp::UNIX_EPOCH,
+            cause: ExitCause::Exited { code: 1 },
+            confidence: Confidence::Certain,
+            evidence: Box::new(Evidence {
+                status: None,
+                before: note().baseline,
+                after: note().baseline,
+                usage: None,
+                asked_by: None,
+                above: None,
+                start_error: None,
+                wall_ms: 1,
+            }),
+        };
+        let kept = |ends: u32| {
+            let bytes = encode(&RunNote { untold: (1..=ends).map(end).collect(), ..note() }).unwrap();
+            assert!(bytes.len() <= XATTR_MAX);
+            rmp_serde::from_slice::<RunNote>(&bytes).unwrap().untold
+        };
+        assert_eq!(kept(8).len(), 8, "so many fit");
+        let some = kept(500);
+        assert!(some.len() >= 4, "{}", some.len());
+        assert_eq!(some.last(), Some(&end(500)));
     }
 
     #[test]

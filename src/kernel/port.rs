@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::news::NewsSender;
-use crate::model::{Counters, RestartCounts, RunId, Sample, StartError, Target, Wanted, Way, WorkerId};
+use crate::model::{Counters, Ending, RestartCounts, RunEnd, RunId, Sample, StartError, Target, Wanted, Way, WorkerId};
 use crate::policy::breaker::Saved;
 use crate::spec::types::Spec;
 
@@ -111,6 +111,12 @@ pub struct RunNote {
     pub started_mono_ns: Option<u64>,
     /// The counters when the run began.
     pub baseline: Counters,
+    /// How it is being ended, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+    /// How runs before it ended, as far as the store did not have it when this was written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untold: Vec<RunEnd>,
 }
 
 /// A request that the kernel refused.

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Class, KilledBy, PolicyName};
+use super::{Class, KilledBy, Limit, PolicyName};
 
 /// Whether a worker should be up, as it is remembered beyond its supervisor and its host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,27 @@ pub struct DownBy {
     /// Who asked, as the event of that request names them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub who: Option<String>,
+}
+
+/// How a run is being ended: what was asked of it, and what is to follow. Its record has this, so that its end has the same cause
+/// and the same consequence under whichever supervisor it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// The stop signal that is sent, and on whose behalf.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<(KilledBy, i32)>,
+    /// On whose behalf it is killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kill: Option<KilledBy>,
+    /// Whose policy it is, with [`KilledBy::Policy`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyName>,
+    /// Another run was asked for.
+    #[serde(default)]
+    pub again: bool,
+    /// The automatic restart that it is ended for: from whose budget, and for which limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<(Class, Option<Limit>)>,
 }
 
 /// What a worker is about to do, beside what is wished: what another supervisor goes on with.
@@ -55,6 +76,12 @@ pub enum Outlook {
 }
 
 impl Outlook {
+    /// Whether what follows the last run was decided. That everything was to end decides nothing.
+    #[must_use]
+    pub const fn is_decided(self) -> bool {
+        !matches!(self, Self::Launching | Self::Running | Self::Start)
+    }
+
     /// Whether there is no run, nor one under way.
     #[must_use]
     pub const fn is_rest(self) -> bool {

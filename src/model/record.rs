@@ -308,6 +308,25 @@ pub struct Evidence {
     pub wall_ms: u64,
 }
 
+/// An end that only the supervisor knows that has seen it, until the store does: kept in the record of the run that follows,
+/// for the case that this supervisor is gone by then.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunEnd {
+    /// The run's number.
+    pub run: u32,
+    /// Its main process and when its program began, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<(i32, jiff::Timestamp)>,
+    /// When the end was seen.
+    pub at: jiff::Timestamp,
+    /// Why it ended.
+    pub cause: ExitCause,
+    /// How sure that is.
+    pub confidence: Confidence,
+    /// What that was decided from.
+    pub evidence: Box<Evidence>,
+}
+
 /// One decision: what asked for it, what came of it and which rule said so.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {

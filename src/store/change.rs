@@ -144,7 +144,7 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) const fn new(worker: WorkerId) -> Self {
+    pub(crate) const fn new(worker: WorkerId) -> Self {
         Self { worker, spec_hash: None, wish: None, kept: None, last_run: None, status: None, story: None }
     }
 
@@ -152,6 +152,20 @@ impl Record {
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.last_run.as_ref().is_some_and(|run| run.ended.is_none())
+    }
+
+    /// Whether the end of a run is remembered: what is said of it once more is old.
+    #[must_use]
+    pub fn has_end_of(&self, run: u32) -> bool {
+        let last = self.last_run.as_ref();
+        last.is_some_and(|last| last.number > run || last.number == run && last.ended.is_some())
+    }
+
+    /// Whether what follows a run was decided.
+    #[must_use]
+    pub fn has_decided_after(&self, run: u32) -> bool {
+        let kept = self.kept.as_ref();
+        kept.is_some_and(|kept| kept.run > run || kept.run == run && kept.outlook.is_decided())
     }
 
     /// Why nobody can know how its last run ended, where it is not there any more: the host is another boot's, or
@@ -164,7 +178,7 @@ impl Record {
     }
 
     /// Takes one of its own changes.
-    pub(super) fn take(&mut self, change: &Change) {
+    pub(crate) fn take(&mut self, change: &Change) {
         match change {
             Change::Declared { spec_hash, .. } => self.spec_hash = Some(*spec_hash),
             // Said once more, it is as old as before.

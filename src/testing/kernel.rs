@@ -51,21 +51,28 @@ pub enum Call {
     Rewatch(RunId),
 }
 
-/// What a new supervisor finds of a worker.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Recovered {
-    /// Nothing that lives; the highest number that a run of it had.
-    Nothing {
-        /// The number.
-        last_run: u32,
-    },
-    /// A run whose keeper has not been told to forget it.
-    Alive {
-        /// Its main process; `None` where its launch is not decided yet.
-        pid: Option<i32>,
-        /// Its record.
-        note: Box<RunNote>,
-    },
+/// What a supervisor has left of a worker.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    /// The highest number that any run of it ever had.
+    pub last_run: u32,
+    /// The newest run that its keeper knows.
+    pub newest: Option<Left>,
+    /// The record of a later one that was never launched.
+    pub half_made: Option<Box<RunNote>>,
+    /// All others.
+    pub debris: Vec<RunId>,
+}
+
+/// A run whose keeper has not been told to forget it.
+#[derive(Debug, Clone)]
+pub struct Left {
+    /// Its main process; `None` where its launch is not decided yet, or has failed.
+    pub pid: Option<i32>,
+    /// Its record.
+    pub note: Box<RunNote>,
+    /// Its keeper has seen its end.
+    pub ended: bool,
 }
 
 struct World {
@@ -74,7 +81,10 @@ struct World {
     sinks: BTreeMap<WorkerId, NewsSender>,
     scripts: BTreeMap<WorkerId, VecDeque<Script>>,
     runs: BTreeMap<RunId, Run>,
+    /// The highest number that was given out, and the highest whose directory was made: a supervisor that dies at once may leave
+    /// no trace of one that was not.
     last_run: BTreeMap<WorkerId, u32>,
+    last_made: BTreeMap<WorkerId, u32>,
     pids: BTreeSet<i32>,
     calls: Vec<(Mono, Call)>,
     breaches: Vec<String>,
@@ -93,10 +103,14 @@ struct Run {
     above_high: bool,
     /// When its quota began to run out, and for how long it has in all.
     throttled: (Option<Mono>, Duration),
+    /// Why it never ran.
+    failed: Option<StartError>,
     /// The cgroups above it, where an OOM came from there.
     above: Option<Box<AboveReading>>,
     draining: bool,
     told_empty: bool,
+    /// A supervisor has found it so.
+    found_empty: bool,
     gone: bool,
     removing: bool,
     limits: InForce,
@@ -150,6 +164,7 @@ impl FakeKernel {
             scripts: BTreeMap::new(),
             runs: BTreeMap::new(),
             last_run: BTreeMap::new(),
+            last_made: BTreeMap::new(),
             pids: BTreeSet::new(),
             calls: Vec::new(),
             breaches: Vec::new(),
@@ -219,29 +234,43 @@ impl FakeKernel {
         self.world().lose(run);
     }
 
-    /// What a new supervisor does before its actors begin: half-made and empty runs are removed, and what lives or has an exit
-    /// that was not taken over is found. Its exit is told again once the worker is attached.
+    /// What a new supervisor finds of `worker` before its actors begin. How a run ended is told again once the worker is
+    /// attached, until it is removed.
     #[must_use]
     pub fn recover(&self, worker: &WorkerId) -> Recovered {
         let mut world = self.world();
         world.sinks.remove(worker);
-        let last_run = world.last_run.get(worker).copied().unwrap_or(0);
-        let ours: Vec<RunId> = world.runs.keys().filter(|run| run.worker == *worker).cloned().collect();
-        for id in ours {
-            let Some(run) = world.runs.get_mut(&id) else { continue };
+        let last_run = world.last_made.get(worker).copied().unwrap_or(0);
+        world.last_run.insert(worker.clone(), last_run);
+        let mut found = Recovered { last_run, newest: None, half_made: None, debris: Vec::new() };
+        world.runs.retain(|id, run| id.worker != *worker || !run.removing);
+        for (id, run) in world.runs.iter_mut().filter(|(id, _)| id.worker == *worker) {
             run.draining = false;
             run.told_empty = false;
-            let pid = match run.main {
-                Main::Alive(pid) | Main::Reaped(pid, _) if !run.removing => Some(pid),
-                Main::Asked => None,
-                _ => {
-                    world.runs.remove(&id);
+            run.found_empty = !run.populated();
+            let (pid, ended) = match run.main {
+                Main::Alive(pid) => (Some(pid), false),
+                Main::Reaped(pid, _) => (Some(pid), true),
+                Main::Asked => (None, false),
+                Main::Failed => (None, true),
+                Main::Unborn => {
+                    found.half_made = Some(Box::new(run.note.clone()));
+                    found.debris.push(id.clone());
                     continue;
                 }
             };
-            return Recovered::Alive { pid, note: Box::new(run.note.clone()) };
+            let newest = Left { pid, note: Box::new(run.note.clone()), ended };
+            found.debris.extend(found.newest.replace(newest).map(|earlier| earlier.note.run));
         }
-        Recovered::Nothing { last_run }
+        let numbers = (&found.newest, &found.half_made);
+        if let (Some(newest), Some(half_made)) = numbers {
+            if half_made.run.number > newest.note.run.number {
+                found.debris.extend(found.newest.take().map(|earlier| earlier.note.run));
+            } else {
+                found.half_made = None;
+            }
+        }
+        found
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -264,6 +293,7 @@ impl World {
         let Some(run) = self.runs.get_mut(id) else { return };
         if run.main == Main::Asked {
             run.main = Main::Failed;
+            run.failed = Some(error.clone());
             self.tell(id, KernelEventKind::LaunchFailed(error));
         }
     }
@@ -315,6 +345,11 @@ impl Kernel for FakeKernel {
         for (id, status, counters, populated, above) in untold {
             world.tell(&id, KernelEventKind::Exited { status, counters, populated, above });
         }
+        let failed = world.runs.iter().filter(|(id, run)| id.worker == *worker && !run.removing);
+        let failed: Vec<_> = failed.filter_map(|(id, run)| Some((id.clone(), run.failed.clone()?))).collect();
+        for (id, error) in failed {
+            world.tell(&id, KernelEventKind::LaunchFailed(error));
+        }
     }
 
     fn prepare(&self, run: &RunId, spec: &Arc<Spec>, note: &RunNote) -> Result<Counters, StartError> {
@@ -334,6 +369,7 @@ impl Kernel for FakeKernel {
         if let Some(error) = script.prepare {
             return Err(error);
         }
+        world.last_made.insert(run.worker.clone(), run.number);
         let counters =
             Counters { local: Some(MemoryEvents::default()), memory: Some(MemoryEvents::default()), pids_max: Some(0) };
         let mut made = Run {
@@ -346,9 +382,11 @@ impl Kernel for FakeKernel {
             dying: false,
             above_high: false,
             throttled: (None, Duration::ZERO),
+            failed: None,
             above: None,
             draining: false,
             told_empty: false,
+            found_empty: false,
             gone: false,
             removing: false,
             limits: InForce::default(),
@@ -425,7 +463,7 @@ impl Kernel for FakeKernel {
     fn remove(&self, run: &RunId) {
         let mut world = self.world();
         let Some(found) = world.called(self.clock.now(), Call::Remove(run.clone()), run) else { return };
-        if found.populated() || !(found.told_empty || found.gone) {
+        if found.populated() || !(found.told_empty || found.found_empty || found.gone) {
             return world.breach(format!("{run} is removed before it was empty"));
         }
         found.removing = true;

@@ -24,14 +24,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock::{self, Clock};
 use crate::kernel::news::{NewsReceiver, news};
 use crate::kernel::port::{Kernel, RunNote};
-use crate::model::{self, EventKind, Mono, Outlook, RunId, Story, WorkerId, chain};
+use crate::model::{self, EventKind, Mono, Outlook, RunEnd, RunId, Story, WorkerId, chain};
 use crate::spec::types::{Spec, ViolationPolicy};
 use crate::store::{Change, Ended, Kept, Ledger, Record, Shown};
 
 use super::effect::{Effect, Refusal};
 use super::event::{Event, Ticket, Turn};
 use super::handle::{Command, Message, Published, WorkerHandle};
-use super::keeping::{Keeping, remembered};
+use super::keeping::{Come, Keeping, catch_up, remembered};
 use super::state::{Adopted, State};
 
 /// The version of [`RunNote`] that is written.
@@ -82,6 +82,10 @@ pub struct Charge {
     pub found: Found,
     /// What is remembered of it.
     pub remembered: Option<Box<Record>>,
+    /// The record of its newest run, where that was left behind half-made.
+    pub half_made: Option<Box<RunNote>>,
+    /// Runs of which nothing is left but their directories and what the keeper knows.
+    pub debris: Vec<RunId>,
     /// That nothing of it is begun by itself: its configuration does not want it, or everything is being ended.
     pub idle: bool,
 }
@@ -90,7 +94,7 @@ impl Charge {
     /// A worker of which nothing is remembered.
     #[must_use]
     pub fn new(id: WorkerId, spec: Arc<Spec>, found: Found) -> Self {
-        Self { id, spec, found, remembered: None, idle: false }
+        Self { id, spec, found, remembered: None, half_made: None, debris: Vec::new(), idle: false }
     }
 }
 
@@ -105,6 +109,11 @@ pub enum Found {
     Alive {
         /// Its main process; `None` where its launch is not decided yet.
         pid: Option<i32>,
+        /// Its record.
+        note: Box<RunNote>,
+    },
+    /// What is left of a run that has ended, as the store knows, and was not cleared away.
+    Over {
         /// Its record.
         note: Box<RunNote>,
     },
@@ -127,9 +136,14 @@ pub fn spawn(shared: &Arc<Shared>, charge: Charge) -> WorkerHandle {
 /// to rest.
 pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Future<Output = ()> + Send + use<>) {
     let now = shared.clock.now();
-    let Charge { id, spec, found, remembered: record, idle } = charge;
+    let Charge { id, spec, found, remembered: mut record, half_made, debris, idle } = charge;
     let spec_hash = spec.digest();
     let declared = Arc::clone(&spec);
+    let newest = match &found {
+        Found::Alive { note, .. } | Found::Over { note } => Some((&**note, false)),
+        Found::Nothing { .. } | Found::Occupied { .. } => half_made.as_deref().map(|note| (note, true)),
+    };
+    let late = newest.map(|(note, half_made)| catch_up(&id, &mut record, note, half_made)).unwrap_or_default();
     let record = record.as_deref();
     let kept = |last_run| record.map(|r| remembered(r, last_run, spec_hash, &shared.boot_id, clock::wall()));
     let mut note = None;
@@ -145,28 +159,18 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
             }
             state
         }
+        Found::Over { note: found } => {
+            let adopted = adopted(record, &found, None, true, now);
+            note = Some(found);
+            State::over(id.clone(), spec, &adopted, idle, now)
+        }
         Found::Alive { pid, note: mut found } => {
             let kept = record.and_then(|record| record.kept.as_ref()).filter(|kept| kept.run == found.run.number);
-            let mut recorded_running = found.pid.is_some();
-            // The note is of the run's begin; what was counted since then the store alone knows.
-            if let Some(kept) = kept {
-                (found.breaker, found.restarts) = (kept.breaker.clone(), kept.restarts);
-                recorded_running = kept.outlook != Outlook::Launching;
-            }
-            let adopted = Adopted {
-                run: found.run.number,
-                pid,
-                started: found.started_mono_ns.map_or(now, |ns| Mono(Duration::from_nanos(ns))),
-                baseline: found.baseline,
-                breaker: found.breaker.clone(),
-                recorded_running,
-                restarts: found.restarts,
-                desired_up: found.desired_up,
-                wish: record.and_then(|record| record.wish.as_ref()).map(|(wish, _)| wish.clone()),
-                cause: record.and_then(|record| record.story.as_ref()).and_then(|story| story.cause()),
-            };
+            let running = kept.map_or(found.pid.is_some(), |kept| kept.outlook != Outlook::Launching);
+            let adopted = adopted(record, &found, pid, running, now);
+            (found.breaker, found.restarts) = (adopted.breaker.clone(), adopted.restarts);
             note = Some(found);
-            State::adopted(id.clone(), spec, &adopted, now)
+            State::adopted(id.clone(), spec, &adopted, idle, now)
         }
     };
     let state = state.on_cpus(shared.cpus);
@@ -176,14 +180,15 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     let first = Published { status: state.status(), at_rest: state.is_at_rest(), story: Arc::clone(&story) };
     let (showcase, published) = watch::channel(first);
     let mut keeping = Keeping::default();
+    keeping.left(late, debris);
     if record.and_then(|record| record.spec_hash) != Some(spec_hash) {
         keeping.add(Change::Declared { worker: id.clone(), spec_hash });
     }
-    if let Some((pid, started)) = state.main_process()
+    let wall = clock::wall();
+    let began = state.main_process().map(|(pid, at)| (pid, wall.checked_sub(now.since(at)).unwrap_or(wall)));
+    if let Some((pid, at)) = began
         && record.and_then(|record| record.last_run.as_ref()).is_none_or(|run| run.number != state.run().number)
     {
-        let at = clock::wall();
-        let at = at.checked_sub(now.since(started)).unwrap_or(at);
         keeping.add(Change::Started { run: state.run(), pid, boot_id: Arc::clone(&shared.boot_id), at });
     }
     shared.kernel.attach(&id, news);
@@ -207,6 +212,26 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
         next: VecDeque::new(),
     };
     (WorkerHandle { id, who: None, commands, published }, actor.run(kernel_queue, command_queue))
+}
+
+/// What is known of the run that `note` is of. What was counted since the note was written the store alone knows.
+fn adopted(record: Option<&Record>, note: &RunNote, pid: Option<i32>, recorded_running: bool, now: Mono) -> Adopted {
+    let kept = record.and_then(|record| record.kept.as_ref()).filter(|kept| kept.run == note.run.number);
+    let ended = record.and_then(|record| record.last_run.as_ref()).and_then(|run| run.ended.as_ref());
+    let story = record.and_then(|record| record.story.as_ref());
+    Adopted {
+        run: note.run.number,
+        pid,
+        started: note.started_mono_ns.map_or(now, |ns| Mono(Duration::from_nanos(ns))),
+        baseline: note.baseline,
+        breaker: kept.map_or_else(|| note.breaker.clone(), |kept| kept.breaker.clone()),
+        recorded_running,
+        restarts: kept.map_or(note.restarts, |kept| kept.restarts),
+        desired_up: note.desired_up,
+        wish: record.and_then(|record| record.wish.as_ref()).map(|(wish, _)| wish.clone()),
+        cause: ended.map(|ended| ended.cause.clone()).or_else(|| story.and_then(|story| story.cause())),
+        ending: note.ending,
+    }
 }
 
 struct Actor {
@@ -240,6 +265,9 @@ impl Actor {
         mut commands: mpsc::UnboundedReceiver<Message>,
     ) -> impl Future<Output = ()> + Send + use<> {
         async move {
+            for end in self.keeping.late() {
+                self.tell_late(end);
+            }
             self.turn(Event::Begin);
             let (mut listening, mut leaving) = (true, false);
             while listening || !self.state.is_at_rest() || !self.keeping.is_idle() {
@@ -256,7 +284,7 @@ impl Actor {
                     () = tokio::time::sleep_until(alarm), if deadline.is_some() => Event::Deadline,
                     // Cancel-safe: what is on its way stays so.
                     stored = poll_fn(|context| self.keeping.poll_stored(context)), if !self.keeping.is_idle() => {
-                        self.stored(stored);
+                        self.stored(&stored);
                         continue;
                     }
                     // Cancel-safe: a message is taken or stays.
@@ -305,6 +333,7 @@ impl Actor {
                 self.perform(effect);
             }
             self.keeping.hand_over(&*self.shared.ledger);
+            self.keeping.end_of_turn().iter().for_each(|run| self.shared.kernel.remove(run));
             let at_once = self.next.front().is_some_and(|next| !failed_at_once(next));
             event = if at_once { self.next.pop_front() } else { None };
         }
@@ -335,9 +364,7 @@ impl Actor {
             Effect::Drain(run) => self.shared.kernel.drain(&run),
             Effect::Remove(run) => {
                 self.note = None;
-                if !self.keeping.holds(&run) {
-                    self.shared.kernel.remove(&run);
-                }
+                self.keeping.over(run);
             }
             Effect::Sample { run, wanted, periodic } => {
                 let sample = Box::new(self.shared.kernel.sample(&run, wanted));
@@ -385,14 +412,14 @@ impl Actor {
     }
 
     /// What was to be on disk is, or could not be written.
-    fn stored(&mut self, stored: Result<(), String>) {
-        if let Err(why) = stored {
+    fn stored(&mut self, come: &Come) {
+        if let Come::Intent(Err(why)) = come {
             let run = Some(self.state.run().number).filter(|number| *number > 0);
             self.emit(run, EventKind::Fault { error: format!("what was decided is done and not on disk: {why}") });
             self.keeping.hand_over(&*self.shared.ledger);
             self.publish();
         }
-        self.keeping.let_go(|run| self.shared.kernel.remove(run));
+        self.keeping.let_go(come, |run| self.shared.kernel.remove(run));
     }
 
     fn new_note(&mut self, run: &RunId) -> RunNote {
@@ -410,6 +437,8 @@ impl Actor {
             boot_id: self.shared.boot_id.to_string(),
             started_mono_ns: None,
             baseline: model::Counters::default(),
+            ending: None,
+            untold: self.keeping.untold(),
         }
     }
 
@@ -417,6 +446,8 @@ impl Actor {
         let Some(note) = &mut self.note else { return };
         note.desired_up = self.state.should_be_up();
         note.breaker = self.state.breaker(self.shared.clock.now());
+        note.ending = self.state.ending();
+        note.untold = self.keeping.untold();
         if let Some((pid, started)) = self.state.main_process() {
             note.pid = Some(pid);
             note.started_mono_ns = Some(started.as_nanos());
@@ -432,6 +463,26 @@ impl Actor {
     }
 
     fn emit(&mut self, run: Option<u32>, kind: EventKind) {
+        let at = clock::wall();
+        let began = self.note.as_ref().and_then(|note| note.pid.zip(note.started_mono_ns)).map(|(pid, ns)| {
+            let ago = self.shared.clock.now().since(Mono(Duration::from_nanos(ns)));
+            (pid, at.checked_sub(ago).unwrap_or(at))
+        });
+        self.emit_at(run, kind, at, began);
+    }
+
+    /// Tells of an end that the supervisor before has seen: perhaps once more.
+    fn tell_late(&mut self, end: RunEnd) {
+        if let Some((pid, at)) = end.began {
+            let (run, boot_id) = (RunId::new(self.state.run().worker, end.run), Arc::clone(&self.shared.boot_id));
+            self.keeping.add(Change::Started { run, pid, boot_id, at });
+        }
+        let RunEnd { run, began, at, cause, confidence, evidence } = end;
+        self.emit_at(Some(run), EventKind::Exited { cause, confidence, evidence }, at, began);
+    }
+
+    /// `began`: when the program of that run did, and its main process.
+    fn emit_at(&mut self, run: Option<u32>, kind: EventKind, at: Timestamp, began: Option<(i32, Timestamp)>) {
         if let EventKind::Decision(model::Decision { limit: Some(limit), policy, evidence, rule, .. }) = &kind {
             let worker = self.state.run().worker;
             if policy == ViolationPolicy::Alert.as_str() {
@@ -441,8 +492,7 @@ impl Actor {
             }
         }
         let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
-        let at = clock::wall();
-        self.note_down(run, &kind, at);
+        self.note_down(run, &kind, at, began);
         let event = model::Event {
             v: EVENT_VERSION,
             epoch: self.shared.epoch,
@@ -462,21 +512,21 @@ impl Actor {
     }
 
     /// Has the begin and the end of a run remembered.
-    fn note_down(&mut self, run: Option<u32>, kind: &EventKind, at: Timestamp) {
-        let run = || run.map(|number| RunId::new(self.state.run().worker, number));
-        let change = match kind {
+    fn note_down(&mut self, run: Option<u32>, kind: &EventKind, at: Timestamp, began: Option<(i32, Timestamp)>) {
+        let Some(run) = run.map(|number| RunId::new(self.state.run().worker, number)) else { return };
+        match kind {
             EventKind::Started { pid } => {
                 let boot_id = Arc::clone(&self.shared.boot_id);
-                run().map(|run| Change::Started { run, pid: *pid, boot_id, at })
+                self.keeping.add(Change::Started { run, pid: *pid, boot_id, at });
             }
-            EventKind::Exited { cause, confidence, .. } => {
-                let ended = Box::new(Ended { cause: cause.clone(), confidence: *confidence, at });
-                run().map(|run| Change::Stopped { run, ended })
+            EventKind::Exited { cause, confidence, evidence } => {
+                let (cause, confidence) = (cause.clone(), *confidence);
+                let ended = Box::new(Ended { cause: cause.clone(), confidence, at });
+                let evidence = evidence.clone();
+                self.keeping.ended(RunEnd { run: run.number, began, at, cause, confidence, evidence });
+                self.keeping.add(Change::Stopped { run, ended });
             }
-            _ => None,
-        };
-        if let Some(change) = change {
-            self.keeping.add(change);
+            _ => {}
         }
     }
 
@@ -523,6 +573,10 @@ fn uuid(random: &mut fastrand::Rng) -> String {
 #[cfg(test)]
 #[path = "actor_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "handoff_tests.rs"]
+mod handoff_tests;
 
 #[cfg(test)]
 #[path = "update_tests.rs"]

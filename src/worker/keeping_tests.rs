@@ -303,3 +303,18 @@ async fn what_the_kernel_keeps_of_a_stopped_run_stays_until_the_stop_is_on_disk(
     stop.await.unwrap();
     assert!(removed(), "and goes before the answer");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_record_of_a_run_has_a_few_ends_however_many_the_store_has_not() {
+    let disk = std::sync::Arc::default();
+    let bench = on(&disk);
+    let worker = bench.worker("w", failing(0)).unwrap();
+    for _ in 0..40 {
+        bench.kernel.script(worker.id(), Script::exits(Duration::from_millis(1), 1));
+    }
+    worker.start(Trigger::Config).await.unwrap();
+    wait_for(&worker, SEC, |s| s.run == 41 && s.state == Public::Running).await.unwrap();
+    let note = bench.kernel.note_of(&RunId::new(worker.id().clone(), 41)).unwrap();
+    let ends: Vec<u32> = note.untold.iter().map(|end| end.run).collect();
+    assert_eq!(ends, (33..=40).collect::<Vec<_>>(), "the last ones");
+}

@@ -131,6 +131,24 @@ impl Transition<'_> {
                     }
                 }
             }
+            // What was asked for may not have reached it.
+            Phase::Terminating { life, main, after, .. } => {
+                self.found_ending(main);
+                let by = life.asked.by().unwrap_or(KilledBy::Stop);
+                let behalf = Behalf { by, policy: life.asked.policy };
+                self.terminate(life, main, behalf, after, None);
+            }
+            Phase::Killing { life, body: Body::Alive(main), after, .. } => {
+                self.found_ending(main);
+                self.kill_again(life, Body::Alive(main), after);
+            }
+            draining @ Phase::Draining { .. } => {
+                let what = "its run has ended and been told of: what is left of it is seen to its end";
+                self.emit(EventKind::Reconciled { what: what.to_owned() });
+                self.s.phase = draining;
+                self.out.push(Effect::Remember { durably: false });
+                self.out.push(Effect::Drain(self.s.run()));
+            }
             launching @ Phase::Launching { .. } => {
                 self.emit(EventKind::Reconciled { what: "found while it is being launched".to_owned() });
                 self.s.phase = launching;
@@ -147,6 +165,12 @@ impl Transition<'_> {
             }
             other => self.s.phase = other,
         }
+    }
+
+    fn found_ending(&mut self, main: Main) {
+        let what = format!("taken over with pid {}, to be ended as was begun", main.pid);
+        self.emit(EventKind::Reconciled { what });
+        self.out.push(Effect::Remember { durably: false });
     }
 
     /// A run that a store has as running is not there, and nobody saw it end.
@@ -264,6 +288,8 @@ impl Transition<'_> {
             life.lifted = true;
             self.out.push(Effect::Tripwire { run: self.s.run(), armed: false });
         }
+        // Before the signal: whoever sees the end knows what it was of.
+        self.note_of(&life);
         let to = match self.s.spec.stop.kill_mode {
             KillMode::Mixed => Target::Main,
             KillMode::Group => Target::All,
@@ -277,6 +303,7 @@ impl Transition<'_> {
     fn kill_now(&mut self, mut life: Box<Life>, body: Body, behalf: Behalf, after: After) {
         life.asked.kill = Some(behalf.by);
         life.asked.policy = behalf.policy;
+        self.note_of(&life);
         self.kill_again(life, body, after);
     }
 
@@ -443,7 +470,22 @@ impl Transition<'_> {
     /// Rewrites the run's record, where there is one to write on.
     fn note(&mut self) {
         if self.s.phase.life().is_some_and(|life| !life.cgroup_gone) {
-            self.out.push(Effect::Note(self.s.run()));
+            self.note_once();
+        }
+    }
+
+    /// The same while the phase is between two.
+    fn note_of(&mut self, life: &Life) {
+        if !life.cgroup_gone {
+            self.note_once();
+        }
+    }
+
+    /// What is noted is what there is when all of a step is done: once is enough.
+    fn note_once(&mut self) {
+        let note = Effect::Note(self.s.run());
+        if !self.out.contains(&note) {
+            self.out.push(note);
         }
     }
 

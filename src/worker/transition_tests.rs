@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    AboveReading, CpuStat, Desired, Detail, DownBy, ExitCause, ExitStatus, HealthReport, KernelEvent, Level, Limit,
-    LimitSet, MemoryEvents, OomScope, ProbeKind, RestartCounts, Sample, State as Public, StoppedDetail,
+    AboveReading, CpuStat, Desired, Detail, DownBy, Ending, ExitCause, ExitStatus, HealthReport, KernelEvent, Level,
+    Limit, LimitSet, MemoryEvents, OomScope, ProbeKind, RestartCounts, Sample, State as Public, StoppedDetail,
     Trigger as Cause, UnknownWhy, Usage, Verdict, WorkerId,
 };
 use crate::policy::breaker::Saved;
@@ -40,6 +40,13 @@ enum Drawn {
     Wait(Duration),
     /// Time goes on until the deadline.
     Due,
+}
+
+fn any_ending() -> impl Strategy<Value = Ending> {
+    let by = || proptest::sample::select(vec![KilledBy::Stop, KilledBy::Shutdown, KilledBy::Policy]);
+    let restart = proptest::sample::select(vec![(Class::Health, None), (Class::Violation, Some(Limit::PidsMax))]);
+    (proptest::option::of((by(), Just(15))), proptest::option::of(by()), any::<bool>(), proptest::option::of(restart))
+        .prop_map(|(stop, kill, again, restart)| Ending { stop, kill, policy: None, again, restart })
 }
 
 fn any_remembered() -> impl Strategy<Value = Remembered> {
@@ -438,26 +445,31 @@ proptest! {
 
     #[test]
     fn no_row_of_events_breaks_an_invariant(
-        spec in any_spec(), drawn in proptest::collection::vec(any_drawn(), 1..60), from in 0..9u8,
-        remembered in any_remembered(),
+        spec in any_spec(), drawn in proptest::collection::vec(any_drawn(), 1..60), from in 0..11u8,
+        remembered in any_remembered(), ending in proptest::option::of(any_ending()),
     ) {
         let (id, spec, now) = (WorkerId::new("w").unwrap(), Arc::new(spec), Mono(Duration::from_secs(90)));
         let state = match from {
             0 => State::occupied(id, spec, 3, now),
-            1 | 2 => {
+            1 | 2 | 9 | 10 => {
                 let found = Adopted {
                     run: 3,
-                    pid: (from == 1).then_some(77),
+                    pid: (from != 2).then_some(77),
                     started: now,
                     baseline: Counters::default(),
                     breaker: Saved::default(),
-                    recorded_running: from == 1,
+                    recorded_running: from != 2,
                     restarts: RestartCounts::default(),
                     desired_up: true,
                     wish: None,
-                    cause: None,
+                    cause: (from > 8).then_some(ExitCause::Exited { code: 3 }),
+                    ending,
                 };
-                State::adopted(id, spec, &found, now)
+                if from > 8 {
+                    State::over(id, spec, &found, from == 10, now)
+                } else {
+                    State::adopted(id, spec, &found, false, now)
+                }
             }
             5..9 => State::remembered(id, spec, &remembered, from == 8, now),
             _ => State::new(id, spec, 3, now),

@@ -278,6 +278,8 @@ impl Attempts<'_> {
             boot_id: boot_id().unwrap_or_default(),
             started_mono_ns: pid.map(|_| clock::monotonic().as_nanos()),
             baseline: prepared.before,
+            ending: None,
+            untold: Vec::new(),
         };
         if let Err(err) = note::write(&prepared.dir, self.place.tree.xattrs, &note) {
             say(&format!("the run cannot be recorded: {}", chain(&err)));

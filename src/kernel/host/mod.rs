@@ -352,8 +352,12 @@ impl Kernel for HostKernel {
         let known = self.inner.table().runs.remove(run);
         // Before the keeper forgets it: a directory with a record, of which nobody knows anything, is taken for a run that
         // ended unseen.
-        if let Some(known) = known.as_ref().filter(|known| known.note.is_some())
-            && let Err(e) = note::erase(&known.dir, self.inner.namespace)
+        let erased = match &known {
+            Some(known) if known.note.is_some() => note::erase(&known.dir, self.inner.namespace),
+            Some(_) => Ok(()),
+            None => self.inner.found_dir(run).and_then(|dir| note::erase(&dir, self.inner.namespace)),
+        };
+        if let Err(e) = erased
             && !e.is_absent()
         {
             tracing::warn!(%run, error = %chain(&e), "the record of an ended run stays");

@@ -5,7 +5,7 @@ use std::{io, os::fd::OwnedFd, sync::Arc};
 use super::{HostKernel, Inner, Run, Scan, heard};
 use crate::keeper::transport::TransportError;
 use crate::kernel::ancestors::history::Kills;
-use crate::kernel::cgroup::{Dir, DirError, events, kill};
+use crate::kernel::cgroup::{Dir, DirError, events, kill, stat};
 use crate::kernel::orphan::{self, Orphan};
 use crate::kernel::port::RunNote;
 use crate::kernel::pressure::triggers;
@@ -90,6 +90,24 @@ impl HostKernel {
         Ok(())
     }
 
+    /// Whether a process was ever in the directory of a run: one that has used CPU time (`usage_usec` of `cpu.stat`, which every
+    /// cgroup has).
+    ///
+    /// # Errors
+    /// Where its directory cannot be opened.
+    pub fn was_inhabited(&self, run: &RunId) -> Result<bool, DirError> {
+        Ok(stat::glance(&self.inner.found_dir(run)?).cpu_usec.is_some_and(|used| used > 0))
+    }
+
+    /// Removes a directory that was made for a run and never furnished, at once: its number is the next one's.
+    ///
+    /// # Errors
+    /// Where the kernel refuses: somebody is in it.
+    pub fn unmake(&self, run: &RunId) -> Result<(), DirError> {
+        let place = self.inner.place_of(run);
+        kill::remove(&place.dir, &run.to_string())
+    }
+
     /// Lets the keeper forget a run of which nothing is left but its exit record.
     pub fn forget(&self, run: &RunId) {
         heard(self.inner.keeper.ack(run));
@@ -104,7 +122,7 @@ impl HostKernel {
 
 impl Inner {
     /// The directory of a run that an earlier supervisor made, which stays to be dealt with.
-    fn found_dir(&self, run: &RunId) -> Result<Dir, DirError> {
+    pub(super) fn found_dir(&self, run: &RunId) -> Result<Dir, DirError> {
         let place = self.table().found.get(run).cloned();
         let place = place.unwrap_or_else(|| Arc::clone(self.places.workers()));
         place.dir.open_below(&run.to_string())

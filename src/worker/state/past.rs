@@ -2,13 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Behalf, Life, Main, Phase, Rest, State, Wish};
+use super::{After, Behalf, Body, Life, Main, Phase, Remains, Rest, State, Wish};
 use crate::model::{
-    Class, Counters, Desired, DownBy, ExitCause, KilledBy, Mono, Outlook, RestartCounts, UnknownWhy, WorkerId,
+    Class, Counters, Desired, DownBy, Ending, ExitCause, KilledBy, Mono, Outlook, RestartCounts, UnknownWhy, WorkerId,
 };
 use crate::policy::breaker::{Breaker, Saved};
+use crate::policy::cause::Asked;
+use crate::policy::decide::Pending;
 use crate::spec::types::Spec;
-use crate::worker::transition::LAUNCH_PATIENCE;
+use crate::worker::transition::{KILL_PATIENCE, LAUNCH_PATIENCE};
 
 /// A run that was found alive.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,8 +33,10 @@ pub struct Adopted {
     pub desired_up: bool,
     /// Who took it down, where that is remembered.
     pub wish: Option<Desired>,
-    /// Why the run before it ended.
+    /// Why the run before it ended; its own end's, where that was told already.
     pub cause: Option<ExitCause>,
+    /// How it is being ended, where it is.
+    pub ending: Option<Ending>,
 }
 
 /// What a store remembers of a worker.
@@ -118,16 +122,57 @@ impl State {
         Wish::Down(Some(Behalf { by: down.by, policy: down.policy }))
     }
 
-    /// A worker whose run was found alive with its keeper: nothing is started or stopped, the watch goes on.
+    /// A worker whose run was found alive with its keeper: nothing is started or stopped, the watch goes on, and an end
+    /// that was under way is carried through. `idle` as for [`remembered`](Self::remembered).
     #[must_use]
-    pub fn adopted(id: WorkerId, spec: Arc<Spec>, found: &Adopted, now: Mono) -> Self {
+    pub fn adopted(id: WorkerId, spec: Arc<Spec>, found: &Adopted, idle: bool, now: Mono) -> Self {
+        let (mut state, life) = Self::taken_over(id, spec, found, idle, now);
+        let after = found.ending.map_or(After::Policy, after);
+        let Some(pid) = found.pid else {
+            state.phase = Phase::Launching { life, patience: now + LAUNCH_PATIENCE };
+            return state;
+        };
+        let main = Main { pid, started: found.started };
+        state.phase = if life.asked.kill.is_some() {
+            Phase::Killing { life, body: Body::Alive(main), give_up: now + KILL_PATIENCE, retry: None, after }
+        } else if life.asked.stop.is_some() {
+            let kill_at = now + state.spec.stop.timeout;
+            Phase::Terminating { life, main, kill_at, after }
+        } else {
+            Phase::Running { life, main }
+        };
+        state
+    }
+
+    /// A worker whose run had ended and been told of, and was not cleared away: what is left of it is seen to its end, and
+    /// what follows is decided then: nothing, where it is `idle`.
+    #[must_use]
+    pub fn over(id: WorkerId, spec: Arc<Spec>, found: &Adopted, idle: bool, now: Mono) -> Self {
+        let (mut state, mut life) = Self::taken_over(id, spec, found, idle, now);
+        if idle && state.wish == Wish::Up {
+            state.wish = Wish::Down(None);
+        }
+        life.left_behind = true;
+        let (remains, kill_at) = (Remains::Dead { ran: Duration::ZERO }, now + state.spec.stop.timeout);
+        state.phase = Phase::Draining { life, remains, kill_at, after: found.ending.map_or(After::Policy, after) };
+        state
+    }
+
+    fn taken_over(id: WorkerId, spec: Arc<Spec>, found: &Adopted, idle: bool, now: Mono) -> (Self, Box<Life>) {
         let mut state = Self::new(id, spec, found.run, now);
-        state.wish = if found.desired_up { Wish::Up } else { state.taken_down(found.wish.as_ref()) };
+        state.wish = match found.ending {
+            Some(ending) if idle && found.desired_up && everything_was_to_end(ending) => {
+                Wish::Down(Some(KilledBy::Shutdown.into()))
+            }
+            _ if found.desired_up => Wish::Up,
+            _ => state.taken_down(found.wish.as_ref()),
+        };
         state.cause.clone_from(&found.cause);
         state.breaker = Breaker::restore(&found.breaker, now);
         if found.recorded_running {
-            // A restart that was due is lost with the supervisor that had decided it.
-            for class in Class::ALL {
+            // A restart that was due is lost with the supervisor that had decided it, unless it has begun.
+            let begun = found.ending.and_then(|ending| ending.restart).map(|(class, _)| class);
+            for class in Class::ALL.into_iter().filter(|class| Some(*class) != begun) {
                 state.breaker.withdraw(class);
             }
         } else {
@@ -138,11 +183,26 @@ impl State {
         state.since = found.started;
         let mut life = Box::new(Life::new(found.started, found.baseline));
         life.sample_at = state.spec.limits.monitoring.interval.map(|interval| now + interval);
-        state.phase = match found.pid {
-            Some(pid) => Phase::Running { life, main: Main { pid, started: found.started } },
-            None => Phase::Launching { life, patience: now + LAUNCH_PATIENCE },
+        if let Some(Ending { stop, kill, policy, restart, .. }) = found.ending {
+            life.asked = Asked { stop, kill, policy };
+            life.pending = restart.map(|(class, limit)| Pending { due: now, class, limit });
+        }
+        (state, life)
+    }
+
+    /// How its run is being ended, where it is, for that run's record.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        let (Phase::Terminating { life, after, .. }
+        | Phase::Draining { life, after, .. }
+        | Phase::Killing { life, after, .. }
+        | Phase::Stuck { life, after, .. }) = &self.phase
+        else {
+            return None;
         };
-        state
+        let Asked { stop, kill, policy } = life.asked;
+        let restart = life.pending.map(|Pending { class, limit, .. }| (class, limit));
+        Some(Ending { stop, kill, policy, again: *after == After::Rerun, restart })
     }
 
     /// Whether it should be up, beyond the end of this supervisor.
@@ -190,4 +250,15 @@ impl State {
     pub(in crate::worker) const fn is_shutting_down(&self) -> bool {
         matches!(self.wish, Wish::Down(Some(Behalf { by: KilledBy::Shutdown, .. })))
     }
+}
+
+/// What follows, where it is to be up.
+fn after(ending: Ending) -> After {
+    // Where it is, that everything was to end has ended with the supervisor before.
+    if ending.again || everything_was_to_end(ending) { After::Rerun } else { After::Policy }
+}
+
+fn everything_was_to_end(ending: Ending) -> bool {
+    let shutdown = |by| by == KilledBy::Shutdown;
+    ending.kill.is_some_and(shutdown) || ending.stop.is_some_and(|(by, _)| shutdown(by))
 }

@@ -76,10 +76,16 @@ impl Transition<'_> {
                 let class = *class;
                 self.reply(ticket, Err(breaker_open(class)));
             }
+            // What follows the end of a run is decided then.
             (Wish::Down(Some(_)), _)
-            | (Wish::Up, Phase::Waiting { .. } | Phase::Resting(Rest::Done | Rest::Failed)) => {
-                self.reply(ticket, Ok(()));
-            }
+            | (
+                Wish::Up,
+                Phase::Waiting { .. }
+                | Phase::Resting(Rest::Done | Rest::Failed)
+                | Phase::Terminating { .. }
+                | Phase::Draining { .. }
+                | Phase::Killing { .. },
+            ) => self.reply(ticket, Ok(())),
             _ => {
                 self.wish_up();
                 self.start(ticket, false);
@@ -123,11 +129,13 @@ impl Transition<'_> {
             mut ending @ (Phase::Terminating { .. } | Phase::Draining { .. } | Phase::Killing { .. }) => {
                 ending.rerun();
                 self.s.phase = ending;
+                self.note();
                 self.owe(ticket, Goal::Up);
             }
             mut stuck @ Phase::Stuck { .. } => {
                 stuck.rerun();
                 self.s.phase = stuck;
+                self.note();
                 self.reply(ticket, Err(Refusal::Unkillable));
             }
         }

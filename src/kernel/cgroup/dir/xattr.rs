@@ -5,8 +5,8 @@ use rustix::{fs::XattrFlags, io::Errno};
 use super::{Dir, DirError, error::io_error};
 
 /// The longest extended attribute we write. kernfs allows 64 KiB for all of one directory's `user.*` attributes
-/// together, and 4 KiB is what a run's record may grow to.
-pub const XATTR_MAX: usize = 4096;
+/// together, and 16 KiB is what a run's record may grow to.
+pub const XATTR_MAX: usize = 16 << 10;
 
 /// Which extended attributes hold our records (xattr(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
