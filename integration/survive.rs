@@ -1,5 +1,5 @@
 //! The death of the keeper, alone or with everybody else: the workers live on, and the next `up` goes on with them. What the
-//! death of a supervisor alone leaves is in `lifecycle.rs`.
+//! death of a supervisor alone leaves is in `lifecycle`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
@@ -13,7 +13,7 @@ use pinfold::{
         note, pidfd,
         port::RunNote,
     },
-    model::{Counters, EventKind, ExitCause, KilledBy, RestartCounts, RunId, UnknownWhy, WorkerId},
+    model::{Counters, Event, EventKind, ExitCause, KilledBy, RestartCounts, RunId, UnknownWhy, WorkerId},
     policy::breaker::Saved,
     spec::types::Spec,
 };
@@ -136,6 +136,25 @@ fn one_that_has_lost_its_keeper_leaves_no_listener_in_the_way_of_the_next() {
     let mut second = Up::again(&case);
     reattached(&mut second, 1);
     second.stop();
+}
+
+#[test]
+fn a_supervisor_without_its_keeper_starts_nothing_more_and_ends_however_its_workers_fail() {
+    let case = Case::new();
+    // More of them than it has threads, each to be started again at once.
+    let quick: String =
+        (0..8).map(|n| worker(&format!("quick{n}"), &["/bin/sh", "-c", "exit 3"], &[ALWAYS_AT_ONCE])).collect();
+    let mut up = Up::start(&case, &quick);
+    for _ in 0..3 {
+        let restarted = |e: &_| is(e, "quick0") && e.run > Some(1) && matches!(e.kind, EventKind::Started { .. });
+        up.wait_for("one that is started again", restarted);
+        kill_keeper(&case, &mut up);
+        up.wait_silent();
+        let failed = |e: &&Event| matches!(&e.kind, EventKind::Exited { cause: ExitCause::StartFailed { .. }, .. });
+        assert_eq!(up.seen.iter().find(failed), None, "what nobody could launch is no failure");
+        up = Up::again(&case);
+    }
+    up.stop();
 }
 
 #[test]

@@ -54,6 +54,9 @@ impl NewsSender {
 impl NewsReceiver {
     /// The next event, as soon as there is one. Cancel-safe: it is taken or stays.
     pub async fn recv(&mut self) -> Box<KernelEvent> {
+        // One whose every answer is there at once, a launch that nobody takes for one, gives way now and then: nothing else
+        // would run beside it.
+        tokio::task::coop::consume_budget().await;
         loop {
             let next = self.0.queue().news.pop_front();
             if let Some(event) = next {
@@ -106,6 +109,20 @@ mod tests {
             }
         }
         assert_eq!(waiting.await.unwrap(), (0..200).map(launched).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn an_actor_whose_answers_are_always_there_lets_others_run() {
+        let (sender, mut receiver) = news();
+        sender.send(launched(0));
+        let restless = tokio::spawn(async move {
+            loop {
+                sender.send(*receiver.recv().await);
+            }
+        });
+        // Never again, were it not to give way.
+        tokio::task::yield_now().await;
+        restless.abort();
     }
 
     #[tokio::test]

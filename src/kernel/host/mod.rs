@@ -355,7 +355,7 @@ impl Kernel for HostKernel {
         let erased = match &known {
             Some(known) if known.note.is_some() => note::erase(&known.dir, self.inner.namespace),
             Some(_) => Ok(()),
-            None => self.inner.found_dir(run).and_then(|dir| note::erase(&dir, self.inner.namespace)),
+            None => self.inner.found_dir(run).and_then(|dir| note::erase_if_there(&dir, self.inner.namespace)),
         };
         if let Err(e) = erased
             && !e.is_absent()
@@ -482,9 +482,10 @@ impl Inner {
     fn launch(&self, run: &RunId, plan: Result<LaunchPlan, StartError>, policy: LogPolicy, way: Way) {
         let Some(dir) = self.dir(run) else { return };
         let logs = log_files(&self.logs, run, policy);
-        let asked = plan.and_then(|plan| {
-            let asked = self.keeper.launch(run, logs, dir.as_fd(), &plan, way);
-            asked.map_err(|e| StartError::refused(Stage::Keeper, chain(&e)))
+        let asked = plan.and_then(|plan| match self.keeper.launch(run, logs, dir.as_fd(), &plan, way) {
+            // The supervisor is about to end for that: the run is for the next one, and was no failure.
+            Err(TransportError::Gone) => Ok(()),
+            asked => asked.map_err(|e| StartError::refused(Stage::Keeper, chain(&e))),
         });
         if let Err(error) = asked {
             self.tell(run, KernelEventKind::LaunchFailed(error));
