@@ -120,17 +120,13 @@ struct Chaos<'a> {
     lives: BTreeMap<String, Life>,
     unseen: Vec<Unseen>,
     kills: Vec<(Mono, Whom)>,
-    /// How often the present keeper has had to start its supervisor and its logger again.
-    deaths: [u32; 2],
     /// How often an `up` was refused because the one before had not ended.
     refused: u32,
     took: BTreeMap<Whom, Vec<Duration>>,
 }
 
-/// What the keeper waits before it starts a role again that has died `before` times: 100 ms, doubling to 10 s.
-fn keepers_pause(before: u32) -> Duration {
-    Duration::from_millis(100).saturating_mul(1 << before.min(10)).min(Duration::from_secs(10))
-}
+/// The most that the keeper waits before it starts a role again that was at work.
+const KEEPERS_PAUSE: Duration = Duration::from_secs(1);
 
 fn id(worker: usize) -> String {
     match Kind::of(worker) {
@@ -241,17 +237,10 @@ impl Chaos<'_> {
                 logger.signal_if_there(Signal::KILL);
             }
         }
-        let mut allowed = Duration::ZERO;
+        let allowed = if whom.keeper() { Duration::ZERO } else { KEEPERS_PAUSE };
         if whom.keeper() {
             self.up.reap_killed();
             self.gone.push(std::mem::replace(&mut self.up, Up::again(self.case)));
-            self.deaths = [0, 0];
-        } else {
-            let died = [whom.supervisor(), whom.logger()];
-            for (deaths, _) in self.deaths.iter_mut().zip(died).filter(|(_, died)| *died) {
-                allowed = allowed.max(keepers_pause(*deaths));
-                *deaths += 1;
-            }
         }
         if whom.keeper() || whom.supervisor() {
             supervisor.wait_gone("the supervisor without its keeper");
@@ -453,7 +442,6 @@ fn whichever_of_ours_is_killed_no_worker_notices_and_every_exit_and_line_is_acco
         lives: BTreeMap::new(),
         unseen: Vec::new(),
         kills: Vec::new(),
-        deaths: [0, 0],
         refused: 0,
         took: BTreeMap::new(),
     };

@@ -299,6 +299,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         .filter(|(worker, _)| worker.enabled && !told.going_down && !takeover.adopted.contains(&worker.id))
         .map(|(_, handle)| handle.start(Trigger::Config))
         .collect();
+    kernel.took_over();
     let announcement = tokio::spawn(announce(started, kernel.clone(), handles.len()));
     let hangups = signals.hangup.take().map(|hangup| {
         tokio::spawn(async move {

@@ -107,6 +107,14 @@ impl Client {
         self.send(&ToKeeper::List, Vec::new())
     }
 
+    /// Everything is in our hands: should we die, the next one is wanted at once.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn took_over(&self) -> Result<(), TransportError> {
+        self.send(&ToKeeper::TookOver, Vec::new())
+    }
+
     /// Signals the main process of `run`. One that has ended is no error.
     ///
     /// # Errors

@@ -157,7 +157,7 @@ mod tests {
     fn the_state_comes_out_of_its_memfd_as_it_went_in() {
         let at = Mono(std::time::Duration::new(77, 123_456_789));
         let mut backoff = Backoff::default();
-        backoff.after(std::time::Duration::ZERO);
+        backoff.after(std::time::Duration::ZERO, false);
         let attach = ToLogger::Attach {
             run: run(1),
             stream: Stream::Stderr,

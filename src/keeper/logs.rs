@@ -68,6 +68,9 @@ impl Ends {
 /// How long a logger may stay stopped (SIGSTOP): every worker that writes waits for it.
 const STOPPED: Duration = Duration::from_secs(2);
 
+/// How long one has lived that has been at work: there is nothing to do before.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// The logger that runs, if one does.
 struct Seat {
     pid: i32,
@@ -220,7 +223,8 @@ impl Logs {
             say("keeper", &"the logger ended; the next one takes over its pipes");
         }
         self.out.clear();
-        self.restart_at = Some(now + self.backoff.after(now.since(seat.since)));
+        let life = now.since(seat.since);
+        self.restart_at = Some(now + self.backoff.after(life, life >= SETTLED));
     }
 
     /// A logger was started, or was not.
@@ -239,7 +243,7 @@ impl Logs {
             Err(e) => {
                 say("keeper", &format_args!("the logger cannot be started: {e}"));
                 self.other_way_after(&e);
-                self.restart_at = Some(now + self.backoff.after(Duration::ZERO));
+                self.restart_at = Some(now + self.backoff.after(Duration::ZERO, false));
             }
         }
     }

@@ -343,6 +343,7 @@ impl Keeper {
             }
             ToKeeper::Ack { run } => self.runs.forget(&run),
             ToKeeper::List => self.list(now),
+            ToKeeper::TookOver => self.supervisor.took_over(),
             ToKeeper::Signal { run, signal } => self.signal_run(&run, signal),
             ToKeeper::Reexec { version } => self.accept(version, fds, now),
             ToKeeper::Notify { state } => self.notify(&state),

@@ -53,6 +53,9 @@ pub enum ToKeeper {
     },
     /// Tell all that is known.
     List,
+    /// What lives is supervised again and what should live is about to: from here on a death says nothing about whether the next
+    /// supervisor gets as far. At most once.
+    TookOver,
     /// Signal the main process of a run. The keeper has not reaped it, so its number is its own.
     Signal {
         /// Which.

@@ -1,7 +1,7 @@
 //! The supervisor's seat: the process, its socket, what waits to be sent, and the watch over it.
 //!
 //! ```text
-//!   waiting(until) ─▶ starting ─ Hello ─▶ serving ─ signalled or silent ─▶ waiting(backoff)
+//!   waiting(until) ─▶ starting ─ Hello ─▶ serving ─ TookOver ─▶ … ─ signalled or silent, at any time ─▶ waiting(backoff)
 //!                                            └───── exits ──▶ the keeper exits with its code
 //! ```
 
@@ -25,6 +25,8 @@ struct Seat {
     socket: Option<OwnedFd>,
     greeted: bool,
     listening: bool,
+    /// Whether it has come as far as its work.
+    took_over: bool,
     vigil: Vigil,
     /// Why we have killed it, if we have.
     given_up: Option<&'static str>,
@@ -100,6 +102,12 @@ impl Supervisor {
     pub(super) fn listens(&mut self) {
         if let Some(seat) = &mut self.seat {
             seat.listening = true;
+        }
+    }
+
+    pub(super) fn took_over(&mut self) {
+        if let Some(seat) = &mut self.seat {
+            seat.took_over = true;
         }
     }
 
@@ -237,13 +245,14 @@ impl Supervisor {
                 self.restart_at = None;
                 let vigil = Vigil::new(now, self.watchdog);
                 let socket = Some(socket);
-                let (greeted, listening, given_up) = (false, false, None);
-                self.seat = Some(Seat { child, since: now, socket, greeted, listening, vigil, given_up });
+                let [greeted, listening, took_over] = [false; 3];
+                self.seat =
+                    Some(Seat { child, since: now, socket, greeted, listening, took_over, vigil, given_up: None });
             }
             Err(e) => {
                 say("keeper", &format_args!("the supervisor cannot be started: {e}"));
                 self.not_started(&e);
-                self.restart_at = Some(now + self.backoff.after(std::time::Duration::ZERO));
+                self.restart_at = Some(now + self.backoff.after(std::time::Duration::ZERO, false));
             }
         }
     }
@@ -276,7 +285,7 @@ impl Supervisor {
             self.take_up_the_end_again();
         }
         self.restarts += 1;
-        self.restart_at = Some(now + self.backoff.after(life));
+        self.restart_at = Some(now + self.backoff.after(life, seat.took_over));
         End::Replace
     }
     /// Somebody has asked for the end, and the one who was asked is no more: the next is.

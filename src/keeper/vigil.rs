@@ -112,24 +112,29 @@ impl Vigil {
     }
 }
 
-/// 100 ms, doubling to 10 s; from the start again after a life of a minute.
+/// How long nobody is there after a death. One that had come as far as its work has proved that its kind can: the next follows
+/// after 100 ms, or a second after its own start, so that a loop of such deaths is one start a second. One that had not would
+/// most likely die of the same again: 100 ms, doubling to 10 s, until one comes as far as its work.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Backoff {
+    /// Deaths before the work, one after the other.
     failures: u32,
 }
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
     const LAST: Duration = Duration::from_secs(10);
-    const LONG_LIFE: Duration = Duration::from_secs(60);
+    /// Between two starts, whatever has been achieved in between.
+    const APART: Duration = Duration::from_secs(1);
 
-    /// How long to wait after a life of `life`.
-    pub(super) fn after(&mut self, life: Duration) -> Duration {
-        if life >= Self::LONG_LIFE {
+    /// How long to wait after a life of `life`, which `worked` or ended before that.
+    pub(super) fn after(&mut self, life: Duration, worked: bool) -> Duration {
+        if worked {
             self.failures = 0;
+            return Self::FIRST.max(Self::APART.saturating_sub(life));
         }
         let delay = Self::FIRST.saturating_mul(1 << self.failures.min(10)).min(Self::LAST);
-        self.failures += 1;
+        self.failures = self.failures.saturating_add(1);
         delay
     }
 }
@@ -200,13 +205,55 @@ mod tests {
         assert_eq!(Vigil::new(at(0), None).due(at(30)), Some(Due::GiveUp("it did not say hello")));
     }
 
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
     #[test]
-    fn waits_double_to_ten_seconds_and_start_anew_after_a_minute() {
+    fn after_deaths_before_the_work_the_pause_doubles_to_ten_seconds_however_long_they_lived() {
         let mut backoff = Backoff::default();
-        let short = Duration::from_secs(59);
-        let waits: Vec<_> = (0..9).map(|_| backoff.after(short).as_millis()).collect();
-        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000]);
-        assert_eq!(backoff.after(Duration::from_secs(60)).as_millis(), 100);
-        assert_eq!(backoff.after(short).as_millis(), 200);
+        let pauses: Vec<_> = (0..9).map(|_| backoff.after(ms(59_000), false).as_millis()).collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000]);
+    }
+
+    #[test]
+    fn one_that_has_worked_is_followed_after_100_ms_however_often() {
+        let mut backoff = Backoff::default();
+        let pauses: Vec<_> = (0..50).map(|_| backoff.after(ms(900), true)).collect();
+        assert_eq!(pauses, [ms(100); 50]);
+    }
+
+    #[test]
+    fn one_that_dies_soon_after_it_has_begun_to_work_is_followed_a_second_after_its_start() {
+        let mut backoff = Backoff::default();
+        for life in [0, 1, 200, 500, 899] {
+            for _ in 0..50 {
+                assert_eq!(ms(life) + backoff.after(ms(life), true), ms(1000));
+            }
+        }
+    }
+
+    #[test]
+    fn work_ends_a_row_of_failures_and_a_failure_after_work_begins_one() {
+        let mut backoff = Backoff::default();
+        for _ in 0..5 {
+            backoff.after(ms(20), false);
+        }
+        assert_eq!(backoff.after(ms(5000), true), ms(100));
+        assert_eq!([backoff.after(ms(20), false), backoff.after(ms(20), false)], [ms(100), ms(200)]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_pause_is_shorter_than_100_ms_or_longer_than_10_s_and_two_starts_with_work_between_them_are_a_second_apart(
+            lives in proptest::collection::vec((0_u64..3000, proptest::bool::ANY), 1..200)
+        ) {
+            let mut backoff = Backoff::default();
+            for (life, worked) in lives {
+                let pause = backoff.after(ms(life), worked);
+                proptest::prop_assert!(pause >= ms(100) && pause <= ms(10_000));
+                proptest::prop_assert!(!worked || ms(life) + pause >= ms(1000));
+            }
+        }
     }
 }

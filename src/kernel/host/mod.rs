@@ -245,6 +245,11 @@ impl HostKernel {
         heard(self.inner.keeper.notify(state));
     }
 
+    /// Tells the keeper that what lives is supervised.
+    pub fn took_over(&self) {
+        heard(self.inner.keeper.took_over());
+    }
+
     /// What a living run uses: memory, CPU time, processes. What cannot be read is absent; so is all of a run that is over.
     #[must_use]
     pub fn glance(&self, run: &RunId) -> Usage {
