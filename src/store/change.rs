@@ -148,6 +148,13 @@ impl Record {
         Self { worker, spec_hash: None, wish: None, kept: None, last_run: None, status: None, story: None }
     }
 
+    /// The latest moment that it tells of.
+    pub(super) fn newest(&self) -> Option<Timestamp> {
+        let run = self.last_run.as_ref();
+        let ended = run.and_then(|run| run.ended.as_ref()).map(|ended| ended.at);
+        [self.wish.as_ref().map(|(_, at)| *at), run.and_then(|run| run.started), ended].into_iter().flatten().max()
+    }
+
     /// Whether its last run has begun, and nothing is known of its end.
     #[must_use]
     pub fn is_running(&self) -> bool {

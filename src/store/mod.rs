@@ -23,6 +23,7 @@
 //! growing pauses; whoever waits for an intent is told. A file that was removed or replaced under us, or is found damaged, is
 //! made anew and written from what memory has.
 
+mod age;
 mod batch;
 mod change;
 mod handle;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
+use super::age::Age;
 use super::change::{Change, Record};
 use super::handle::{Health, Queue, Shared};
 use super::ledger::Unstored;
@@ -26,7 +27,7 @@ pub(super) struct Writer {
     store: Box<dyn Store>,
     /// What the store remembers, or would.
     known: BTreeMap<WorkerId, Record>,
-    retention: Duration,
+    age: Age,
     purged: Option<Mono>,
     /// The file is gone: all that is known is to be written.
     lost: bool,
@@ -37,12 +38,13 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, store: Box<dyn Store>, known: Vec<Record>, retention: Duration) -> Self {
+        let newest = known.iter().filter_map(Record::newest).max();
         let known = known.into_iter().map(|record| (record.worker.clone(), record)).collect();
         Self {
             shared,
             store,
             known,
-            retention,
+            age: Age::new(retention, newest, clock::monotonic()),
             purged: None,
             lost: false,
             pause: RETRY.0,
@@ -184,7 +186,7 @@ impl Writer {
             return;
         }
         self.purged = Some(now);
-        let Ok(before) = clock::wall().checked_sub(self.retention) else { return };
+        let Some(before) = self.age.old_before(now, clock::wall()) else { return };
         if let Err(error) = self.store.purge_older_than(before) {
             tracing::warn!(error = %chain(&error), "old runs are not forgotten");
         }
