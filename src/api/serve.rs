@@ -119,6 +119,7 @@ async fn serve(listener: &UnixListener, router: Router, bounds: Bounds, mut stop
     let own = rustix::process::geteuid().as_raw();
     let seats = Seats::new(bounds);
     let graceful = GracefulShutdown::new();
+    let mut refused = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -127,9 +128,15 @@ async fn serve(listener: &UnixListener, router: Router, bounds: Bounds, mut stop
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok((stream, _)) => {
+                refused = false;
+                stream
+            }
             Err(error) => {
-                tracing::warn!(%error, "a connection to the API cannot be accepted");
+                // Once for all that follow.
+                if !std::mem::replace(&mut refused, true) {
+                    tracing::warn!(%error, "no connection to the API can be accepted; whoever comes waits");
+                }
                 tokio::time::sleep(RESPITE).await;
                 continue;
             }

@@ -296,6 +296,32 @@ impl Watches {
         Ok(dir.populated()?)
     }
 
+    /// The state of a draining run could not be read, for want of descriptors or memory: it is looked at ten times a second from here
+    /// on, because no notification comes twice. Says whether that is new.
+    pub fn unread(&self, run: &RunId) -> bool {
+        let now = self.shared.clock.now();
+        let mut state = self.shared.lock();
+        let watch = match state.runs.get_mut(run).map(|known| std::mem::replace(&mut known.drain, Drain::No)) {
+            Some(Drain::Watched(watch)) => Some(watch),
+            Some(Drain::No) => None,
+            Some(looked @ Drain::Looked(_)) => {
+                if let Some(known) = state.runs.get_mut(run) {
+                    known.drain = looked;
+                }
+                return false;
+            }
+            None => return false,
+        };
+        state.drop_watch(watch);
+        let serial = state.look_again(run, now);
+        if let Some(known) = state.runs.get_mut(run) {
+            known.drain = Drain::Looked(serial);
+        }
+        drop(state);
+        self.shared.sooner.notify_one();
+        true
+    }
+
     /// Takes every watch of the run off. Before its directory is removed: afterwards they would be lost to us for ever.
     pub fn forget(&self, run: &RunId) {
         let mut state = self.shared.lock();
@@ -508,6 +534,25 @@ mod tests {
         }
         assert_eq!(f.hints.clock.now().since(now).as_millis() / 100, 3);
         f.watches.forget(&run(1));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(f.pending().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_whose_end_could_not_be_read_is_looked_at_until_it_is_forgotten() {
+        let mut f = Fixture::new();
+        let dir = f.add(1, &[]);
+        std::fs::write(dir.path().join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        assert!(f.watches.drain(&run(1), &dir).unwrap());
+        assert!(f.watches.unread(&run(1)), "it is new");
+        assert!(!f.watches.unread(&run(1)), "it is not");
+        let start = f.hints.clock.now();
+        for _ in 0..3 {
+            assert_eq!(f.hints.next().await.unwrap(), Hint::PopulatedMaybe(run(1)));
+        }
+        assert_eq!(f.hints.clock.now().since(start).as_millis() / 100, 3);
+        f.watches.forget(&run(1));
+        assert!(!f.watches.unread(&run(1)), "nobody asks any more");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(f.pending().await, None);
     }

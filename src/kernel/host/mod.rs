@@ -346,8 +346,8 @@ impl Kernel for HostKernel {
             Ok(true) => {}
             Ok(false) => self.inner.unpopulated(run),
             Err(WatchError::Dir(e)) if e.is_absent() => self.inner.tell(run, KernelEventKind::CgroupGone),
-            // It stays `stopping` then: not proved dead is not stopped.
-            Err(e) => tracing::error!(%run, error = %chain(&e), "the end of a run cannot be watched"),
+            // It stays `stopping` meanwhile: not proved dead is not stopped.
+            Err(e) => self.inner.end_unread(run, &e),
         }
     }
 

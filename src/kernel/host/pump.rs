@@ -180,7 +180,14 @@ impl Inner {
             Ok(true) => {}
             Ok(false) => self.unpopulated(run),
             Err(e) if e.is_absent() => self.tell(run, KernelEventKind::CgroupGone),
-            Err(e) => tracing::error!(%run, error = %chain(&e), "a run's state cannot be read"),
+            Err(e) => self.end_unread(run, &e),
+        }
+    }
+
+    /// Whether a draining run is empty could not be read: that is tried until it can be.
+    pub(super) fn end_unread(&self, run: &RunId, error: &(dyn std::error::Error + 'static)) {
+        if self.watches.unread(run) {
+            tracing::error!(%run, error = %chain(error), "whether a run is over cannot be read; trying again and again");
         }
     }
 }
