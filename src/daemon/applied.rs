@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::cli::paths::ConfigSource;
-use crate::model::WorkerId;
+use crate::model::{WorkerId, chain};
 use crate::spec::types::Config;
 use crate::spec::{self, Problems, Source};
 
@@ -92,12 +92,38 @@ pub(super) fn store(state: &Path, applied: &Applied) -> io::Result<()> {
     write(state, FILE, &Whole { from: applied.from.clone(), files, scaled: applied.scaled.clone() })
 }
 
+/// Why what was kept is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    /// Often that it is not there.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Edited, or a disk's fault.
+    #[error("{} is damaged; {fix}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is to be done.
+        fix: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
 /// Reads what [`store`] kept.
 ///
 /// # Errors
-/// Where there is nothing, or it is not understood.
-pub(super) fn load(state: &Path) -> io::Result<Applied> {
-    let Whole { from, files, scaled } = match read(state, FILE)? {
+/// [`Unreadable`].
+pub(super) fn load(state: &Path) -> Result<Applied, Unreadable> {
+    let fix = "a reload, or the next `pinfold up`, writes it anew from the configuration's own files";
+    let Whole { from, files, scaled } = match read(state, FILE, fix)? {
         Kept::Whole(whole) => whole,
         Kept::Texts(files) => Whole { from: None, files, scaled: Scaled::new() },
     };
@@ -116,11 +142,83 @@ pub(super) fn store_overrides(state: &Path, overrides: &Overrides) -> io::Result
 /// The limits that were set to last.
 ///
 /// # Errors
-/// Where they are there and not understood.
-pub(super) fn load_overrides(state: &Path) -> io::Result<Overrides> {
-    match read(state, OVERRIDES) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Overrides::new()),
+/// [`Unreadable`], but for a file that is not there.
+pub(super) fn load_overrides(state: &Path) -> Result<Overrides, Unreadable> {
+    let fix = "remove it, and set what is to hold once more (`pinfold set --persist`)";
+    match read(state, OVERRIDES, fix) {
+        Err(Unreadable::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Overrides::new()),
         other => other,
+    }
+}
+
+/// All that is to hold.
+#[derive(Debug)]
+pub(super) struct InForce {
+    pub(super) from: Option<ConfigSource>,
+    pub(super) config: Config,
+    pub(super) scaled: Scaled,
+    pub(super) overrides: Overrides,
+    /// What could not be read and what holds in its place, in sentences.
+    pub(super) amiss: Vec<String>,
+}
+
+/// Neither what was kept nor where it came from says what is to hold.
+#[derive(Debug, thiserror::Error)]
+#[error("what was kept of it: {kept}; its own files: {files}")]
+pub(super) struct Nothing {
+    kept: String,
+    files: String,
+}
+
+/// Reads all of it. What is damaged is set aside, and a supervisor goes on all the same: the configuration is read anew from its own
+/// files, `source` where the kept one does not say which, as a reload would. Limits that were set are those of the configuration then.
+///
+/// # Errors
+/// [`Nothing`]; everything is left as it is.
+pub(super) fn restore(state: &Path, source: Option<&ConfigSource>) -> Result<InForce, Nothing> {
+    let mut amiss = Vec::new();
+    let kept = load(state).map_err(|e| (None, chain(&e))).and_then(|applied| {
+        parse(&applied.sources).map(|config| (applied.clone(), config)).map_err(|wrong| {
+            let why = format!("{} is not understood: {wrong}", state.join(FILE).display());
+            (applied.from, why)
+        })
+    });
+    let (Applied { from, scaled, .. }, config) = match kept {
+        Ok(kept) => kept,
+        Err((from, kept)) => {
+            let nothing = |files: String| Nothing { kept: kept.clone(), files };
+            let Some(from) = from.or_else(|| source.cloned()) else {
+                return Err(nothing(
+                    "which they are is not known; `pinfold up` with them goes on with what lives".into(),
+                ));
+            };
+            let files = from.files().map_err(|e| nothing(chain(&e)))?;
+            let (sources, config) = read_files(&files).map_err(|wrong| nothing(wrong.to_string()))?;
+            let aside = set_aside(state, FILE);
+            let applied = Applied { from: Some(from), sources, scaled: Scaled::new() };
+            let stored =
+                store(state, &applied).map_or_else(|e| format!(", but cannot be kept ({e})"), |()| String::new());
+            amiss.push(format!(
+                "{kept}{aside}; the configuration was read anew from its own files{stored}, and what was scaled is as they say"
+            ));
+            (applied, config)
+        }
+    };
+    let overrides = load_overrides(state).unwrap_or_else(|error| {
+        let aside = set_aside(state, OVERRIDES);
+        amiss.push(format!("{}{aside}; every worker has the limits of its configuration", chain(&error)));
+        Overrides::new()
+    });
+    Ok(InForce { from, config, scaled, overrides, amiss })
+}
+
+/// What became of it, in words that follow others. Only the last of each name is kept.
+fn set_aside(state: &Path, name: &str) -> String {
+    let to = state.join(format!("{name}.corrupt"));
+    match fs::rename(state.join(name), &to) {
+        Ok(()) => format!(": it is set aside as {}", to.display()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(e) => format!(": it cannot be set aside ({e})"),
     }
 }
 
@@ -133,8 +231,10 @@ fn write(state: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
     File::open(state)?.sync_all()
 }
 
-fn read<T: DeserializeOwned>(state: &Path, name: &str) -> io::Result<T> {
-    Ok(serde_json::from_slice(&fs::read(state.join(name))?)?)
+fn read<T: DeserializeOwned>(state: &Path, name: &str, fix: &'static str) -> Result<T, Unreadable> {
+    let path = state.join(name);
+    let text = fs::read(&path).map_err(|source| Unreadable::Io { path: path.clone(), source })?;
+    serde_json::from_slice(&text).map_err(|source| Unreadable::Damaged { path, fix, source })
 }
 
 #[cfg(test)]
@@ -174,5 +274,75 @@ mod tests {
         let overrides = Overrides::from([(WorkerId::new("db").unwrap(), set)]);
         store_overrides(state.path(), &overrides).unwrap();
         assert_eq!(load_overrides(state.path()).unwrap(), overrides);
+    }
+
+    const CONFIG: &str = "workers: [{id: w, unit: {command: [/bin/true]}}]\n";
+
+    /// A state directory, and the configuration's file beside it.
+    fn place() -> (tempfile::TempDir, ConfigSource) {
+        let state = tempfile::tempdir().unwrap();
+        let file = state.path().join("pinfold.yaml");
+        fs::write(&file, CONFIG).unwrap();
+        (state, ConfigSource::Named(vec![file]))
+    }
+
+    #[test]
+    fn what_is_damaged_is_named_with_the_file_and_the_fix() {
+        let (state, _) = place();
+        fs::write(state.path().join(OVERRIDES), "{\"db\":").unwrap();
+        let text = chain(&load_overrides(state.path()).unwrap_err());
+        let expected = format!(
+            "{} is damaged; remove it, and set what is to hold once more (`pinfold set --persist`): EOF while parsing a value \
+             at line 1 column 6",
+            state.path().join(OVERRIDES).display()
+        );
+        assert_eq!(text, expected);
+        fs::write(state.path().join(FILE), "torn").unwrap();
+        let text = chain(&load(state.path()).unwrap_err());
+        assert!(text.contains("applied.json is damaged; a reload, or the next `pinfold up`, writes it anew"), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_amiss_where_nothing_is_damaged() {
+        let (state, from) = place();
+        let sources = vec![Source { name: "/etc/x.yaml".into(), bytes: CONFIG.into() }];
+        store(state.path(), &Applied { from: Some(from), sources, scaled: Scaled::new() }).unwrap();
+        let InForce { config, amiss, .. } = restore(state.path(), None).unwrap();
+        assert_eq!((config.workers.len(), amiss), (1, Vec::new()));
+    }
+
+    #[test]
+    fn a_damaged_configuration_is_set_aside_and_read_anew_from_where_it_came_from() {
+        for damaged in [Some("{\"from\": nu"), Some("[{\"name\": \"/x.yaml\", \"text\": \"workers: 7\"}]"), None] {
+            let (state, source) = place();
+            if let Some(damaged) = damaged {
+                fs::write(state.path().join(FILE), damaged).unwrap();
+            }
+            let InForce { from, config, amiss, .. } = restore(state.path(), Some(&source)).unwrap();
+            assert_eq!((from, config.workers.len(), amiss.len()), (Some(source), 1, 1), "{damaged:?}");
+            let kept = fs::read_to_string(state.path().join("applied.json.corrupt")).ok();
+            assert_eq!(kept.as_deref(), damaged);
+            assert!(restore(state.path(), None).unwrap().amiss.is_empty(), "the next one finds it whole");
+        }
+    }
+
+    #[test]
+    fn where_its_own_files_are_wrong_too_everything_is_left_as_it_is_and_both_are_named() {
+        let (state, source) = place();
+        fs::write(state.path().join(FILE), "torn").unwrap();
+        fs::write(state.path().join("pinfold.yaml"), "workers: 7\n").unwrap();
+        let text = restore(state.path(), Some(&source)).unwrap_err().to_string();
+        assert!(text.contains("applied.json is damaged") && text.contains("pinfold.yaml"), "{text}");
+        assert_eq!(fs::read_to_string(state.path().join(FILE)).unwrap(), "torn");
+    }
+
+    #[test]
+    fn damaged_overrides_are_set_aside_and_those_of_the_configuration_hold() {
+        let (state, source) = place();
+        fs::write(state.path().join(OVERRIDES), "[]").unwrap();
+        let InForce { overrides, amiss, .. } = restore(state.path(), Some(&source)).unwrap();
+        assert!(overrides.is_empty());
+        assert!(amiss.iter().any(|what| what.contains("it is set aside as")), "{amiss:?}");
+        assert!(!state.path().join(OVERRIDES).exists() && state.path().join("overrides.json.corrupt").exists());
     }
 }

@@ -79,8 +79,8 @@ pub fn child_main(args: &[OsString]) -> ExitCode {
 }
 
 fn reads_configuration(state: &Path) -> Result<(), String> {
-    let applied = applied::load(state).map_err(|e| e.to_string())?;
-    applied::load_overrides(state).map_err(|e| e.to_string())?;
+    let applied = applied::load(state).map_err(|e| chain(&e))?;
+    applied::load_overrides(state).map_err(|e| chain(&e))?;
     applied::parse(&applied.sources).map(drop).map_err(|problems| problems.to_string())
 }
 

@@ -304,13 +304,12 @@ impl Inner {
     /// Answers with what was kept before.
     async fn keep_scaled(&self, id: WorkerId, instances: usize) -> Result<Applied, Problem> {
         let state = self.state.clone();
-        let before =
-            tokio::task::spawn_blocking(move || applied::load(&state)).await.map_err(io::Error::other).flatten();
-        let before = before.map_err(|error| {
-            let detail =
-                format!("the configuration in force cannot be read, and nothing is changed: {}", chain(&error));
+        let unread = |why: String| {
+            let detail = format!("the configuration in force cannot be read, and nothing is changed: {why}");
             Problem::new(Code::Failed, detail)
-        })?;
+        };
+        let before = tokio::task::spawn_blocking(move || applied::load(&state)).await;
+        let before = before.map_err(|gone| unread(gone.to_string()))?.map_err(|error| unread(chain(&error)))?;
         let mut applied = before.clone();
         applied.scaled.insert(id, instances);
         self.keep_applied(applied).await?;

@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::args::{OnTerm, Output};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::paths::ConfigSource;
 use crate::clock::Clock;
 use crate::health::probe::Tools;
 use crate::keeper::client::{self, Events};
@@ -35,7 +36,7 @@ use crate::spec::types;
 use crate::worker::actor::Shared;
 use crate::worker::handle::WorkerHandle;
 
-use super::applied::{self, Applied};
+use super::applied::{self, InForce};
 use super::chronicle::Chronicle;
 use super::console::Console;
 use super::door::{Behind, Door, OpenDoor};
@@ -72,6 +73,9 @@ pub struct Settings {
     /// Whether ROOT was made by us.
     #[arg(long)]
     pub made: bool,
+    /// Where the configuration comes from, as JSON, should what was kept of it be damaged.
+    #[arg(long, value_parser = config_source)]
+    pub config: Option<ConfigSource>,
     /// Where commands are heard.
     #[arg(long)]
     pub socket: PathBuf,
@@ -81,6 +85,10 @@ pub struct Settings {
     /// How events are printed.
     #[arg(long)]
     pub output: Output,
+}
+
+fn config_source(text: &str) -> Result<ConfigSource, serde_json::Error> {
+    serde_json::from_str(text)
 }
 
 impl Settings {
@@ -98,6 +106,10 @@ impl Settings {
         }
         if self.made {
             args.push("--made".into());
+        }
+        // A path that is no UTF-8 is none of ours to keep: the configuration in force could not be kept either.
+        if let Some(config) = self.config.as_ref().and_then(|config| serde_json::to_string(config).ok()) {
+            args.extend(["--config".into(), config.into()]);
         }
         args.extend(["--socket".into(), self.socket.clone().into()]);
         args.extend(["--on-term".into(), word(&self.on_term), "--output".into(), word(&self.output)]);
@@ -146,10 +158,9 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let clock = Clock::new();
     // Before the first word to the keeper, which from then on takes a long silence for a hang: ten thousand workers are a
     // long text.
-    let Applied { from, sources, scaled } =
-        applied::load(&settings.state_dir).map_err(failed("cannot read the configuration in force"))?;
-    let mut config = applied::parse(&sources).map_err(|problems| Failure::Config(problems.to_string()))?;
-    let overrides = applied::load_overrides(&settings.state_dir).map_err(failed("cannot read what was set to last"))?;
+    let InForce { from, mut config, scaled, overrides, amiss } =
+        applied::restore(&settings.state_dir, settings.config.as_ref())
+            .map_err(|e| Failure::failed("cannot tell the configuration in force", e))?;
     let misfits = lay_over(&mut config, &overrides);
     scale(&mut config, &scaled);
     let opening = memory::open(&settings.state_dir, &config);
@@ -238,6 +249,10 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         chronicle.record(EventKind::Reconciled {
             what: format!("removed the empty slice {slice}, which is not configured"),
         });
+    }
+    for what in amiss {
+        tracing::error!("{what}");
+        chronicle.record(EventKind::Reconciled { what });
     }
     for (worker, problems) in misfits {
         let what = format!("what was set for {worker} does not fit what is configured, and is left out: {problems}");
@@ -631,14 +646,22 @@ mod tests {
             binary: Some("/usr/local/s bin/pinfold".into()),
             home: Some("/sys/fs/cgroup/user.slice".into()),
             made: true,
+            config: Some(ConfigSource::Named(vec!["/etc/a b.yaml".into(), "--x".into()])),
             socket: "/run/a b/api.sock".into(),
             on_term: OnTerm::Detach,
             output: Output::Json,
         };
         let words = std::iter::once("pinfold".into()).chain(settings.to_args());
         assert_eq!(Settings::try_parse_from(words).unwrap(), settings);
-        let settings =
-            Settings { binary: None, home: None, made: false, on_term: OnTerm::Stop, output: Output::Text, ..settings };
+        let settings = Settings {
+            binary: None,
+            home: None,
+            made: false,
+            config: None,
+            on_term: OnTerm::Stop,
+            output: Output::Text,
+            ..settings
+        };
         let words = std::iter::once("pinfold".into()).chain(settings.to_args());
         assert_eq!(Settings::try_parse_from(words).unwrap(), settings);
     }

@@ -33,6 +33,7 @@ pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
     let applied = Applied { from: Some(paths.config.clone()), sources: read_config(&paths)?, scaled: Scaled::new() };
     let lock = Lock::take(&paths.state).map_err(|e| Failure::failed("cannot start", e))?;
     socket::check(&paths.socket).map_err(|e| Failure::failed("cannot start", e))?;
+    applied::load_overrides(&paths.state).map_err(|e| Failure::failed("cannot read what was set to last", e))?;
     applied::store(&paths.state, &applied).map_err(|e| Failure::failed("cannot keep the configuration", e))?;
     let situation = Situation::of_this_process().map_err(no_place)?;
 
@@ -50,6 +51,7 @@ pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
         binary: Some(reexec::own_path().map_err(|e| Failure::failed("cannot find our own binary", e))?),
         home: claimed.moved.then(|| situation.own_dir.clone()),
         made: claimed.made,
+        config: applied.from,
         socket: paths.socket.clone(),
         on_term: args.on_term,
         output: args.output.output,

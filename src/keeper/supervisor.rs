@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   waiting(until) ─▶ starting ─ Hello ─▶ serving ─ TookOver ─▶ … ─ signalled or silent, at any time ─▶ waiting(backoff)
-//!                                            └───── exits ──▶ the keeper exits with its code
+//!                                            └───── exits ──▶ the keeper exits with its code, unless
+//!                                                    one that follows another has not come to take over
 //! ```
 
 mod handover;
@@ -273,14 +274,17 @@ impl Supervisor {
             say("keeper", &format_args!("the supervisor did not start: {e}"));
             self.not_started(&e);
         } else {
+            let may_end = seat.took_over || self.restarts == 0 || self.going_down.is_some();
             let why = match (status, seat.given_up) {
-                (ExitStatus::Exited { code }, None) => return End::Leave(code),
+                (ExitStatus::Exited { code }, None) if may_end => return End::Leave(code),
+                // What keeps it from beginning can be over in a moment, and what lives is not left alone for it.
+                (ExitStatus::Exited { code }, None) => format!("ended with code {code} before it had taken over"),
                 (_, Some(why)) => format!("killed: {why}"),
                 (ExitStatus::Signaled { signal, core }, None) => {
                     format!("ended by signal {signal}{}", if core { ", core dumped" } else { "" })
                 }
             };
-            say("keeper", &format_args!("the supervisor was {why}; the workers are untouched"));
+            say("keeper", &format_args!("the supervisor is gone, {why}; the workers are untouched"));
             self.previous = Some(why);
             self.take_up_the_end_again();
         }
