@@ -12,13 +12,12 @@ use std::{
     process::{Child, ChildStdout, Stdio},
 };
 
-use nix::mount::MsFlags;
 use pinfold::{
     clock,
     model::{EventKind, ExitCause, State, Stream},
 };
 use rustix::process::Signal;
-use support::{Case, misbehaving, pause, run::finish, up::Up, wait_until, worker};
+use support::{Case, disk::SmallDisk, misbehaving, pause, run::finish, up::Up, wait_until, worker};
 
 const ALWAYS_AT_ONCE: &str = "restart: {policy: always, retry_delay: 0s, max_retries: 0}";
 
@@ -304,39 +303,10 @@ fn above_its_rate_a_worker_that_drops_does_not_wait_and_what_it_loses_is_told() 
     up.stop();
 }
 
-/// A small disk in the place of the logs.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn new(case: &Case, size: &str) -> Self {
-        let place = case.dir.path().join("state/logs");
-        fs::create_dir_all(&place).unwrap();
-        let disk = Self(place);
-        disk.mount(MsFlags::empty(), size);
-        disk
-    }
-
-    fn mount(&self, flags: MsFlags, size: &str) {
-        let options = format!("size={size}");
-        nix::mount::mount(Some("none"), &self.0, Some("tmpfs"), flags, Some(options.as_str())).unwrap();
-    }
-
-    fn grow(&self, size: &str) {
-        self.mount(MsFlags::MS_REMOUNT, size);
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Where it fails, the removal of the case's directory says so.
-        nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH).ok();
-    }
-}
-
 #[test]
 fn a_full_disk_costs_counted_bytes_never_the_worker_its_time_and_is_used_again_once_it_has_room() {
     let case = Case::new();
-    let disk = SmallDisk::new(&case, "256k");
+    let disk = SmallDisk::at(case.dir.path().join("state/logs"), "256k");
     let (told, go) = (case.file("told"), case.file("go"));
     rustix::fs::mknodat(rustix::fs::CWD, &go, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     let script = format!("seq 1 200000; echo done 1 > {told}; read word < {go}; echo $word");

@@ -4,6 +4,7 @@
 //! - [`Case`]: one test's place (a root cgroup and directories of its own) and its leak check at the end.
 //! - [`up::Up`]: a running `pinfold up` and the events it told.
 //! - [`run`]: one `pinfold run` to its end.
+//! - [`disk`]: disks that are full.
 //! - [`door`]: the control socket, spoken to without the product.
 //! - [`tree`], [`process`]: what the kernel says.
 //! - [`evidence`], [`truth`]: whether all that the kernel says of a case fits together, after one order and under load.
@@ -13,6 +14,7 @@
 #![allow(dead_code, reason = "every test program uses another part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a harness fails by panicking")]
 
+pub(crate) mod disk;
 pub(crate) mod door;
 pub(crate) mod evidence;
 pub(crate) mod process;
