@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::kernel::cgroup::{Dir, DirError};
+use crate::kernel::pidfd;
 
 const LOCK: &str = "lock";
 const ROOT: &str = "root.json";
@@ -95,11 +96,19 @@ impl Lock {
     /// # Errors
     /// [`RecordError::Held`] with the holder's pid.
     pub fn take(state_dir: &Path) -> Result<Self, RecordError> {
+        Self::take_after(state_dir, soon)
+    }
+
+    /// `pause` is between two tries.
+    fn take_after(state_dir: &Path, mut pause: impl FnMut()) -> Result<Self, RecordError> {
         let patience = clock::monotonic() + ENDING;
         loop {
             match Self::try_take(state_dir) {
-                Err(RecordError::Held { holder: Some(pid), .. }) if is_gone(pid) && clock::monotonic() < patience => {
-                    soon();
+                // A killed keeper stays a zombie while whoever has started it does not look.
+                Err(RecordError::Held { holder: Some(pid), .. })
+                    if pidfd::is_dying(pid) && clock::monotonic() < patience =>
+                {
+                    pause();
                 }
                 other => return other,
             }
@@ -267,10 +276,6 @@ fn soon() {
     std::thread::sleep(AGAIN);
 }
 
-fn is_gone(pid: i32) -> bool {
-    matches!(rustix::process::Pid::from_raw(pid).map(rustix::process::test_kill_process), Some(Err(Errno::SRCH)))
-}
-
 /// This boot's id.
 ///
 /// # Errors
@@ -319,6 +324,20 @@ mod tests {
         assert_eq!(err.to_string(), expected);
         drop(lock);
         until_free(&dir);
+    }
+
+    #[test]
+    fn a_supervisor_whose_keeper_was_killed_is_waited_for_also_while_nobody_has_reaped_the_keeper() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut keeper = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(keeper.id()).unwrap();
+        let mut supervisor = Some(Lock::take(tmp.path()).unwrap());
+        std::fs::write(tmp.path().join(LOCK), format!("{pid}\n")).unwrap();
+        let alive = Lock::take_after(tmp.path(), || panic!("nobody waits for one whose keeper lives"));
+        assert!(matches!(alive, Err(RecordError::Held { holder: Some(holder), .. }) if holder == pid));
+        keeper.kill().unwrap();
+        Lock::take_after(tmp.path(), || drop(supervisor.take())).unwrap();
+        keeper.wait().unwrap();
     }
 
     #[test]
