@@ -221,7 +221,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         inherited: std::env::vars_os().collect(),
         clock,
     })
-    .map_err(failed("cannot watch the kernel"))?;
+    .map_err(|e| Failure::failed(cannot_watch(&e), e))?;
     let Scan { found, removed } = kernel.scan().map_err(|e| Failure::failed("cannot read the tree", e))?;
 
     let boot_id = record::boot_id().map_err(failed("cannot tell this boot from another"))?;
@@ -421,6 +421,15 @@ fn probes(parts: auxiliary::Parts, chronicle: &Chronicle) -> Result<Arc<Tools>, 
         chronicle.record(EventKind::Reconciled { what: format!("ended the probe {name} of an earlier supervisor") });
     }
     Ok(Arc::new(Tools::new(auxiliary)))
+}
+
+/// With the fix where the kernel's word is but "too many open files".
+fn cannot_watch(error: &io::Error) -> &'static str {
+    if error.raw_os_error() == Some(nix::libc::EMFILE) {
+        "cannot watch the kernel: inotify instances (raise fs.inotify.max_user_instances) or descriptors are used up"
+    } else {
+        "cannot watch the kernel"
+    }
 }
 
 /// Whether some health check runs a program.
