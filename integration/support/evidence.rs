@@ -1,42 +1,17 @@
-//! What the kernel, the workers and the files say of a case once all is settled: `/proc`, cgroupfs, what workers told of
+//! The judge of a case in which all is settled: what must be exactly so. Beside what `sight` reads there is what workers told of
 //! their lives, and the rows of the store's file. Nothing is asked of the product.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Case,
+    sight::{ROLES, Run, Sight},
+    tree,
 };
-
-use pinfold::model::RunId;
-use serde_json::Value;
-
-use super::{Case, process::Process, tree};
-
-/// Where the processes of a case are allowed to be beside the runs.
-const ROLES: [&str; 3] = ["keeper", "supervisor", "logger"];
-
-/// One directory of a run.
-#[derive(Debug)]
-pub(crate) struct Run {
-    pub(crate) id: RunId,
-    pub(crate) procs: Vec<i32>,
-    dir: PathBuf,
-}
 
 /// The runs there are directories of, in the order of their names.
 pub(crate) fn runs(case: &Case) -> Vec<Run> {
-    let run = |dir: PathBuf| {
-        let id = RunId::from_dir_name(dir.file_name()?.to_str()?)?;
-        Some(Run { id, procs: tree::procs_below(&dir), dir })
-    };
-    tree::children(&case.root.join("workers")).into_iter().filter_map(run).collect()
-}
-
-/// The record of a run, as its directory bears it.
-fn record(dir: &Path) -> Option<Value> {
-    let mut bytes = vec![0; 4096];
-    let read = |key: &str, bytes: &mut Vec<u8>| rustix::fs::getxattr(dir, key, bytes.as_mut_slice()).ok();
-    let len = read("trusted.pinfold.run", &mut bytes).or_else(|| read("user.pinfold.run", &mut bytes))?;
-    rmp_serde::from_slice(&bytes[..len]).ok()
+    Sight::of(case).runs
 }
 
 /// The value of a variable in the environment that a process began with.
@@ -49,28 +24,23 @@ fn variable(pid: i32, name: &str) -> Option<String> {
 /// What must not be while all is settled: a directory that is half-made, empty or the second of its worker; a process in
 /// the directory of a run that is not its own, or nowhere.
 pub(crate) fn faults(case: &Case) -> Vec<String> {
-    let mut faults = Vec::new();
-    let runs = runs(case);
+    let sight = Sight::of(case);
+    let mut faults: Vec<String> = sight.no_runs.iter().map(|dir| format!("{} is no run's", dir.display())).collect();
+    faults.extend(sight.peopled_slices.iter().map(|dir| format!("processes in {} itself", dir.display())));
     let mut known = BTreeSet::new();
-    for other in tree::children(&case.root.join("workers")) {
-        if !runs.iter().any(|run| run.dir == other) {
-            faults.push(format!("{} is no run's", other.display()));
-        }
-    }
     let mut workers = BTreeSet::new();
-    for Run { id, procs, dir } in &runs {
+    for Run { id, procs, record, .. } in &sight.runs {
         if !workers.insert(id.worker.clone()) {
             faults.push(format!("{id} is the second run of its worker"));
         }
         if procs.is_empty() {
             faults.push(format!("{id} has a directory and no process"));
         }
-        match record(dir) {
+        match record {
             None => faults.push(format!("{id} has no record")),
             Some(record) => {
-                let main = record["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
-                if !main.is_some_and(|main| procs.contains(&main)) {
-                    faults.push(format!("{id} is recorded with the main process {main:?}, and has {procs:?}"));
+                if !record.pid.is_some_and(|main| procs.contains(&main)) {
+                    faults.push(format!("{id} is recorded with the main process {:?}, and has {procs:?}", record.pid));
                 }
             }
         }
@@ -82,21 +52,15 @@ pub(crate) fn faults(case: &Case) -> Vec<String> {
             }
         }
     }
-    for role in ROLES {
-        let procs = tree::procs(&case.root.join(role));
+    for (role, procs) in ROLES.iter().zip(&sight.roles) {
         // The logger of a dead keeper goes when the last run that it reads has ended.
-        if procs.len() != 1 && (role != "logger" || procs.is_empty()) {
+        if procs.len() != 1 && (*role != "logger" || procs.is_empty()) {
             faults.push(format!("{role} is {procs:?}"));
         }
         known.extend(procs);
     }
-    let pid = |told: &String| told.split(' ').nth(1).and_then(|pid| pid.parse().ok());
-    for stray in case.processes().iter().filter(|told| !pid(told).is_some_and(|pid: i32| known.contains(&pid))) {
-        // One that has ended between the two looks is none.
-        if pid(stray).and_then(Process::open).is_some_and(|process| process.alive()) {
-            faults.push(format!("{stray} is in no run's directory and no role"));
-        }
-    }
+    let strays = sight.marked.iter().filter(|marked| !known.contains(&marked.pid));
+    faults.extend(strays.map(|stray| format!("{} is in no run's directory and no role", stray.line)));
     for other in ["aux", "runs"] {
         faults.extend(tree::children(&case.root.join(other)).iter().map(|dir| format!("{} is left", dir.display())));
     }

@@ -7,7 +7,8 @@
 //! - [`disk`]: disks that are full.
 //! - [`door`]: the control socket, spoken to without the product.
 //! - [`tree`], [`process`]: what the kernel says.
-//! - [`evidence`], [`truth`]: whether all that the kernel says of a case fits together, after one order and under load.
+//! - [`sight`]: all that the kernel says of a case, read once.
+//! - [`evidence`], [`truth`]: its two judges, whether all that the kernel says of a case fits together, after one order and under load.
 //!
 //! Nothing here waits for a while: everything waits for a level, with a deadline that only a failure reaches. On a slow
 //! machine (an emulated processor) `PINFOLD_TEST_SLOWNESS` multiplies every deadline.
@@ -19,6 +20,7 @@ pub(crate) mod door;
 pub(crate) mod evidence;
 pub(crate) mod process;
 pub(crate) mod run;
+pub(crate) mod sight;
 pub(crate) mod tree;
 pub(crate) mod truth;
 pub(crate) mod up;

@@ -1,25 +1,13 @@
-//! An independent checker: what `/proc` and cgroupfs say of a case's tree must fit together, whatever the product says.
+//! The judge of a case in which everything moves: what `/proc` and cgroupfs say of its tree must fit together, whatever the product
+//! says, and what may be for a moment only is told from what must never be.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
-
-use pinfold::model::RunId;
-use serde_json::Value;
+use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    Case, MARK, patience, pause,
-    process::{Process, cgroup_of},
-    tree,
+    Case, patience, pause,
+    process::cgroup_of,
+    sight::{ROLES, Run, Sight, is_populated, parent_and_start},
 };
-
-/// The record of a run, as root keeps it.
-const RECORD: &str = "trusted.pinfold.run";
-
-/// Where processes of ours live that are no worker's.
-const LEAVES: [&str; 3] = ["keeper", "supervisor", "logger"];
 
 /// What was seen that must not be.
 #[derive(Debug, Default)]
@@ -30,24 +18,19 @@ pub(crate) struct Truth {
     pub(crate) unsettled: Vec<String>,
 }
 
-/// One run's directory as it was seen.
-struct RunDir {
-    path: PathBuf,
-    run: RunId,
-    populated: bool,
-}
-
 impl Truth {
     /// Looks at everything once.
     pub(crate) fn look(case: &Case) -> Self {
         let mut truth = Self::default();
-        let dirs = truth.run_dirs(&case.root.join("workers"));
-        truth.one_life_each(&dirs);
-        for dir in &dirs {
-            truth.run(dir, &case.root);
+        let sight = Sight::of(case);
+        truth.broken.extend(sight.no_runs.iter().map(|dir| format!("{} is no run's", dir.display())));
+        truth.broken.extend(sight.peopled_slices.iter().map(|dir| format!("processes in {} itself", dir.display())));
+        truth.one_life_each(&sight.runs);
+        for run in &sight.runs {
+            truth.run(run, &case.root);
         }
-        truth.roles(case);
-        truth.strangers(case);
+        truth.roles(&sight);
+        truth.strangers(&sight, &case.root);
         truth
     }
 
@@ -66,63 +49,38 @@ impl Truth {
         }
     }
 
-    /// The directories of runs, in slices, too.
-    fn run_dirs(&mut self, workers: &Path) -> Vec<RunDir> {
-        let mut found = Vec::new();
-        for path in tree::children(workers) {
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.extension().is_some_and(|e| e == "slice") {
-                if !tree::procs(&path).is_empty() {
-                    self.broken.push(format!("processes in {} itself", path.display()));
-                }
-                found.extend(self.run_dirs(&path));
-            } else if let Some(run) = RunId::from_dir_name(&name) {
-                let populated = is_populated(&path);
-                found.push(RunDir { path, run, populated });
-            } else {
-                self.broken.push(format!("{} is no run's", path.display()));
-            }
-        }
-        found
-    }
-
     /// Two runs of one worker never live at the same time.
-    fn one_life_each(&mut self, dirs: &[RunDir]) {
-        let mut lives: BTreeMap<&str, Vec<&RunDir>> = BTreeMap::new();
+    fn one_life_each(&mut self, dirs: &[Run]) {
+        let mut lives: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
         for dir in dirs.iter().filter(|dir| dir.populated) {
-            lives.entry(dir.run.worker.as_str()).or_default().push(dir);
+            lives.entry(dir.id.worker.as_str()).or_default().push(dir);
         }
         for (worker, mut runs) in lives {
             // One was read before the other. A directory is used once: whoever lives still has lived all the time.
-            runs.retain(|dir| is_populated(&dir.path));
+            runs.retain(|dir| is_populated(&dir.dir));
             if runs.len() > 1 {
-                let runs: Vec<String> = runs.iter().map(|dir| dir.run.to_string()).collect();
+                let runs: Vec<String> = runs.iter().map(|dir| dir.id.to_string()).collect();
                 self.broken.push(format!("{worker} lives more than once: {runs:?}"));
             }
         }
     }
 
-    fn run(&mut self, dir: &RunDir, root: &Path) {
-        let name = dir.path.display();
-        if !dir.populated {
-            if dir.path.exists() {
-                self.unsettled.push(format!("{name} is empty"));
-            }
-            return;
-        }
-        // Nothing read here holds of one that has ended meanwhile.
+    fn run(&mut self, run: &Run, root: &Path) {
+        let name = run.dir.display();
+        // Nothing that was read holds of one that has ended meanwhile.
         let mut unsettled = |what: String| {
-            if dir.path.exists() {
+            if run.dir.exists() {
                 self.unsettled.push(what);
             }
         };
-        let Some(record) = record(&dir.path) else { return unsettled(format!("{name} has no record")) };
-        let [pid, ticks] = ["pid", "pid_start_ticks"].map(|key| record[key].as_i64());
-        let (Some(pid), Some(ticks)) = (pid, ticks) else {
+        if !run.populated {
+            return unsettled(format!("{name} is empty"));
+        }
+        let Some(record) = &run.record else { return unsettled(format!("{name} has no record")) };
+        let (Some(pid), Some(ticks)) = (record.pid, record.start_ticks) else {
             return unsettled(format!("the record of {name} has no process"));
         };
-        let pid = i32::try_from(pid).unwrap();
-        if !tree::procs_below(&dir.path).contains(&pid) {
+        if !run.procs.contains(&pid) {
             return unsettled(format!("the main process {pid} is not in {name}"));
         }
         let Some([parent, started]) = parent_and_start(pid) else {
@@ -139,8 +97,8 @@ impl Truth {
     }
 
     /// One keeper, one supervisor, and a logger of that keeper's (others may go on for runs of earlier keepers).
-    fn roles(&mut self, case: &Case) {
-        let [keepers, supervisors, loggers] = LEAVES.map(|leaf| tree::procs(&case.root.join(leaf)));
+    fn roles(&mut self, sight: &Sight) {
+        let [keepers, supervisors, loggers] = &sight.roles;
         let ([keeper], [_]) = (&keepers[..], &supervisors[..]) else {
             self.unsettled.push(format!("keepers {keepers:?}, supervisors {supervisors:?}"));
             return;
@@ -152,36 +110,13 @@ impl Truth {
     }
 
     /// Whoever bears the case's mark is in a run's directory, or one of ours.
-    fn strangers(&mut self, case: &Case) {
-        let [(_, mark)] = case.mark();
-        for line in super::process::with_environment(&format!("{MARK}={mark}")) {
-            let pid: i32 = line.split(' ').nth(1).and_then(|pid| pid.parse().ok()).unwrap();
-            let Some(process) = Process::open(pid) else { continue };
-            let place = process.cgroup();
-            let below = place.strip_prefix(&case.root).ok().and_then(|p| p.components().next());
+    fn strangers(&mut self, sight: &Sight, root: &Path) {
+        for marked in &sight.marked {
+            let below = marked.place.strip_prefix(root).ok().and_then(|p| p.components().next());
             let below = below.map(|first| first.as_os_str().to_string_lossy().into_owned());
-            let ours = below.is_some_and(|first| ["workers", "aux"].contains(&&*first) || LEAVES.contains(&&*first));
-            if !ours && process.alive() {
-                self.unsettled.push(format!("{line} is in {}", place.display()));
+            if !below.is_some_and(|first| ["workers", "aux"].contains(&&*first) || ROLES.contains(&&*first)) {
+                self.unsettled.push(format!("{} is in {}", marked.line, marked.place.display()));
             }
         }
     }
-}
-
-fn is_populated(dir: &Path) -> bool {
-    tree::read(dir, "cgroup.events").lines().any(|line| line == "populated 1")
-}
-
-/// The record of a run's directory, read as any MessagePack.
-fn record(dir: &Path) -> Option<Value> {
-    let mut bytes = vec![0; 64 << 10];
-    let len = rustix::fs::getxattr(dir, RECORD, &mut bytes).ok()?;
-    Some(rmp_serde::from_slice(&bytes[..len]).unwrap_or_else(|e| panic!("{}: {e}", dir.display())))
-}
-
-/// Fields 4 and 22 of `/proc/PID/stat`, as in proc(5).
-fn parent_and_start(pid: i32) -> Option<[i64; 2]> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
-    Some([fields.get(4 - 3)?.parse().ok()?, fields.get(22 - 3)?.parse().ok()?])
 }
