@@ -298,6 +298,7 @@ impl Watches {
 
     /// The state of a draining run could not be read, for want of descriptors or memory: it is looked at ten times a second from here
     /// on, because no notification comes twice. Says whether that is new.
+    #[must_use]
     pub fn unread(&self, run: &RunId) -> bool {
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
