@@ -53,7 +53,8 @@ impl Records {
         // Another for every supervisor: no two begin in the same nanosecond of the same boot.
         let stream = format!("{}-{:x}", boot.split('-').next().unwrap_or(&boot), clock::monotonic().as_nanos());
         let scribe = Scribe::new(&stream);
-        let history = History::start(History::sinks(sinks));
+        let mut history = History::default();
+        history.configure(sinks);
         let ring = Ring::new(scribe.stream(), KEPT_EVENTS, KEPT_BYTES);
         let told = Told { ring: ring.clone(), began: clock::wall(), sinks: history.vitals() };
         let (events, incoming) = mpsc::unbounded_channel();

@@ -20,6 +20,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use nix::libc;
+use rustix::fs::Access;
 
 use super::{HistorySink, Record, WriteError, Written};
 use crate::spec::types::JsonlSink as Settings;
@@ -44,7 +45,15 @@ impl JsonlSink {
 
 impl HistorySink for JsonlSink {
     fn name(&self) -> String {
-        format!("jsonl {}", self.settings.path.display())
+        self.settings.name()
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), WriteError>> {
+        let settings = Arc::clone(&self.settings);
+        Box::pin(async move {
+            let looked = tokio::task::spawn_blocking(move || check(&settings.path)).await;
+            looked.unwrap_or_else(|error| Err(WriteError::because("the thread that looks has ended", error)))
+        })
     }
 
     fn write<'a>(&'a mut self, batch: &'a [Arc<Record>]) -> BoxFuture<'a, Result<Written, WriteError>> {
@@ -127,18 +136,54 @@ fn still_there(path: &Path, file: &File) -> bool {
     matches!((named, ours), (Ok(named), Ok(ours)) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()))
 }
 
+/// That the file is one that could be appended to, or could be made. Makes none.
+fn check(path: &Path) -> Result<(), WriteError> {
+    match open_plain(path, false) {
+        Err(error) if is_absent(&error) => {
+            let dir = path.parent().unwrap_or(Path::new("/"));
+            let there = fs::metadata(dir).and_then(|dir| {
+                if dir.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+            });
+            let may = there.and_then(|()| Ok(rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK)?));
+            may.map_err(|error| WriteError::because(format!("cannot make a file in {}", dir.display()), error))
+        }
+        other => other.map(drop),
+    }
+}
+
+fn is_absent(error: &WriteError) -> bool {
+    let cause = error.source.as_ref().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::NotFound)
+}
+
 fn open(path: &Path) -> Result<File, WriteError> {
+    let failed =
+        |doing: &str, error: io::Error| WriteError::because(format!("cannot {doing} {}", path.display()), error);
+    let mut file = open_plain(path, true)?;
+    if file.metadata().map_err(|e| failed("look at", e))?.len() > 0 {
+        let mut last = [0];
+        let read = file.seek(SeekFrom::End(-1)).and_then(|_| file.read_exact(&mut last));
+        read.map_err(|e| failed("read the end of", e))?;
+        if last != *b"\n" {
+            file.write_all(b"\n").map_err(|e| failed("write to", e))?;
+        }
+    }
+    Ok(file)
+}
+
+/// A plain file of ours, made where it is not there and that is asked for.
+fn open_plain(path: &Path, create: bool) -> Result<File, WriteError> {
     let failed =
         |doing: &str, error: io::Error| WriteError::because(format!("cannot {doing} {}", path.display()), error);
     let file = OpenOptions::new()
         .read(true)
         .append(true)
-        .create(true)
+        .create(create)
         .mode(MODE)
         // A pipe that bears the name must not make us wait for its reader.
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path);
-    let mut file = file.map_err(|error| match error.raw_os_error() {
+    let file = file.map_err(|error| match error.raw_os_error() {
         Some(libc::ELOOP) => WriteError::new(format!("{} is a symbolic link, and none is followed", path.display())),
         _ => failed("open", error),
     })?;
@@ -150,14 +195,6 @@ fn open(path: &Path) -> Result<File, WriteError> {
     if found.uid() != own {
         let owner = found.uid();
         return Err(WriteError::new(format!("{} belongs to user {owner}, not to ours ({own})", path.display())));
-    }
-    if found.len() > 0 {
-        let mut last = [0];
-        let read = file.seek(SeekFrom::End(-1)).and_then(|_| file.read_exact(&mut last));
-        read.map_err(|e| failed("read the end of", e))?;
-        if last != *b"\n" {
-            file.write_all(b"\n").map_err(|e| failed("write to", e))?;
-        }
     }
     Ok(file)
 }
@@ -318,5 +355,29 @@ mod tests {
         let text = fs::read_to_string(place.path("events")).unwrap();
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(text.starts_with("{\"half\":\n{\"v\":1,"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn whether_a_file_can_be_written_is_known_without_making_it() {
+        let place = Place::new();
+        let check = async |path: PathBuf| {
+            let sink = JsonlSink::new(Settings { path, max_size: 1 << 20, keep: 1 });
+            sink.check().await.map_err(|error| crate::model::chain(&error))
+        };
+        assert_eq!(check(place.path("new")).await, Ok(()));
+        assert!(!place.path("new").exists(), "to look makes nothing");
+        fs::write(place.path("there"), "a line without its end").unwrap();
+        assert_eq!(check(place.path("there")).await, Ok(()));
+        assert_eq!(fs::read_to_string(place.path("there")).unwrap(), "a line without its end");
+        symlink("there", place.path("link")).unwrap();
+        for (path, why) in [
+            ("link", "symbolic link"),
+            ("none/events", "cannot make a file in"),
+            ("there/events", "cannot open"),
+            ("", "cannot open"),
+        ] {
+            let refused = check(place.path(path)).await.unwrap_err();
+            assert!(refused.contains(why), "{path}: {refused}");
+        }
     }
 }

@@ -14,6 +14,10 @@
 //! - **Loss** is bounded and counted. A queue that is full drops its *oldest* event: whoever looks after an outage wants
 //!   the present, and finds one gap, at its beginning. What a sink refuses for good, and what is left at the end, is
 //!   counted by its reason ([`Dropped`]).
+//! - **Another list of sinks** ([`History::replace`], [`History::configure`]) takes effect between two events: what came before is
+//!   for those that go, what comes after for those that come, and those that stay notice nothing. Those that go are given what
+//!   waits for them, beside everything else, for a while. One of the same name begins when they are gone: two never
+//!   write one file.
 //! - **Idle** costs nothing: no timer runs while a queue is empty.
 //! - That a sink fails is said on stderr and in its [`SinkHealth`], once for each change, and is no event: an event
 //!   would have to go through that sink.
@@ -27,9 +31,14 @@ mod record;
 mod ring;
 mod tls;
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::{BoxFuture, join_all};
+use tokio::task::JoinSet;
 
 pub use jsonl::JsonlSink;
 pub use memory::MemorySink;
@@ -49,6 +58,15 @@ pub trait HistorySink: Send + 'static {
     /// What it is given at once, and what waits for it.
     fn bounds(&self) -> Bounds {
         Bounds::default()
+    }
+
+    /// Whether it could take something, as far as that can be told without giving it anything; nothing is changed by it. That a
+    /// server is not there now is no error: it may come back.
+    ///
+    /// # Errors
+    /// Why it could not.
+    fn check(&self) -> BoxFuture<'_, Result<(), WriteError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     /// Takes `batch`, which is not empty, in its order. What it has taken must not be lost by it.
@@ -143,41 +161,95 @@ impl Default for Bounds {
     }
 }
 
+/// How long a sink that goes is given for what waits for it.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// All sinks.
 #[derive(Debug, Default)]
 pub struct History {
-    outlets: Vec<Outlet>,
+    slots: Vec<Slot>,
+    vitals: Vitals,
+    /// Those that go.
+    leaving: JoinSet<()>,
 }
 
-/// How the sinks are, for whoever asks. Cheap to clone.
+/// One sink.
+#[derive(Debug)]
+struct Slot {
+    /// What asks for it, where that is a configuration.
+    configured: Option<Sink>,
+    outlet: Outlet,
+}
+
+/// One of the sinks that are to be there.
+enum Next {
+    Stays(Slot),
+    Comes(Option<Sink>, Box<dyn HistorySink>),
+}
+
+/// How the sinks are, for whoever asks: those that there are then. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Vitals {
-    shared: Vec<Arc<outlet::Shared>>,
+    shared: Arc<Mutex<Vec<Arc<outlet::Shared>>>>,
 }
 
 impl History {
     /// Starts a task for each of `sinks`. Call it inside a tokio runtime.
     #[must_use]
     pub fn start(sinks: Vec<Box<dyn HistorySink>>) -> Self {
-        Self { outlets: sinks.into_iter().map(Outlet::start).collect() }
+        let mut history = Self::default();
+        history.replace(sinks);
+        history
     }
 
-    /// The sinks that a configuration asks for. Nothing is opened before there is something to write.
+    /// The sink that a configuration asks for. Nothing is opened before there is something to write.
     #[must_use]
-    pub fn sinks(configured: &[Sink]) -> Vec<Box<dyn HistorySink>> {
-        let sink = |sink: &Sink| -> Box<dyn HistorySink> {
-            match sink {
-                Sink::Jsonl(file) => Box::new(JsonlSink::new(file.clone())),
-                Sink::OpenSearch(server) => Box::new(OpenSearchSink::new(server.clone())),
+    pub fn sink(configured: &Sink) -> Box<dyn HistorySink> {
+        match configured {
+            Sink::Jsonl(file) => Box::new(JsonlSink::new(file.clone())),
+            Sink::OpenSearch(server) => Box::new(OpenSearchSink::new(server.clone())),
+        }
+    }
+
+    /// Has every event from now on go to `sinks`, and to none of those before. Never waits. Call it inside a tokio runtime.
+    pub fn replace(&mut self, sinks: Vec<Box<dyn HistorySink>>) {
+        let go = std::mem::take(&mut self.slots);
+        self.change(sinks.into_iter().map(|sink| Next::Comes(None, sink)), go);
+    }
+
+    /// The same for what a configuration asks for: a sink that it asks for unchanged stays as it is, with what waits for it.
+    pub fn configure(&mut self, wanted: &[Sink]) {
+        let mut there = std::mem::take(&mut self.slots);
+        let next = |sink: &Sink| match there.iter().position(|slot| slot.configured.as_ref() == Some(sink)) {
+            Some(at) => Next::Stays(there.remove(at)),
+            None => Next::Comes(Some(sink.clone()), Self::sink(sink)),
+        };
+        let next: Vec<Next> = wanted.iter().map(next).collect();
+        self.change(next, there);
+    }
+
+    fn change(&mut self, next: impl IntoIterator<Item = Next>, go: Vec<Slot>) {
+        let slot = |next| match next {
+            Next::Stays(slot) => slot,
+            Next::Comes(configured, sink) => {
+                let name = sink.name();
+                let before = go.iter().filter(|slot| slot.outlet.name() == name).map(|slot| slot.outlet.alive());
+                Slot { configured, outlet: Outlet::start(sink, before.collect()) }
             }
         };
-        configured.iter().map(sink).collect()
+        self.slots = next.into_iter().map(slot).collect();
+        self.vitals.set(self.slots.iter().map(|slot| slot.outlet.shared()).collect());
+        // Those that have gone are let go of.
+        while self.leaving.try_join_next().is_some() {}
+        for slot in go {
+            self.leaving.spawn(slot.outlet.close(FAREWELL));
+        }
     }
 
     /// Gives `record` to every sink's queue. Never waits.
     pub fn tell(&self, record: &Arc<Record>) {
-        for outlet in &self.outlets {
-            outlet.tell(record);
+        for slot in &self.slots {
+            slot.outlet.tell(record);
         }
     }
 
@@ -190,13 +262,15 @@ impl History {
     /// The same for somebody else.
     #[must_use]
     pub fn vitals(&self) -> Vitals {
-        Vitals { shared: self.outlets.iter().map(Outlet::shared).collect() }
+        self.vitals.clone()
     }
 
-    /// Gives every sink what waits for it, for at most `within`. What has not been taken then is dropped and counted.
+    /// Gives every sink what waits for it, for at most `within`. What has not been taken then is dropped and counted. Those that
+    /// are going are waited for, too.
     pub async fn close(self, within: Duration) -> Vec<SinkHealth> {
-        let vitals = self.vitals();
-        join_all(self.outlets.into_iter().map(|outlet| outlet.close(within))).await;
+        let Self { slots, vitals, leaving } = self;
+        let closed = join_all(slots.into_iter().map(|slot| slot.outlet.close(within)));
+        futures_util::future::join(closed, leaving.join_all()).await;
         vitals.read()
     }
 }
@@ -205,7 +279,15 @@ impl Vitals {
     /// As they are now.
     #[must_use]
     pub fn read(&self) -> Vec<SinkHealth> {
-        self.shared.iter().map(|shared| shared.health()).collect()
+        self.list().iter().map(|shared| shared.health()).collect()
+    }
+
+    fn set(&self, sinks: Vec<Arc<outlet::Shared>>) {
+        *self.list() = sinks;
+    }
+
+    fn list(&self) -> std::sync::MutexGuard<'_, Vec<Arc<outlet::Shared>>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -251,3 +251,78 @@ fn a_sink_with_nothing_to_do_is_not_woken() {
         assert!(stops <= 8, "woken {stops} times");
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_list_of_sinks_takes_effect_between_two_events() {
+    let (old, new) = (MemorySink::new(1000), MemorySink::new(1000));
+    let mut history = start(old.clone());
+    let all = records(10);
+    for record in &all[..4] {
+        history.tell(record);
+    }
+    // What waits for one that goes is still given to it.
+    history.replace(vec![Box::new(new.clone())]);
+    for record in &all[4..] {
+        history.tell(record);
+    }
+    sleep(A_WHILE).await;
+    assert_eq!(seqs(&old.records()), [1, 2, 3, 4]);
+    assert_eq!(seqs(&new.records()), [5, 6, 7, 8, 9, 10]);
+    assert_eq!(history.health().len(), 1, "one that has gone is not shown any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_of_the_same_name_begins_when_the_one_before_has_ended_or_its_time_is_over() {
+    let slow = Scripted { stuck: true, ..Scripted::answering([]) };
+    let next = Scripted { clock: slow.clock, ..Scripted::answering([]) };
+    let mut history = start(slow.clone());
+    tell(&history, 1);
+    sleep(HOUR).await;
+    let replaced = slow.clock.now();
+    history.replace(vec![Box::new(next.clone())]);
+    tell(&history, 2);
+    sleep(A_WHILE).await;
+    let (began, given) = next.given.lock().unwrap()[0].clone();
+    assert_eq!((began.since(replaced), given), (FAREWELL, vec![1, 2]), "nothing that came meanwhile is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_is_stuck_delays_no_other_when_the_list_changes() {
+    let (stuck, well) = (Scripted { stuck: true, ..Scripted::answering([]) }, MemorySink::new(1000));
+    let mut history = start(stuck);
+    tell(&history, 1);
+    history.replace(vec![Box::new(well.clone())]);
+    tell(&history, 1);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(well.records().len(), 1);
+    assert_eq!(history.close(Duration::from_secs(1)).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_sink_that_is_configured_unchanged_stays_with_what_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, keep| {
+        Sink::Jsonl(crate::spec::types::JsonlSink { path: dir.path().join(name), max_size: 1 << 20, keep })
+    };
+    let mut history = History::default();
+    let all = records(6);
+    history.configure(&[file("same", 1), file("changed", 1), file("gone", 1)]);
+    for record in &all[..3] {
+        history.tell(record);
+    }
+    history.configure(&[file("new", 1), file("changed", 2), file("same", 1)]);
+    for record in &all[3..] {
+        history.tell(record);
+    }
+    let health = history.close(HOUR).await;
+    let names: Vec<_> = health.iter().map(|sink| sink.name.rsplit('/').next().unwrap()).collect();
+    assert_eq!(names, ["new", "changed", "same"], "in the order of the configuration");
+    assert_eq!(health.iter().map(|sink| sink.delivered).collect::<Vec<_>>(), [3, 3, 6]);
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(dir.path().join(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str::<crate::model::Event>(line).unwrap().seq).collect::<Vec<_>>()
+    };
+    assert_eq!(read("same"), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(read("changed"), [1, 2, 3, 4, 5, 6], "of two that write one file the second begins behind the first");
+    assert_eq!((read("gone"), read("new")), (vec![1, 2, 3], vec![4, 5, 6]));
+}

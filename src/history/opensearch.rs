@@ -240,7 +240,20 @@ impl fmt::Debug for OpenSearchSink {
 
 impl HistorySink for OpenSearchSink {
     fn name(&self) -> String {
-        format!("opensearch {}/{}", self.settings.endpoint, self.settings.index)
+        self.settings.name()
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), WriteError>> {
+        let settings = Arc::clone(&self.settings);
+        let look = move || {
+            settings.credentials.as_ref().map(authorization).transpose()?;
+            settings.endpoint.tls.then(|| tls::config(settings.ca_file.as_deref())).transpose()?;
+            Ok(())
+        };
+        Box::pin(async move {
+            let looked = spawn_blocking(look).await;
+            looked.unwrap_or_else(|error| Err(WriteError::because("the thread that looks has ended", error)))
+        })
     }
 
     fn bounds(&self) -> Bounds {

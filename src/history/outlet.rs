@@ -7,7 +7,11 @@ use std::{
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Notify, task::JoinHandle, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::sleep,
+};
 
 use super::queue::Queue;
 use super::{Bounds, HistorySink, Record, WriteError, Written};
@@ -185,10 +189,15 @@ impl Shared {
 pub(super) struct Outlet {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
+    alive: Alive,
 }
 
+/// Closed when a sink's task has ended.
+pub(super) type Alive = watch::Receiver<()>;
+
 impl Outlet {
-    pub(super) fn start(sink: Box<dyn HistorySink>) -> Self {
+    /// Gives it nothing before those are gone that are to have come `before` it.
+    pub(super) fn start(sink: Box<dyn HistorySink>, before: Vec<Alive>) -> Self {
         let bounds = sink.bounds();
         let state = State {
             queue: Queue::new(bounds),
@@ -201,8 +210,25 @@ impl Outlet {
             closing: false,
         };
         let shared = Arc::new(Shared { name: sink.name(), state: Mutex::new(state), wake: Notify::new() });
-        let task = tokio::spawn(deliver(sink, bounds, Arc::clone(&shared)));
-        Self { shared, task }
+        let (lives, alive) = watch::channel(());
+        let here = Arc::clone(&shared);
+        let task = tokio::spawn(async move {
+            for mut other in before {
+                while other.changed().await.is_ok() {}
+            }
+            deliver(sink, bounds, here).await;
+            drop(lives);
+        });
+        Self { shared, task, alive }
+    }
+
+    /// For whoever is to come behind it.
+    pub(super) fn alive(&self) -> Alive {
+        self.alive.clone()
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.shared.name
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
