@@ -219,11 +219,7 @@ impl Record {
         out.extend(self.wish.clone().map(|(wish, at)| Change::Wish { worker: worker(), wish, at }));
         out.extend(self.kept.clone().map(|kept| Change::Breaker { worker: worker(), kept: Box::new(kept) }));
         if let Some(run) = &self.last_run {
-            let id = RunId::new(worker(), run.number);
-            if let (Some(pid), Some(boot_id), Some(at)) = (run.pid, run.boot_id.clone(), run.started) {
-                out.push(Change::Started { run: id.clone(), pid, boot_id, at });
-            }
-            out.extend(run.ended.clone().map(|ended| Change::Stopped { run: id, ended: Box::new(ended) }));
+            run.changes(&self.worker, out);
         }
         if let Some(status) = self.status {
             out.push(Change::Status { worker: worker(), status, story: self.story.clone() });
@@ -232,6 +228,15 @@ impl Record {
 }
 
 impl Run {
+    /// The changes that lead from nothing to this.
+    pub(super) fn changes(&self, worker: &WorkerId, out: &mut Vec<Change>) {
+        let run = RunId::new(worker.clone(), self.number);
+        if let (Some(pid), Some(boot_id), Some(at)) = (self.pid, self.boot_id.clone(), self.started) {
+            out.push(Change::Started { run: run.clone(), pid, boot_id, at });
+        }
+        out.extend(self.ended.clone().map(|ended| Change::Stopped { run, ended: Box::new(ended) }));
+    }
+
     /// Takes one of its own changes.
     pub(super) fn take(&mut self, change: &Change) {
         match change {

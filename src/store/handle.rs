@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use super::batch::Batch;
 use super::change::{Change, Record};
 use super::ledger::{Intent, Ledger, Unstored};
+use super::replace::{NotReplaced, Prepared};
 use super::writer::Writer;
 use super::{Store, StoreError};
 
@@ -37,6 +38,8 @@ pub enum Health {
     },
 }
 
+type Replacement = (Prepared, oneshot::Sender<Result<(), NotReplaced>>);
+
 type Ask = Box<dyn FnOnce(&mut dyn Store) + Send>;
 
 /// What the thread finds when it looks.
@@ -47,6 +50,7 @@ pub(super) struct Queue {
     /// Of those who wait for what is written behind.
     pub(super) behind: Vec<oneshot::Sender<Result<(), Unstored>>>,
     pub(super) asks: Vec<Ask>,
+    pub(super) replacements: Vec<Replacement>,
     pub(super) closing: Option<oneshot::Sender<Result<(), StoreError>>>,
     /// The last handle is gone, or the thread has ended.
     pub(super) over: bool,
@@ -55,7 +59,11 @@ pub(super) struct Queue {
 impl Queue {
     /// Whether there is something that does not wait.
     pub(super) fn is_urgent(&self) -> bool {
-        !self.intents.is_empty() || !self.asks.is_empty() || self.closing.is_some() || self.over
+        !self.intents.is_empty()
+            || !self.asks.is_empty()
+            || !self.replacements.is_empty()
+            || self.closing.is_some()
+            || self.over
     }
 
     /// Whether nobody waits for anything.
@@ -162,6 +170,25 @@ impl StoreHandle {
     pub async fn purge(&self, moment: Timestamp) -> Result<usize, Unstored> {
         let purged = self.ask(move |store| store.purge_older_than(moment)).await?;
         purged.map_err(|e| Unstored::Refused { why: crate::model::chain(&e) })
+    }
+
+    /// Uses another store from now on: it is handed all that is known, and then what comes; nothing is lost between, and what could
+    /// not be written until now goes to it. The one before is closed aside. What the other remembers of workers that are not known
+    /// here stays in it.
+    ///
+    /// # Errors
+    /// [`NotReplaced`]: everything is as it was then.
+    pub async fn replace(&self, with: Prepared) -> Result<(), NotReplaced> {
+        let (done, replaced) = oneshot::channel();
+        {
+            let mut queue = self.shared.queue();
+            if queue.over {
+                return Err(Unstored::Closed.into());
+            }
+            queue.replacements.push((with, done));
+        }
+        self.shared.wake.notify_one();
+        replaced.await.unwrap_or(Err(NotReplaced::Closed(Unstored::Closed)))
     }
 
     /// Writes what waits and closes, within `timeout`.

@@ -222,3 +222,86 @@ async fn a_disk_that_hangs_holds_up_no_more_than_the_patience_of_who_closes() {
     assert!(matches!(closed, Err(NotClosed::TimedOut(_))), "{closed:?}");
     drop(let_it);
 }
+
+fn started(text: &str, run: u32, pid: i32) -> Change {
+    let run = crate::model::RunId::new(name(text), run);
+    Change::Started { run, pid, boot_id: "boot".into(), at: at(i64::from(pid)) }
+}
+
+fn prepared(store: impl Store + 'static) -> Prepared {
+    Prepared::new(Box::new(store)).unwrap()
+}
+
+async fn numbers(handle: &StoreHandle, text: &str) -> Vec<u32> {
+    let name = name(text);
+    let runs = handle.ask(move |store| store.get_runs(&name, 100).unwrap()).await.unwrap();
+    runs.into_iter().map(|run| run.number).collect()
+}
+
+#[tokio::test]
+async fn another_store_has_all_that_the_one_before_knew_and_what_comes_after() {
+    let handle = StoreHandle::start(Box::new(MemoryStore::new()), Vec::new(), DAY).unwrap();
+    handle.record(vec![declared("w", 5), started("w", 1, 11), started("w", 2, 12), declared("idle", 6)]);
+    let mut other = MemoryStore::new();
+    other.apply(&[declared("other", 9), started("other", 7, 17)]).unwrap();
+    handle.replace(prepared(other)).await.unwrap();
+    handle.record(vec![started("w", 3, 13)]);
+    let all = handle.ask(|store| store.get_all().unwrap()).await.unwrap();
+    let names: Vec<_> = all.iter().map(|record| (record.worker.as_str(), record.spec_hash)).collect();
+    assert_eq!(names, [("idle", Some(6)), ("other", Some(9)), ("w", Some(5))]);
+    assert_eq!(numbers(&handle, "w").await, [3, 2, 1], "every run, and not the last alone");
+    assert_eq!(numbers(&handle, "other").await, [7]);
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_what_is_known_is_not_used_and_the_one_before_goes_on() {
+    let handle = StoreHandle::start(Box::new(MemoryStore::new()), Vec::new(), DAY).unwrap();
+    handle.intend(vec![declared("w", 5)]).await.unwrap();
+    let (let_it, may) = mpsc::channel();
+    let_it.send(false).unwrap();
+    let gate = Gate { inner: MemoryStore::new(), may, wrote: mpsc::channel().0 };
+    assert!(matches!(handle.replace(prepared(gate)).await, Err(NotReplaced::Refused(_))));
+    handle.intend(vec![declared("v", 6)]).await.unwrap();
+    assert_eq!(handle.ask(|store| store.get_all().unwrap().len()).await, Ok(2));
+    assert_eq!(handle.health(), Health::Ok { made_anew: None });
+}
+
+#[tokio::test]
+async fn a_store_with_runs_of_another_life_of_a_worker_is_refused_and_not_written() {
+    let handle = StoreHandle::start(Box::new(MemoryStore::new()), Vec::new(), DAY).unwrap();
+    handle.record(vec![started("w", 1, 11), started("w", 2, 12)]);
+    for (theirs, fits) in [
+        (vec![started("w", 2, 12)], true),
+        (vec![started("w", 1, 11)], true),
+        (vec![started("w", 2, 99)], false),
+        (vec![started("w", 3, 13)], false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pinfold.db");
+        let mut store = SqliteStore::open(&path, at(0)).unwrap().store;
+        store.apply(&theirs).unwrap();
+        let done = handle.replace(prepared(store)).await;
+        match done {
+            Ok(()) => assert!(fits, "{theirs:?}"),
+            Err(NotReplaced::Foreign { run }) => {
+                assert!(!fits && run.worker == name("w"), "{theirs:?}");
+                let mut again = SqliteStore::open(&path, at(0)).unwrap().store;
+                assert_eq!(again.get_runs(&name("w"), 9).unwrap().len(), theirs.len());
+            }
+            Err(other) => panic!("{theirs:?}: {other}"),
+        }
+    }
+    assert_eq!(numbers(&handle, "w").await, [2, 1]);
+}
+
+#[tokio::test]
+async fn what_a_full_store_did_not_take_another_has() {
+    let (handle, let_it, _written) = gated();
+    let_it.send(false).unwrap();
+    assert!(handle.intend(vec![declared("w", 5)]).await.is_err());
+    assert!(matches!(handle.health(), Health::Degraded { .. }));
+    handle.replace(prepared(MemoryStore::new())).await.unwrap();
+    assert_eq!(handle.health(), Health::Ok { made_anew: None });
+    let hash = handle.ask(|store| store.get_by_name(&name("w")).unwrap().unwrap().spec_hash).await;
+    assert_eq!(hash, Ok(Some(5)));
+}

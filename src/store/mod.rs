@@ -6,6 +6,7 @@
 //!  ledger   the actors' end: hand over, and wait only for what must be on disk
 //!  handle   the queue between actors and store ── writer  the one thread that writes
 //!  batch    what waits to be written, folded: the newest of each kind for each worker
+//!  replace  another store in the place of one that is in use
 //!  sqlite   a file in the state directory ── open  found whole, damaged, newer, somebody else's
 //!  memory   the same without a file
 //! ```
@@ -30,6 +31,7 @@ mod handle;
 mod ledger;
 mod memory;
 mod open;
+mod replace;
 mod sqlite;
 mod writer;
 
@@ -38,6 +40,7 @@ pub use handle::{Health, NotClosed, StoreHandle};
 pub use ledger::{Intent, Ledger, Unstored};
 pub use memory::MemoryStore;
 pub use open::{Found, OpenError, Opened};
+pub use replace::{NotReplaced, Prepared};
 pub use sqlite::SqliteStore;
 
 use jiff::Timestamp;

@@ -8,6 +8,7 @@ use super::age::Age;
 use super::change::{Change, Record};
 use super::handle::{Health, Queue, Shared};
 use super::ledger::Unstored;
+use super::replace::{NotReplaced, Prepared, close_aside};
 use super::{Store, StoreError};
 use crate::clock;
 use crate::model::{Mono, WorkerId, chain};
@@ -56,7 +57,7 @@ impl Writer {
     pub(super) fn run(mut self) {
         self.purge();
         loop {
-            let Queue { batch, intents, behind, asks, closing, over } = self.next();
+            let Queue { batch, intents, behind, asks, replacements, closing, over } = self.next();
             let (lost, changes) = (batch.lost(), batch.into_changes());
             let written = if changes.is_empty() && !self.lost { Ok(()) } else { self.write(changes, &intents, lost) };
             for waiting in intents.into_iter().chain(behind) {
@@ -65,6 +66,10 @@ impl Writer {
             }
             for ask in asks {
                 ask(&mut *self.store);
+            }
+            for (with, done) in replacements {
+                // Whoever asked may have gone away.
+                drop(done.send(self.replace(with)));
             }
             if closing.is_some() || over {
                 self.shared.queue().over = true;
@@ -149,6 +154,18 @@ impl Writer {
         }
         if durably { self.store.apply(changes) } else { self.store.apply_behind(changes) }?;
         self.purge();
+        Ok(())
+    }
+
+    fn replace(&mut self, mut with: Prepared) -> Result<(), NotReplaced> {
+        with.take_over(&self.known, &mut *self.store)?;
+        let Prepared { store, records } = with;
+        for record in records {
+            self.known.entry(record.worker.clone()).or_insert(record);
+        }
+        close_aside(mem::replace(&mut self.store, store));
+        self.lost = false;
+        self.recovered();
         Ok(())
     }
 
