@@ -105,7 +105,22 @@ const TABLE: &[Row] = &[
     // It makes workers: their actors, on what those share.
     Row {
         files: "manager/crew.rs",
-        may_use: &["model", "spec::types", "worker::handle", "worker::actor", "manager", "clock"],
+        may_use: &["model", "spec::types", "worker::handle", "worker::actor", "store", "manager", "clock"],
+        never: &["nix", "rustix", "libc", "axum", "hyper"],
+    },
+    // The store and the sinks of whoever uses the library.
+    Row {
+        files: "manager/keep.rs",
+        may_use: &[
+            "model",
+            "kernel::port",
+            "kernel::place::record",
+            "worker::actor",
+            "store",
+            "history",
+            "manager",
+            "clock",
+        ],
         never: &["nix", "rustix", "libc", "axum", "hyper"],
     },
     Row { files: "manager/diff.rs", may_use: &["model", "spec::types"], never: PURE },

@@ -63,7 +63,7 @@ impl From<ManagerError> for Problem {
                 Code::BadRequest
             }
             ManagerError::Refused { why, .. } => Code::of(why),
-            ManagerError::Fixed => Code::Failed,
+            ManagerError::Fixed | ManagerError::NotRemembered { .. } => Code::Failed,
         };
         Self::new(code, chain(&error))
     }

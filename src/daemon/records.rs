@@ -49,10 +49,7 @@ impl Records {
     /// # Errors
     /// Where this boot cannot be told from another.
     pub(super) fn start(shown: UnboundedSender<Event>, sinks: &[Sink]) -> io::Result<Self> {
-        let boot = boot_id()?;
-        // Another for every supervisor: no two begin in the same nanosecond of the same boot.
-        let stream = format!("{}-{:x}", boot.split('-').next().unwrap_or(&boot), clock::monotonic().as_nanos());
-        let scribe = Scribe::new(&stream);
+        let scribe = Scribe::begin(&boot_id()?);
         let mut history = History::default();
         history.configure(sinks);
         let ring = Ring::new(scribe.stream(), KEPT_EVENTS, KEPT_BYTES);

@@ -48,7 +48,7 @@ impl HistorySink for JsonlSink {
         self.settings.name()
     }
 
-    fn check(&self) -> BoxFuture<'_, Result<(), WriteError>> {
+    fn check(&mut self) -> BoxFuture<'_, Result<(), WriteError>> {
         let settings = Arc::clone(&self.settings);
         Box::pin(async move {
             let looked = tokio::task::spawn_blocking(move || check(&settings.path)).await;
@@ -141,9 +141,8 @@ fn check(path: &Path) -> Result<(), WriteError> {
     match open_plain(path, false) {
         Err(error) if is_absent(&error) => {
             let dir = path.parent().unwrap_or(Path::new("/"));
-            let there = fs::metadata(dir).and_then(|dir| {
-                if dir.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
-            });
+            let there = fs::metadata(dir)
+                .and_then(|dir| if dir.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) });
             let may = there.and_then(|()| Ok(rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK)?));
             may.map_err(|error| WriteError::because(format!("cannot make a file in {}", dir.display()), error))
         }
@@ -361,7 +360,7 @@ mod tests {
     async fn whether_a_file_can_be_written_is_known_without_making_it() {
         let place = Place::new();
         let check = async |path: PathBuf| {
-            let sink = JsonlSink::new(Settings { path, max_size: 1 << 20, keep: 1 });
+            let mut sink = JsonlSink::new(Settings { path, max_size: 1 << 20, keep: 1 });
             sink.check().await.map_err(|error| crate::model::chain(&error))
         };
         assert_eq!(check(place.path("new")).await, Ok(()));

@@ -65,7 +65,7 @@ pub trait HistorySink: Send + 'static {
     ///
     /// # Errors
     /// Why it could not.
-    fn check(&self) -> BoxFuture<'_, Result<(), WriteError>> {
+    fn check(&mut self) -> BoxFuture<'_, Result<(), WriteError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -161,6 +161,20 @@ impl Default for Bounds {
     }
 }
 
+/// Why a sink is not used.
+#[derive(Debug, thiserror::Error)]
+#[error("the history sink {name} cannot be used")]
+pub struct Unusable {
+    /// Which.
+    pub name: String,
+    /// Why not.
+    #[source]
+    pub source: WriteError,
+}
+
+/// How long a sink may take to say whether it can be used.
+const CHECK: Duration = Duration::from_secs(5);
+
 /// How long a sink that goes is given for what waits for it.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -209,6 +223,20 @@ impl History {
             Sink::Jsonl(file) => Box::new(JsonlSink::new(file.clone())),
             Sink::OpenSearch(server) => Box::new(OpenSearchSink::new(server.clone())),
         }
+    }
+
+    /// That each of `sinks` could take something ([`HistorySink::check`]).
+    ///
+    /// # Errors
+    /// The first that could not, or does not say so for five seconds.
+    pub async fn check(sinks: &mut [Box<dyn HistorySink>]) -> Result<(), Unusable> {
+        let all = sinks.iter_mut().map(|sink| async move {
+            let name = sink.name();
+            let silent = || WriteError::new(format!("it has not answered within {CHECK:?}"));
+            let checked = tokio::time::timeout(CHECK, sink.check()).await.unwrap_or_else(|_| Err(silent()));
+            checked.map_err(|source| Unusable { name, source })
+        });
+        join_all(all).await.into_iter().collect()
     }
 
     /// Has every event from now on go to `sinks`, and to none of those before. Never waits. Call it inside a tokio runtime.

@@ -243,7 +243,7 @@ impl HistorySink for OpenSearchSink {
         self.settings.name()
     }
 
-    fn check(&self) -> BoxFuture<'_, Result<(), WriteError>> {
+    fn check(&mut self) -> BoxFuture<'_, Result<(), WriteError>> {
         let settings = Arc::clone(&self.settings);
         let look = move || {
             settings.credentials.as_ref().map(authorization).transpose()?;

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use hyper::body::Bytes;
 use serde::Serialize;
 
+use crate::clock;
 use crate::model::Event;
 
 /// An event, numbered and written once for everybody who tells it.
@@ -81,6 +82,13 @@ impl Scribe {
     #[must_use]
     pub fn new(stream: &str) -> Self {
         Self { stream: stream.into(), told: 0 }
+    }
+
+    /// A stream of its own, of which no other has the name: none begins in the same nanosecond of the same boot, whose id is `boot`.
+    #[must_use]
+    pub fn begin(boot: &str) -> Self {
+        let boot = boot.split('-').next().unwrap_or(boot);
+        Self::new(&format!("{boot}-{:x}", clock::monotonic().as_nanos()))
     }
 
     /// The stream of its cursors.

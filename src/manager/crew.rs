@@ -7,8 +7,8 @@
 //! What is asked of several is all or nothing where that can be: names are taken together or not at all.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,9 +16,11 @@ use futures_util::future::join_all;
 
 use super::diff::Origin;
 use super::handle::{Action, Manager, Member, NotAsked, Outcome, Refusal};
+use super::keep::Keep;
 use super::pattern::NoMatch;
 use crate::model::{BadWorkerId, KilledBy, RunId, State, Trigger, WorkerId, WorkerStatus, chain};
 use crate::spec::types::{Spec, Takes};
+use crate::store::Change;
 use crate::worker::actor::{self, Charge, Found, Shared};
 use crate::worker::handle::{AskError, Reach, Renew, WorkerHandle};
 
@@ -44,36 +46,66 @@ pub trait Nursery: Send + Sync + 'static {
 
     /// Asks the kernel for the truth about a run whose notifications may be lost.
     fn look_again(&self, run: &RunId);
+
+    /// The store and the history sinks, where a user of the library decides on them.
+    fn keep(&self) -> Option<&Keep> {
+        None
+    }
 }
 
-/// Workers on what actors share, and nothing beside: no probes, no records of earlier runs.
-#[derive(Clone)]
-pub struct Crew(Arc<Shared>);
+/// Workers on what actors share, and nothing beside: no probes, no logs.
+pub struct Crew {
+    shared: Arc<Shared>,
+    keep: Option<Keep>,
+    /// The last runs of workers that are supervised no longer: should they come back, their numbers go on.
+    last_runs: Mutex<HashMap<WorkerId, u32>>,
+}
 
 impl Crew {
-    /// On `shared`.
+    /// On `shared`, which says where is remembered and told what happens.
     #[must_use]
-    pub const fn new(shared: Arc<Shared>) -> Self {
-        Self(shared)
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, keep: None, last_runs: Mutex::default() }
+    }
+
+    pub(super) fn keeping(self, keep: Keep) -> Self {
+        Self { keep: Some(keep), ..self }
+    }
+
+    fn last_runs(&self) -> MutexGuard<'_, HashMap<WorkerId, u32>> {
+        self.last_runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Nursery for Crew {
     fn supervise(&self, id: &WorkerId, spec: &Arc<Spec>) -> WorkerHandle {
-        let found = Found::Nothing { last_run: 0 };
-        actor::spawn(&self.0, Charge::new(id.clone(), Arc::clone(spec), found))
+        let found = Found::Nothing { last_run: self.last_runs().get(id).copied().unwrap_or(0) };
+        let remembered = self.keep.as_ref().and_then(|keep| keep.take(id));
+        // It is started by whoever has it made.
+        actor::spawn(
+            &self.shared,
+            Charge { remembered, idle: true, ..Charge::new(id.clone(), Arc::clone(spec), found) },
+        )
     }
 
     fn updated(&self, _worker: &WorkerHandle, _spec: &Arc<Spec>) {}
 
-    fn dismissed(&self, _worker: &WorkerHandle) {}
+    fn dismissed(&self, worker: &WorkerHandle) {
+        // Whoever removes a worker has no wish left for one of its name.
+        self.shared.ledger.record(vec![Change::Forgotten { worker: worker.id().clone() }]);
+        self.last_runs().insert(worker.id().clone(), worker.status().run);
+    }
 
     fn set_global_env(&self, env: &BTreeMap<String, String>) {
-        self.0.kernel.set_global_env(env);
+        self.shared.kernel.set_global_env(env);
     }
 
     fn look_again(&self, run: &RunId) {
-        self.0.kernel.look_again(run);
+        self.shared.kernel.look_again(run);
+    }
+
+    fn keep(&self) -> Option<&Keep> {
+        self.keep.as_ref()
     }
 }
 
@@ -159,6 +191,12 @@ pub enum ManagerError {
     Gone {
         /// Which.
         worker: WorkerId,
+    },
+    /// It is done, and not on record.
+    #[error("everything is stopped, and what happened last is not remembered: {why}")]
+    NotRemembered {
+        /// The whole chain of reasons.
+        why: String,
     },
 }
 
@@ -434,16 +472,21 @@ impl Manager {
         }
     }
 
-    /// Starts nothing any more, stops everything, and waits until nothing is left. What is asked for later fails at once.
+    /// Starts nothing any more, stops everything, and waits until nothing is left. What is asked for later fails at once. The store
+    /// and the history sinks that were set here are given what waits for them, and closed.
     ///
     /// # Errors
-    /// The first worker that could not be ended.
+    /// The first worker that could not be ended, or that the end is not remembered.
     pub async fn shutdown(&self) -> Result<(), ManagerError> {
         self.close();
         self.stop_reconciler();
         let all = self.all();
         let stops: Vec<_> = all.iter().map(|member| member.worker.stop(KilledBy::Shutdown)).collect();
-        join_all(stops).await.into_iter().collect::<Result<Vec<()>, _>>()?;
+        let stopped = join_all(stops).await.into_iter().collect::<Result<Vec<()>, _>>();
+        if let Some(keep) = self.inner.nursery.as_ref().and_then(|nursery| nursery.keep()) {
+            keep.close().await.map_err(|why| ManagerError::NotRemembered { why })?;
+        }
+        stopped?;
         Ok(())
     }
 

@@ -1,6 +1,9 @@
 //! A store that ends with its process: `store: {type: memory}`, and for tests.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use jiff::Timestamp;
 
@@ -11,9 +14,14 @@ use crate::model::{RunId, WorkerId};
 /// So many runs of one worker are kept.
 const RUNS: usize = 100;
 
-/// What is remembered, in memory.
+/// What is remembered, in memory. A clone is another way to the same memory: one is given away, one is asked.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
+    memory: Arc<Mutex<Memory>>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
     records: BTreeMap<WorkerId, Record>,
     runs: BTreeMap<RunId, Run>,
 }
@@ -25,6 +33,13 @@ impl MemoryStore {
         Self::default()
     }
 
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // It is whole between any two changes.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
     fn take(&mut self, change: &Change) {
         let worker = change.worker();
         if let Change::Forgotten { .. } = change {
@@ -55,38 +70,41 @@ impl Store for MemoryStore {
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let mut memory = self.memory();
         for change in changes {
-            self.take(change);
+            memory.take(change);
         }
         Ok(())
     }
 
     fn begin_anew(&mut self, _now: Timestamp) -> Result<(), StoreError> {
-        *self = Self::new();
+        *self.memory() = Memory::default();
         Ok(())
     }
 
     fn get_by_name(&mut self, worker: &WorkerId) -> Result<Option<Record>, StoreError> {
-        Ok(self.records.get(worker).cloned())
+        Ok(self.memory().records.get(worker).cloned())
     }
 
     fn get_all(&mut self) -> Result<Vec<Record>, StoreError> {
-        Ok(self.records.values().cloned().collect())
+        Ok(self.memory().records.values().cloned().collect())
     }
 
     fn get_runs(&mut self, worker: &WorkerId, limit: usize) -> Result<Vec<Run>, StoreError> {
-        Ok(self.runs_of(worker).rev().take(limit).filter_map(|run| self.runs.get(run)).cloned().collect())
+        let memory = self.memory();
+        Ok(memory.runs_of(worker).rev().take(limit).filter_map(|run| memory.runs.get(run)).cloned().collect())
     }
 
     fn purge_older_than(&mut self, moment: Timestamp) -> Result<usize, StoreError> {
-        let before = self.runs.len();
-        let records = &self.records;
-        self.runs.retain(|id, run| {
+        let mut memory = self.memory();
+        let Memory { records, runs } = &mut *memory;
+        let before = runs.len();
+        runs.retain(|id, run| {
             let last = records.get(&id.worker).and_then(|record| record.last_run.as_ref());
             let is_last = last.is_some_and(|last| last.number == id.number);
             is_last || run.ended.as_ref().is_none_or(|ended| ended.at >= moment)
         });
-        Ok(before - self.runs.len())
+        Ok(before - runs.len())
     }
 
     fn close(self: Box<Self>) -> Result<(), StoreError> {
