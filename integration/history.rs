@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
+#[path = "history/changed.rs"]
+mod changed;
 mod support;
 
 use std::{

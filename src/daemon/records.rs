@@ -34,13 +34,30 @@ pub(super) struct Records {
     task: JoinHandle<History>,
 }
 
-/// The end, by steps. Each acts behind every event that was sent before it.
+/// What is done in between, and the end. Each acts behind every event that was sent before it.
 #[derive(Debug)]
 enum Step {
+    /// These are the sinks from now on.
+    Sinks(Vec<Sink>, oneshot::Sender<()>),
     /// Nobody follows any more.
     LetGo(oneshot::Sender<()>),
     /// Nothing is handed on any more.
     End,
+}
+
+/// Whoever says which sinks there are. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Sinks(UnboundedSender<Step>);
+
+impl Sinks {
+    /// Has every event from now on go to the sinks that `configured` asks for; when this returns, it does. Those that are asked for
+    /// unchanged notice nothing.
+    pub(super) async fn configure(&self, configured: &[Sink]) {
+        let (done, changed) = oneshot::channel();
+        // A task that has ended tells nobody anything any more.
+        drop(self.0.send(Step::Sinks(configured.to_vec(), done)));
+        drop(changed.await);
+    }
 }
 
 impl Records {
@@ -64,6 +81,12 @@ impl Records {
     #[must_use]
     pub(super) fn events(&self) -> UnboundedSender<Event> {
         self.events.clone()
+    }
+
+    /// Where other sinks are asked for.
+    #[must_use]
+    pub(super) fn sinks(&self) -> Sinks {
+        Sinks(self.steps.clone())
     }
 
     /// What they leave behind.
@@ -107,7 +130,7 @@ async fn hand_on(
     mut steps: UnboundedReceiver<Step>,
     mut scribe: Scribe,
     ring: Ring,
-    history: History,
+    mut history: History,
     shown: UnboundedSender<Event>,
 ) -> History {
     loop {
@@ -122,6 +145,11 @@ async fn hand_on(
                 ring.push(record);
             }
             step = steps.recv() => match step {
+                Some(Step::Sinks(configured, done)) => {
+                    history.configure(&configured);
+                    // Whoever waited for it may have gone away.
+                    done.send(()).unwrap_or_default();
+                }
                 Some(Step::LetGo(done)) => {
                     ring.close();
                     // Whoever waited for it has stopped waiting.

@@ -21,17 +21,19 @@ use crate::api::wire::{Carried, Code, Plan, Problem, Reloaded, SetLimits, Step, 
 use crate::api::{Answering, Governor, Outcomes};
 use crate::cli::paths::ConfigSource;
 use crate::clock;
+use crate::history::History;
 use crate::kernel::host::HostKernel;
 use crate::manager::crew::{ManagerError, New, Nursery};
 use crate::manager::diff::{Life, Origin, Present, Standing, diff};
 use crate::manager::handle::{Manager, Member, Outcome, Reach, Refusal, Renew};
 use crate::model::{EventKind, SliceName, Trigger, WorkerId, chain};
-use crate::spec::types::{Config, Slice, Spec, Worker};
+use crate::spec::types::{Config, Sink, Slice, Spec, Worker};
 use crate::spec::{self, Problems, Source, overlay};
 use crate::worker::handle::AskError;
 
 use super::applied::{self, Applied, Overrides, Scaled};
 use super::chronicle::Chronicle;
+use super::records::Sinks;
 
 /// When a limit that could not be put back is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -56,6 +58,7 @@ pub(super) struct Parts {
     pub(super) household: Arc<dyn Nursery>,
     pub(super) kernel: HostKernel,
     pub(super) chronicle: Chronicle,
+    pub(super) sinks: Sinks,
 }
 
 struct Inner {
@@ -65,6 +68,7 @@ struct Inner {
     household: Arc<dyn Nursery>,
     kernel: HostKernel,
     chronicle: Chronicle,
+    sinks: Sinks,
     /// Held by whoever changes something.
     one: tokio::sync::Mutex<()>,
     known: Mutex<Known>,
@@ -77,6 +81,7 @@ struct Known {
     slices: Vec<Slice>,
     env: BTreeMap<String, String>,
     reconcile_interval: Option<Duration>,
+    history: Vec<Sink>,
     overrides: Overrides,
     /// Limits that were set for a run.
     passing: HashMap<WorkerId, Passing>,
@@ -92,12 +97,12 @@ struct Passing {
 
 impl Reloader {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { state, from, config, overrides, manager, household, kernel, chronicle } = parts;
-        let Config { env, slices, reconcile_interval, .. } = config;
+        let Parts { state, from, config, overrides, manager, household, kernel, chronicle, sinks } = parts;
+        let Config { env, slices, reconcile_interval, history, .. } = config;
         if let Some(interval) = reconcile_interval {
             manager.start_reconciler(interval);
         }
-        let known = Known { slices, env, reconcile_interval, overrides, passing: HashMap::new(), serial: 0 };
+        let known = Known { slices, env, reconcile_interval, history, overrides, passing: HashMap::new(), serial: 0 };
         let runtime = tokio::runtime::Handle::current();
         let inner = Inner {
             state,
@@ -106,6 +111,7 @@ impl Reloader {
             household,
             kernel,
             chronicle,
+            sinks,
             one: tokio::sync::Mutex::default(),
             known: Mutex::new(known),
             runtime,
@@ -225,8 +231,17 @@ impl Inner {
                        to stop every worker: pinfold stop '*'";
             return Err(Problem::new(Code::BadConfig, why));
         }
+        self.check_sinks(&config.history, &present.history).await?;
         let plan = diff(&config, &present);
         Ok((sources, config, plan))
+    }
+
+    /// That each sink that would come could be used.
+    async fn check_sinks(&self, wanted: &[Sink], present: &[Sink]) -> Result<(), Problem> {
+        let coming = wanted.iter().filter(|sink| !present.contains(sink));
+        History::check(&mut coming.map(History::sink).collect::<Vec<_>>())
+            .await
+            .map_err(|unusable| Problem::new(Code::BadConfig, format!("{}, and nothing is changed", chain(&unusable))))
     }
 
     fn present(&self) -> Present {
@@ -243,6 +258,7 @@ impl Inner {
             slices: known.slices.clone(),
             env: known.env.clone(),
             reconcile_interval: known.reconcile_interval,
+            history: known.history.clone(),
             left: Vec::new(),
         }
     }
@@ -351,6 +367,12 @@ impl Inner {
                     self.manager.start_reconciler(interval);
                 }
                 self.known().reconcile_interval = config.reconcile_interval;
+                Ok(())
+            }
+            Step::RemoveSink { .. } | Step::ChangeSink { .. } | Step::AddSink { .. } => {
+                // All of them at once: no event is for a part of them.
+                self.sinks.configure(&config.history).await;
+                self.known().history.clone_from(&config.history);
                 Ok(())
             }
             Step::MakeSlice { slice } | Step::ChangeSlice { slice, .. } => match slices.get(slice) {

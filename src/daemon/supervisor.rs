@@ -292,6 +292,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         household,
         kernel: kernel.clone(),
         chronicle: chronicle.clone(),
+        sinks: stream.sinks(),
     });
     let behind = Behind {
         manager: manager.clone(),

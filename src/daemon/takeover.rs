@@ -118,6 +118,7 @@ impl Takeover {
             slices: config.slices.clone(),
             env: config.env.clone(),
             reconcile_interval: config.reconcile_interval,
+            history: config.history.clone(),
             left: alive.chain(strangers).chain(empty).collect(),
         }
     }

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Detail, RunId, SliceName, StoppedDetail, WorkerId, WorkerStatus, duration};
-use crate::spec::types::{Change, Config, Limits, Slice, Spec, Takes, Worker, differing};
+use crate::spec::types::{Change, Config, Limits, Sink, Slice, Spec, Takes, Worker, differing};
 
 /// What there is.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +22,8 @@ pub struct Present {
     pub env: BTreeMap<String, String>,
     /// How often every worker is held against what the kernel says.
     pub reconcile_interval: Option<Duration>,
+    /// The history sinks.
+    pub history: Vec<Sink>,
     /// What was found in the tree and belongs to nobody yet: when a supervisor starts.
     pub left: Vec<Left>,
 }
@@ -132,6 +134,23 @@ pub enum Step {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         interval_ms: Option<u64>,
     },
+    /// A history sink is given what waits for it, for a while and beside everything else, and nothing more.
+    RemoveSink {
+        /// Its kind and where it leads.
+        sink: String,
+    },
+    /// The same, and another goes on in the same place.
+    ChangeSink {
+        /// Its kind and where it leads.
+        sink: String,
+        /// The keys that differ.
+        keys: Vec<String>,
+    },
+    /// A history sink gets every event from now on.
+    AddSink {
+        /// Its kind and where it leads.
+        sink: String,
+    },
     /// A slice is made.
     MakeSlice {
         /// Which.
@@ -219,6 +238,7 @@ pub fn diff(desired: &Config, present: &Present) -> Plan {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         plan.steps.push(Step::SetReconciler { interval_ms: desired.reconcile_interval.map(ms) });
     }
+    plan.steps.extend(sinks(&desired.history, &present.history));
     let slices = slices(desired, present);
     plan.steps.extend(slices.made);
     for standing in &present.workers {
@@ -283,6 +303,9 @@ impl Step {
                 ("reconcile", format!("every {}", duration(Duration::from_millis(*ms))), String::new())
             }
             Self::SetReconciler { interval_ms: None } => ("reconcile", "off".to_owned(), String::new()),
+            Self::RemoveSink { sink } => ("remove sink", sink.clone(), "it is given what waits for it".to_owned()),
+            Self::ChangeSink { sink, keys } => ("change sink", sink.clone(), keys.join(", ")),
+            Self::AddSink { sink } => ("add sink", sink.clone(), "for every event from now on".to_owned()),
             Self::MakeSlice { slice } => ("make slice", slice.to_string(), String::new()),
             Self::Remove { worker } => ("remove", worker.to_string(), "stopped first".to_owned()),
             Self::Stop { worker } => ("stop", worker.to_string(), "it is not enabled any more".to_owned()),
@@ -339,6 +362,31 @@ fn take_over(wanted: &HashMap<&WorkerId, &Worker>, left: &[Left], plan: &mut Pla
         };
         plan.steps.push(step);
     }
+}
+
+/// What goes, what is another in the same place, what comes.
+fn sinks(desired: &[Sink], present: &[Sink]) -> Vec<Step> {
+    let mut there: Vec<&Sink> = present.iter().collect();
+    let mut coming: Vec<&Sink> = desired.iter().collect();
+    coming.retain(|sink| match there.iter().position(|known| known == sink) {
+        Some(at) => {
+            there.remove(at);
+            false
+        }
+        None => true,
+    });
+    let (mut changed, mut added) = (Vec::new(), Vec::new());
+    for sink in coming {
+        let name = sink.name();
+        if let Some(at) = there.iter().position(|known| known.name() == name) {
+            let keys = there.remove(at).differing(sink).into_iter().map(str::to_owned).collect();
+            changed.push(Step::ChangeSink { sink: name, keys });
+        } else {
+            added.push(Step::AddSink { sink: name });
+        }
+    }
+    let removed = there.into_iter().map(|sink| Step::RemoveSink { sink: sink.name() });
+    removed.chain(changed).chain(added).collect()
 }
 
 #[derive(Default)]

@@ -190,6 +190,22 @@ fn a_plan_survives_its_way_over_the_socket() {
     insta::assert_json_snapshot!(plan);
 }
 
+fn file(path: &str, keep: u32) -> Sink {
+    Sink::Jsonl(crate::spec::types::JsonlSink { path: path.into(), max_size: 1 << 20, keep })
+}
+
+#[test]
+fn of_the_sinks_what_goes_is_before_what_changes_and_that_before_what_comes() {
+    let desired = Config { history: vec![file("/new", 1), file("/b", 2), file("/same", 1)], ..config(Vec::new()) };
+    let before = vec![file("/same", 1), file("/gone", 1), file("/b", 1)];
+    let plan = diff(&desired, &Present { history: before, ..Present::default() });
+    assert_eq!(brief(&plan), ["remove sink jsonl /gone", "change sink jsonl /b", "add sink jsonl /new"]);
+    assert_eq!(plan.steps[1].words().2, "keep");
+    let other_order = Config { history: vec![file("/b", 1), file("/a", 1)], ..config(Vec::new()) };
+    let there = Present { history: vec![file("/a", 1), file("/b", 1)], ..Present::default() };
+    assert!(diff(&other_order, &there).is_empty(), "in which order they are declared is no change");
+}
+
 mod whatever_is_declared {
     use proptest::prelude::*;
 

@@ -286,6 +286,51 @@ fn credentials(raw: &OpenSearch, at: &Place, cx: &mut Cx<'_>) -> Option<Credenti
     }
 }
 
+impl Sink {
+    /// Its kind and where it leads: what it is called in messages.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Jsonl(file) => file.name(),
+            Self::OpenSearch(server) => server.name(),
+        }
+    }
+
+    /// The keys in which `other`, a sink of the same name, differs.
+    #[must_use]
+    pub fn differing(&self, other: &Self) -> Vec<&'static str> {
+        let keys: Vec<(&'static str, bool)> = match (self, other) {
+            (Self::Jsonl(a), Self::Jsonl(b)) => {
+                vec![("max_size", a.max_size != b.max_size), ("keep", a.keep != b.keep)]
+            }
+            (Self::OpenSearch(a), Self::OpenSearch(b)) => vec![
+                ("credentials", a.credentials != b.credentials),
+                ("ca_file", a.ca_file != b.ca_file),
+                ("timeout", a.timeout != b.timeout),
+                ("connect_timeout", a.connect_timeout != b.connect_timeout),
+            ],
+            _ => vec![("type", true)],
+        };
+        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+}
+
+impl JsonlSink {
+    /// [`Sink::name`].
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("jsonl {}", self.path.display())
+    }
+}
+
+impl OpenSearchSink {
+    /// [`Sink::name`].
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("opensearch {}/{}", self.endpoint, self.index)
+    }
+}
+
 impl Endpoint {
     /// `HOST:PORT`, as HTTP has it.
     #[must_use]

@@ -56,17 +56,6 @@ pub enum Sink {
     OpenSearch(OpenSearchSink),
 }
 
-impl Sink {
-    /// Its kind and where it leads: what it is called in messages.
-    #[must_use]
-    pub fn name(&self) -> String {
-        match self {
-            Self::Jsonl(file) => file.name(),
-            Self::OpenSearch(server) => server.name(),
-        }
-    }
-}
-
 /// A sink of type `jsonl`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonlSink {
@@ -76,14 +65,6 @@ pub struct JsonlSink {
     pub max_size: u64,
     /// How many files put aside are kept.
     pub keep: u32,
-}
-
-impl JsonlSink {
-    /// [`Sink::name`].
-    #[must_use]
-    pub fn name(&self) -> String {
-        format!("jsonl {}", self.path.display())
-    }
 }
 
 /// A sink of type `opensearch`.
@@ -101,14 +82,6 @@ pub struct OpenSearchSink {
     pub timeout: Duration,
     /// How long a connection may take to come about.
     pub connect_timeout: Duration,
-}
-
-impl OpenSearchSink {
-    /// [`Sink::name`].
-    #[must_use]
-    pub fn name(&self) -> String {
-        format!("opensearch {}/{}", self.endpoint, self.index)
-    }
 }
 
 /// A server's address and what is before the paths of its API.
