@@ -317,6 +317,9 @@ fn a_person_sees_a_restart_as_it_happens_and_is_told_of_the_end() {
         past["runs"].as_array().unwrap().iter().map(|run| (&run["run"], &run["cause"]["kind"])).collect();
     assert_eq!(runs, [(&json!(2), &Value::Null), (&json!(1), &json!("killed_external"))], "{past}");
     assert_eq!(past["runs"][0]["pid"], next.pid);
+    let triggers: Vec<_> = past["runs"].as_array().unwrap().iter().map(|run| &run["trigger"]).collect();
+    assert_eq!(triggers, [&json!("exit"), &json!("start")], "what began each");
+    assert!(case.ask("history", &["web"]).stdout.contains("restart: exit"));
     assert_eq!(case.ask("history", &["web", "-n", "1"]).stdout.lines().count(), 2, "a head and a line");
 
     let interrupted = Follower::start(&case, &["-f", "--since", "1h"]);

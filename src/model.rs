@@ -4,6 +4,7 @@
 //! Nothing here reads a clock, a file or the kernel. The serialised shapes (`serde`) are part of the
 //! interface a user scripts against: events, `--report` and `status -o json` all show them.
 
+mod begun;
 mod cause;
 mod chain;
 mod check;
@@ -20,6 +21,7 @@ mod status;
 mod time;
 mod violation;
 
+pub use begun::Begun;
 pub use cause::{Confidence, ExitCause, ExitStatus, KilledBy, OomScope, UnknownWhy};
 pub use chain::chain;
 pub use check::{Check, Soundness};

@@ -336,16 +336,28 @@ async fn the_runs_of_a_worker_are_told_the_newest_first() {
     let at = |second| Timestamp::from_second(second).unwrap();
     let ended = |cause| Box::new(store::Ended { cause, confidence: crate::model::Confidence::Certain, at: at(20) });
     let changes = vec![
-        store::Change::Started { run: run(1), pid: 7, boot_id: "b".into(), at: at(10) },
-        store::Change::Stopped { run: run(1), ended: ended(crate::model::ExitCause::Exited { code: 3 }) },
-        store::Change::Started { run: run(2), pid: 8, boot_id: "b".into(), at: at(30) },
+        store::Change::Started {
+            run: run(1),
+            pid: 7,
+            boot_id: "b".into(),
+            at: at(10),
+            begun: Some(crate::model::Begun::Start),
+        },
+        store::Change::Stopped { run: run(1), ended: ended(crate::model::ExitCause::Exited { code: 3 }), begun: None },
+        store::Change::Started {
+            run: run(2),
+            pid: 8,
+            boot_id: "b".into(),
+            at: at(30),
+            begun: Some(crate::model::Begun::Exit),
+        },
     ];
     door.runs.ask(move |store| store.apply(&changes).unwrap()).await.unwrap();
     let first = json!({
-        "run": 1, "pid": 7, "started": "1970-01-01T00:00:10.000Z", "ended": "1970-01-01T00:00:20.000Z",
+        "run": 1, "trigger": "start", "pid": 7, "started": "1970-01-01T00:00:10.000Z", "ended": "1970-01-01T00:00:20.000Z",
         "lasted_ms": 10_000, "cause": {"kind": "exited", "code": 3}, "confidence": "certain",
     });
-    let second = json!({"run": 2, "pid": 8, "started": "1970-01-01T00:00:30.000Z"});
+    let second = json!({"run": 2, "trigger": "exit", "pid": 8, "started": "1970-01-01T00:00:30.000Z"});
     let (_, history) = door.get("/v1/history?worker=a").await;
     assert_eq!(history, json!({"worker": "a", "runs": [second, first]}));
     assert_eq!(door.get("/v1/history?worker=a&limit=1").await.1["runs"], json!([second]));

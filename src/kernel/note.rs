@@ -148,6 +148,7 @@ mod tests {
         let end = |run| RunEnd {
             run,
             began: Some((5, jiff::Timestamp::UNIX_EPOCH)),
+            begun: None,
             at: jiff::Timestamp::UNIX_EPOCH,
             cause: ExitCause::Exited { code: 1 },
             confidence: Confidence::Certain,

@@ -1,8 +1,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AboveReading, BreakerState, Class, Confidence, Counters, Detail, ExitCause, ExitStatus, KilledBy, Limit, Sample,
-    StartError, State, Stream, Usage, WorkerId,
+    AboveReading, Begun, BreakerState, Class, Confidence, Counters, Detail, ExitCause, ExitStatus, KilledBy, Limit,
+    Sample, StartError, State, Stream, Usage, WorkerId,
 };
 
 /// One line of the event stream (`up -o json`, later `events`, the store and the history sinks).
@@ -317,6 +317,9 @@ pub struct RunEnd {
     /// Its main process and when its program began, where it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub began: Option<(i32, jiff::Timestamp)>,
+    /// For what it was made, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Begun>,
     /// When the end was seen.
     pub at: jiff::Timestamp,
     /// Why it ended.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Confidence, Desired, Detail, ExitCause, Outlook, RestartCounts, RunId, State, Story, UnknownWhy, WorkerId,
+    Begun, Confidence, Desired, Detail, ExitCause, Outlook, RestartCounts, RunId, State, Story, UnknownWhy, WorkerId,
 };
 use crate::policy::breaker::Saved;
 
@@ -46,6 +46,8 @@ pub enum Change {
         boot_id: Arc<str>,
         /// When.
         at: Timestamp,
+        /// What it was begun by, where that is known.
+        begun: Option<Begun>,
     },
     /// A run ended.
     Stopped {
@@ -53,6 +55,8 @@ pub enum Change {
         run: RunId,
         /// How.
         ended: Box<Ended>,
+        /// What it was begun by, where that is known: for one whose program never began.
+        begun: Option<Begun>,
     },
     /// What it was last seen doing.
     Status {
@@ -116,11 +120,13 @@ pub struct Run {
     pub started: Option<Timestamp>,
     /// How it ended; `None` where that is not known to have happened.
     pub ended: Option<Ended>,
+    /// What it was begun by, where that is known.
+    pub begun: Option<Begun>,
 }
 
 impl Run {
     pub(super) const fn new(number: u32) -> Self {
-        Self { number, pid: None, boot_id: None, started: None, ended: None }
+        Self { number, pid: None, boot_id: None, started: None, ended: None, begun: None }
     }
 }
 
@@ -232,18 +238,23 @@ impl Run {
     pub(super) fn changes(&self, worker: &WorkerId, out: &mut Vec<Change>) {
         let run = RunId::new(worker.clone(), self.number);
         if let (Some(pid), Some(boot_id), Some(at)) = (self.pid, self.boot_id.clone(), self.started) {
-            out.push(Change::Started { run: run.clone(), pid, boot_id, at });
+            out.push(Change::Started { run: run.clone(), pid, boot_id, at, begun: self.begun });
         }
-        out.extend(self.ended.clone().map(|ended| Change::Stopped { run, ended: Box::new(ended) }));
+        let begun = self.begun;
+        out.extend(self.ended.clone().map(|ended| Change::Stopped { run, ended: Box::new(ended), begun }));
     }
 
     /// Takes one of its own changes.
     pub(super) fn take(&mut self, change: &Change) {
         match change {
-            Change::Started { pid, boot_id, at, .. } => {
+            Change::Started { pid, boot_id, at, begun, .. } => {
+                self.begun = begun.or(self.begun);
                 (self.pid, self.boot_id, self.started) = (Some(*pid), Some(Arc::clone(boot_id)), Some(*at));
             }
-            Change::Stopped { ended, .. } => self.ended = Some((**ended).clone()),
+            Change::Stopped { ended, begun, .. } => {
+                self.begun = begun.or(self.begun);
+                self.ended = Some((**ended).clone());
+            }
             _ => {}
         }
     }

@@ -173,7 +173,7 @@ async fn runs_that_have_no_room_in_memory_are_counted() {
             confidence: crate::model::Confidence::Certain,
             at: at(0),
         };
-        Change::Stopped { run: crate::model::RunId::new(name("w"), number), ended: Box::new(ended) }
+        Change::Stopped { run: crate::model::RunId::new(name("w"), number), ended: Box::new(ended), begun: None }
     };
     let_it.send(false).unwrap();
     assert!(handle.intend((1..=40).map(stopped).collect()).await.is_err());
@@ -225,7 +225,7 @@ async fn a_disk_that_hangs_holds_up_no_more_than_the_patience_of_who_closes() {
 
 fn started(text: &str, run: u32, pid: i32) -> Change {
     let run = crate::model::RunId::new(name(text), run);
-    Change::Started { run, pid, boot_id: "boot".into(), at: at(i64::from(pid)) }
+    Change::Started { run, pid, boot_id: "boot".into(), at: at(i64::from(pid)), begun: None }
 }
 
 fn prepared(store: impl Store + 'static) -> Prepared {

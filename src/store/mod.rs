@@ -118,7 +118,7 @@ pub trait Store: Send {
     /// # Errors
     /// As [`apply`](Self::apply).
     fn record_start(&mut self, run: &RunId, pid: i32, boot_id: &str, at: Timestamp) -> Result<(), StoreError> {
-        self.apply(&[Change::Started { run: run.clone(), pid, boot_id: boot_id.into(), at }])
+        self.apply(&[Change::Started { run: run.clone(), pid, boot_id: boot_id.into(), at, begun: None }])
     }
 
     /// Remembers how `run` ended.
@@ -132,7 +132,8 @@ pub trait Store: Send {
         confidence: Confidence,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.apply(&[Change::Stopped { run: run.clone(), ended: Box::new(Ended { cause, confidence, at }) }])
+        let ended = Box::new(Ended { cause, confidence, at });
+        self.apply(&[Change::Stopped { run: run.clone(), ended, begun: None }])
     }
 
     /// Remembers what `worker` was last seen doing.

@@ -112,7 +112,7 @@ fn a_newer_store_is_refused_and_left_as_it_is() {
     connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
     drop(connection);
     let refused = SqliteStore::open(&path, at(0)).unwrap_err();
-    assert!(matches!(refused, OpenError::Store(StoreError::Newer { found: 2, known: 1, .. })), "{refused:?}");
+    assert!(matches!(refused, OpenError::Store(StoreError::Newer { found: 3, known: VERSION, .. })), "{refused:?}");
     let connection = Connection::open(&path).unwrap();
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     assert_eq!(version, VERSION + 1);

@@ -20,7 +20,7 @@ use super::{Store, StoreError};
 use crate::model::WorkerId;
 
 /// `PRAGMA user_version`: the version of the tables below.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// `PRAGMA application_id`: `pinf`, for file(1) and for us to know our own.
 pub(super) const APPLICATION_ID: i64 = 0x7069_6e66;
@@ -44,13 +44,17 @@ CREATE TABLE runs (
     started TEXT,
     ended TEXT,
     ended_us INTEGER,
+    begun TEXT,
     PRIMARY KEY (worker, run)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_ended ON runs (ended_us);
 ";
 
+/// What leads from each version to the next, from version 1 on.
+const UPGRADES: &[&str] = &["ALTER TABLE runs ADD COLUMN begun TEXT"];
+
 const RECORDS: &str = "
-SELECT w.name, w.spec_hash, w.wish, w.wished, w.breaker, w.status, w.story, r.run, r.pid, r.boot_id, r.started, r.ended
+SELECT w.name, w.spec_hash, w.wish, w.wished, w.breaker, w.status, w.story, r.run, r.pid, r.boot_id, r.started, r.ended, r.begun
 FROM workers w LEFT JOIN runs r ON r.worker = w.name AND r.run = (SELECT max(run) FROM runs WHERE worker = w.name)
 WHERE :name IS NULL OR w.name = :name ORDER BY w.name";
 
@@ -164,20 +168,22 @@ fn put(to: &Connection, change: &Change) -> rusqlite::Result<()> {
                        ON CONFLICT (name) DO UPDATE SET breaker = excluded.breaker";
             to.prepare_cached(sql)?.execute(params![worker.as_str(), json(kept)?])?;
         }
-        Change::Started { run, pid, boot_id, at } => {
+        Change::Started { run, pid, boot_id, at, begun } => {
             known(to, &run.worker)?;
-            let sql = "INSERT INTO runs (worker, run, pid, boot_id, started) VALUES (?1, ?2, ?3, ?4, ?5) \
+            let sql = "INSERT INTO runs (worker, run, pid, boot_id, started, begun) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
                        ON CONFLICT (worker, run) DO UPDATE SET \
-                       pid = excluded.pid, boot_id = excluded.boot_id, started = excluded.started";
-            let at = at.to_string();
-            to.prepare_cached(sql)?.execute(params![run.worker.as_str(), run.number, pid, &**boot_id, at])?;
+                       pid = excluded.pid, boot_id = excluded.boot_id, started = excluded.started, \
+                       begun = coalesce(excluded.begun, begun)";
+            let (at, begun) = (at.to_string(), begun.as_ref().map(json).transpose()?);
+            to.prepare_cached(sql)?.execute(params![run.worker.as_str(), run.number, pid, &**boot_id, at, begun])?;
         }
-        Change::Stopped { run, ended } => {
+        Change::Stopped { run, ended, begun } => {
             known(to, &run.worker)?;
-            let sql = "INSERT INTO runs (worker, run, ended, ended_us) VALUES (?1, ?2, ?3, ?4) \
-                       ON CONFLICT (worker, run) DO UPDATE SET ended = excluded.ended, ended_us = excluded.ended_us";
-            let at = ended.at.as_microsecond();
-            to.prepare_cached(sql)?.execute(params![run.worker.as_str(), run.number, json(ended)?, at])?;
+            let sql = "INSERT INTO runs (worker, run, ended, ended_us, begun) VALUES (?1, ?2, ?3, ?4, ?5) \
+                       ON CONFLICT (worker, run) DO UPDATE SET ended = excluded.ended, ended_us = excluded.ended_us, \
+                       begun = coalesce(excluded.begun, begun)";
+            let (at, begun) = (ended.at.as_microsecond(), begun.as_ref().map(json).transpose()?);
+            to.prepare_cached(sql)?.execute(params![run.worker.as_str(), run.number, json(ended)?, at, begun])?;
         }
         Change::Status { worker, status, story } => {
             let sql = "INSERT INTO workers (name, status, story) VALUES (?1, ?2, ?3) \
@@ -237,6 +243,7 @@ fn run(number: u32, row: &Row<'_>, from: usize) -> Result<Run, NotUnderstood> {
         boot_id: row.get::<_, Option<String>>(from + 1)?.map(Arc::from),
         started: moment(text(row, from + 2)?)?,
         ended: parsed(text(row, from + 3)?)?,
+        begun: parsed(text(row, from + 4)?)?,
     })
 }
 
@@ -247,11 +254,19 @@ impl Store for SqliteStore {
         if found == VERSION {
             return Ok(());
         }
-        if found != 0 {
+        if !(0..VERSION).contains(&found) {
             return Err(StoreError::Newer { path: self.path.display().to_string(), found, known: VERSION });
         }
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
-        transaction.execute_batch(SCHEMA).map_err(&failed)?;
+        match usize::try_from(found).unwrap_or(0).checked_sub(1) {
+            None => transaction.execute_batch(SCHEMA).map_err(&failed)?,
+            // All of it or nothing: a file is of one version.
+            Some(from) => {
+                for upgrade in UPGRADES.iter().skip(from) {
+                    transaction.execute_batch(upgrade).map_err(&failed)?;
+                }
+            }
+        }
         transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(&failed)?;
         transaction.pragma_update(None, "user_version", VERSION).map_err(&failed)?;
         transaction.commit().map_err(failed)
@@ -285,7 +300,8 @@ impl Store for SqliteStore {
 
     fn get_runs(&mut self, worker: &WorkerId, limit: usize) -> Result<Vec<Run>, StoreError> {
         let failed = self.failed("reading");
-        let sql = "SELECT run, pid, boot_id, started, ended FROM runs WHERE worker = ?1 ORDER BY run DESC LIMIT ?2";
+        let sql =
+            "SELECT run, pid, boot_id, started, ended, begun FROM runs WHERE worker = ?1 ORDER BY run DESC LIMIT ?2";
         let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut rows = query.query(params![worker.as_str(), limit]).map_err(&failed)?;

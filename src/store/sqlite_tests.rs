@@ -4,8 +4,8 @@ use super::super::change::{Ended, Kept, Shown};
 use super::super::{Found, MemoryStore, Opened};
 use super::*;
 use crate::model::{
-    Class, Confidence, Desired, Detail, DownBy, ExitCause, KilledBy, Mono, Outlook, PolicyName, RestartCounts, RunId,
-    Severity, State, StoppedDetail, Story,
+    Begun, Class, Confidence, Desired, Detail, DownBy, ExitCause, KilledBy, Mono, Outlook, PolicyName, RestartCounts,
+    RunId, Severity, State, StoppedDetail, Story,
 };
 use crate::policy::breaker::{Breaker, Request};
 use crate::policy::restart::RestartPolicy;
@@ -34,6 +34,10 @@ fn a_breaker_with(strikes: u32) -> Kept {
     Kept { run: strikes, breaker: breaker.save(now), restarts, outlook }
 }
 
+fn begun(random: &mut fastrand::Rng) -> Option<Begun> {
+    [None, Some(Begun::Start), Some(Begun::Violation)][random.usize(0..3)]
+}
+
 fn any_change(random: &mut fastrand::Rng) -> Change {
     let worker = name(["a", "b-1", "b-2"][random.usize(0..3)]);
     let run = RunId::new(worker.clone(), random.u32(1..9));
@@ -47,10 +51,11 @@ fn any_change(random: &mut fastrand::Rng) -> Change {
             Change::Wish { worker, wish: Desired::Down(by), at }
         }
         5 | 6 => Change::Breaker { worker, kept: Box::new(a_breaker_with(random.u32(0..6))) },
-        7..10 => Change::Started { run, pid: random.i32(2..99), boot_id: "one".into(), at },
+        7..10 => Change::Started { run, pid: random.i32(2..99), boot_id: "one".into(), at, begun: begun(random) },
         10..13 => {
             let cause = ExitCause::Exited { code: random.i32(0..256) };
-            Change::Stopped { run, ended: Box::new(Ended { cause, confidence: Confidence::Certain, at }) }
+            let ended = Box::new(Ended { cause, confidence: Confidence::Certain, at });
+            Change::Stopped { run, ended, begun: begun(random) }
         }
         n => {
             let shown = Shown { state: State::Stopped, detail: Detail::Stopped(StoppedDetail::Done) };
@@ -152,4 +157,30 @@ fn a_file_that_was_removed_or_replaced_while_it_is_open_takes_no_more() {
     let aside = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     let aside: Vec<_> = aside.filter(|name| name.contains(".corrupt-") && !name.ends_with("-wal")).collect();
     assert_eq!(aside.len(), 1, "what was put there is kept: {aside:?}");
+}
+
+#[test]
+fn a_file_of_the_first_version_is_brought_to_this_one_with_all_that_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pinfold.db");
+    let run = RunId::new(name("w"), 3);
+    let mut store = SqliteStore::open(&path, at(0)).unwrap().store;
+    store.record_start(&run, 7, "boot", at(1)).unwrap();
+    Box::new(store).close().unwrap();
+    // As the first version made it.
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch("ALTER TABLE runs DROP COLUMN begun; PRAGMA user_version = 1").unwrap();
+    connection.close().unwrap();
+
+    let opened = SqliteStore::open(&path, at(9)).unwrap();
+    assert_eq!(opened.found, open::Found::Intact);
+    let mut store = opened.store;
+    let last = store.get_runs(&name("w"), 9).unwrap().remove(0);
+    assert_eq!((last.number, last.pid, last.begun), (3, Some(7), None));
+    let next = RunId::new(name("w"), 4);
+    let begun = Some(Begun::Reload);
+    store.apply(&[Change::Started { run: next, pid: 8, boot_id: "boot".into(), at: at(2), begun }]).unwrap();
+    Box::new(store).close().unwrap();
+    let again = SqliteStore::open(&path, at(10)).unwrap();
+    assert_eq!((again.found, again.records[0].last_run.as_ref().unwrap().begun), (open::Found::Intact, begun));
 }

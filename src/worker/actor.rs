@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock::{self, Clock};
 use crate::kernel::news::{NewsReceiver, news};
 use crate::kernel::port::{Kernel, RunNote};
-use crate::model::{self, EventKind, Mono, Outlook, RunEnd, RunId, Story, WorkerId, chain};
+use crate::model::{self, Begun, EventKind, Mono, Outlook, RunEnd, RunId, Story, WorkerId, chain};
 use crate::spec::types::{Spec, ViolationPolicy};
 use crate::store::{Change, Ended, Kept, Ledger, Record, Shown};
 
@@ -189,7 +189,8 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     if let Some((pid, at)) = began
         && record.and_then(|record| record.last_run.as_ref()).is_none_or(|run| run.number != state.run().number)
     {
-        keeping.add(Change::Started { run: state.run(), pid, boot_id: Arc::clone(&shared.boot_id), at });
+        let (boot_id, begun) = (Arc::clone(&shared.boot_id), Some(Begun::Adopted));
+        keeping.add(Change::Started { run: state.run(), pid, boot_id, at, begun });
     }
     shared.kernel.attach(&id, news);
     let mut hasher = DefaultHasher::new();
@@ -232,6 +233,15 @@ fn adopted(record: Option<&Record>, note: &RunNote, pid: Option<i32>, recorded_r
         cause: ended.map(|ended| ended.cause.clone()).or_else(|| story.and_then(|story| story.cause())),
         ending: note.ending,
     }
+}
+
+/// How a run came to be.
+#[derive(Clone, Copy)]
+struct Origin {
+    /// When its program began, and its main process, where it did.
+    began: Option<(i32, Timestamp)>,
+    /// For what it was made, where that is known.
+    begun: Option<Begun>,
 }
 
 struct Actor {
@@ -468,21 +478,20 @@ impl Actor {
             let ago = self.shared.clock.now().since(Mono(Duration::from_nanos(ns)));
             (pid, at.checked_sub(ago).unwrap_or(at))
         });
-        self.emit_at(run, kind, at, began);
+        self.emit_at(run, kind, at, Origin { began, begun: self.state.begun() });
     }
 
     /// Tells of an end that the supervisor before has seen: perhaps once more.
     fn tell_late(&mut self, end: RunEnd) {
         if let Some((pid, at)) = end.began {
             let (run, boot_id) = (RunId::new(self.state.run().worker, end.run), Arc::clone(&self.shared.boot_id));
-            self.keeping.add(Change::Started { run, pid, boot_id, at });
+            self.keeping.add(Change::Started { run, pid, boot_id, at, begun: end.begun });
         }
-        let RunEnd { run, began, at, cause, confidence, evidence } = end;
-        self.emit_at(Some(run), EventKind::Exited { cause, confidence, evidence }, at, began);
+        let RunEnd { run, began, begun, at, cause, confidence, evidence } = end;
+        self.emit_at(Some(run), EventKind::Exited { cause, confidence, evidence }, at, Origin { began, begun });
     }
 
-    /// `began`: when the program of that run did, and its main process.
-    fn emit_at(&mut self, run: Option<u32>, kind: EventKind, at: Timestamp, began: Option<(i32, Timestamp)>) {
+    fn emit_at(&mut self, run: Option<u32>, kind: EventKind, at: Timestamp, origin: Origin) {
         if let EventKind::Decision(model::Decision { limit: Some(limit), policy, evidence, rule, .. }) = &kind {
             let worker = self.state.run().worker;
             if policy == ViolationPolicy::Alert.as_str() {
@@ -492,7 +501,7 @@ impl Actor {
             }
         }
         let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
-        self.note_down(run, &kind, at, began);
+        self.note_down(run, &kind, at, origin);
         let event = model::Event {
             v: EVENT_VERSION,
             epoch: self.shared.epoch,
@@ -512,19 +521,20 @@ impl Actor {
     }
 
     /// Has the begin and the end of a run remembered.
-    fn note_down(&mut self, run: Option<u32>, kind: &EventKind, at: Timestamp, began: Option<(i32, Timestamp)>) {
+    fn note_down(&mut self, run: Option<u32>, kind: &EventKind, at: Timestamp, origin: Origin) {
         let Some(run) = run.map(|number| RunId::new(self.state.run().worker, number)) else { return };
+        let Origin { began, begun } = origin;
         match kind {
             EventKind::Started { pid } => {
                 let boot_id = Arc::clone(&self.shared.boot_id);
-                self.keeping.add(Change::Started { run, pid: *pid, boot_id, at });
+                self.keeping.add(Change::Started { run, pid: *pid, boot_id, at, begun });
             }
             EventKind::Exited { cause, confidence, evidence } => {
                 let (cause, confidence) = (cause.clone(), *confidence);
                 let ended = Box::new(Ended { cause: cause.clone(), confidence, at });
                 let evidence = evidence.clone();
-                self.keeping.ended(RunEnd { run: run.number, began, at, cause, confidence, evidence });
-                self.keeping.add(Change::Stopped { run, ended });
+                self.keeping.ended(RunEnd { run: run.number, began, begun, at, cause, confidence, evidence });
+                self.keeping.add(Change::Stopped { run, ended, begun });
             }
             _ => {}
         }
@@ -585,3 +595,7 @@ mod update_tests;
 #[cfg(test)]
 #[path = "policy_tests.rs"]
 mod policy_tests;
+
+#[cfg(test)]
+#[path = "begun_tests.rs"]
+mod begun_tests;

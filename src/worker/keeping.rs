@@ -273,9 +273,9 @@ pub(super) fn catch_up(
         return late;
     }
     let record = record.get_or_insert_with(|| Box::new(Record::new(worker.clone())));
-    for RunEnd { run, at, cause, confidence, .. } in &late {
+    for RunEnd { run, begun, at, cause, confidence, .. } in &late {
         let ended = Box::new(Ended { cause: cause.clone(), confidence: *confidence, at: *at });
-        record.take(&Change::Stopped { run: RunId::new(worker.clone(), *run), ended });
+        record.take(&Change::Stopped { run: RunId::new(worker.clone(), *run), ended, begun: *begun });
     }
     let newest = note.run.number;
     if half_made && record.kept.as_ref().is_none_or(|kept| kept.run < newest) {

@@ -248,7 +248,7 @@ async fn a_run_that_is_gone_without_a_word_has_one_unknown_end_and_goes_through_
                     outlook: Outlook::Running,
                 }),
             },
-            Change::Started { run, pid: 5, boot_id, at },
+            Change::Started { run, pid: 5, boot_id, at, begun: None },
         ]);
         let next = next_life(&bench, "w", failing(3), false);
         let status = wait_for(&next, 60 * SEC, |s| s.run == last + 1 && s.state == Public::Running).await.unwrap();

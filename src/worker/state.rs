@@ -6,7 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::model::{
-    AboveReading, Class, Counters, ExitCause, KilledBy, Mono, PolicyName, RestartCounts, RunId, StartError, WorkerId,
+    AboveReading, Begun, Class, Counters, ExitCause, KilledBy, Mono, PolicyName, RestartCounts, RunId, StartError,
+    WorkerId,
 };
 use crate::policy::{
     breaker::{Breaker, Saved},
@@ -43,6 +44,10 @@ pub struct State {
     pub(super) phase: Phase,
     /// The number of the current or last run: the next one's is higher by one.
     pub(super) last_run: u32,
+    /// What began it; `None` where that was under an earlier supervisor.
+    pub(super) begun: Option<Begun>,
+    /// What the run that is asked for anew is asked for by.
+    pub(super) anew: Option<Begun>,
     pub(super) breaker: Breaker,
     pub(super) restarts: RestartCounts,
     pub(super) cause: Option<ExitCause>,
@@ -228,6 +233,8 @@ impl State {
             wish: Wish::Down(None),
             phase: Phase::Resting(Rest::Never),
             last_run,
+            begun: None,
+            anew: None,
             breaker: Breaker::default(),
             restarts: RestartCounts::default(),
             cause: None,
@@ -238,6 +245,12 @@ impl State {
             who: None,
             unseen: None,
         }
+    }
+
+    /// What began the current or last run; `None` where that was under an earlier supervisor.
+    #[must_use]
+    pub const fn begun(&self) -> Option<Begun> {
+        self.begun
     }
 
     /// The same on a host of `cpus` CPUs.

@@ -9,8 +9,8 @@
 use std::time::Duration;
 
 use crate::model::{
-    BreakerState, Class, Counters, EventKind, Evidence, KernelEventKind, KilledBy, Mono, Outlook, RestartCounts, RunId,
-    Stage, StartError, Target,
+    Begun, BreakerState, Class, Counters, EventKind, Evidence, KernelEventKind, KilledBy, Mono, Outlook, RestartCounts,
+    RunId, Stage, StartError, Target,
 };
 use crate::policy::breaker::{Breaker, Changes};
 use crate::policy::cause::{self, End, Facts};
@@ -220,7 +220,7 @@ impl Transition<'_> {
         match self.take() {
             Phase::Waiting { due: at, class } if due(at) => {
                 self.count_restart(class);
-                self.begin_run();
+                self.begin_run(Begun::of(class));
             }
             Phase::Running { life, main } => self.perform_pending(life, main),
             Phase::Launching { life, patience } if !due(patience) => {
@@ -267,13 +267,14 @@ impl Transition<'_> {
 
     // ── steps of a life ───────────────────────────────────────────────────────────────────────────────────────────
 
-    fn begin_run(&mut self) {
+    fn begin_run(&mut self, by: Begun) {
         if let Some(next) = self.s.next.take() {
             self.s.spec = next;
         }
         self.s.generations.observed = self.s.generations.desired;
         self.s.follow_up = false;
         self.s.last_run = self.s.last_run.saturating_add(1);
+        (self.s.begun, self.s.anew) = (Some(by), None);
         self.s.phase = Phase::Preparing { began: self.now };
         self.out.push(Effect::Prepare(self.s.run()));
     }
@@ -384,7 +385,7 @@ impl Transition<'_> {
             Remains::Strangers => {
                 self.emit(EventKind::Reconciled { what: "the processes found in its cgroup are gone".to_owned() });
                 match self.s.wish {
-                    Wish::Up => self.begin_run(),
+                    Wish::Up => self.begin_run(self.s.anew.unwrap_or(Begun::Start)),
                     Wish::Down(None) => self.s.phase = Phase::Resting(Rest::Never),
                     Wish::Down(Some(_)) => self.s.phase = Phase::Resting(Rest::Stopped),
                 }
@@ -410,7 +411,8 @@ impl Transition<'_> {
         match act {
             Act::Run { due, class } if due <= self.now => {
                 self.count_restart(class);
-                self.begin_run();
+                // Somebody's wish that joined a restart is what it is for.
+                self.begin_run(self.s.anew.unwrap_or(Begun::of(class)));
             }
             Act::Run { due, class } => self.s.phase = Phase::Waiting { due, class },
             Act::Rest(rest) => self.rest(rest),
@@ -420,6 +422,7 @@ impl Transition<'_> {
     }
 
     fn rest(&mut self, rest: decide::Rest) {
+        self.s.anew = None;
         self.s.phase = Phase::Resting(match rest {
             decide::Rest::Done => Rest::Done,
             decide::Rest::Failed => Rest::Failed,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::moment::millis;
 use super::Worker;
-use crate::model::{Confidence, Event, ExitCause, Story, Stream, WorkerId};
+use crate::model::{Begun, Confidence, Event, ExitCause, Story, Stream, WorkerId};
 use crate::spec::types::Spec;
 use crate::store;
 
@@ -74,6 +74,9 @@ pub struct History {
 pub struct PastRun {
     /// Its number.
     pub run: u32,
+    /// What began it: `start`, or what the run before it was followed for. Absent where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<Begun>,
     /// Its main process; absent where its program never began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
@@ -157,6 +160,7 @@ impl From<store::Run> for PastRun {
         let lasted = run.started.zip(ended).map(|(from, to)| to.duration_since(from).unsigned_abs());
         Self {
             run: run.number,
+            trigger: run.begun,
             pid: run.pid,
             started: run.started.map(|at| format!("{at:.3}")),
             ended: ended.map(|at| format!("{at:.3}")),

@@ -16,11 +16,12 @@ pub fn history_table(history: &History, reader: &Reader) -> String {
     if let Some(width) = reader.width {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
-    table.set_header(["RUN", "STARTED", "ENDED", "LASTED", "CAUSE"]);
+    table.set_header(["RUN", "TRIGGER", "STARTED", "ENDED", "LASTED", "CAUSE"]);
     let dash = || "-".to_owned();
     for run in &history.runs {
         table.add_row([
             Cell::new(run.run),
+            Cell::new(run.trigger.map_or_else(dash, |begun| begun.to_string())),
             Cell::new(run.started.as_deref().map_or_else(dash, |at| reader.date(at))),
             Cell::new(run.ended.as_deref().map_or_else(dash, |at| reader.date(at))),
             Cell::new(run.lasted_ms.map_or_else(dash, |ms| brief(Duration::from_millis(ms)))),
@@ -35,13 +36,14 @@ mod tests {
     use super::super::samples::reader;
     use super::*;
     use crate::api::wire::PastRun;
-    use crate::model::{Confidence, ExitCause, OomScope, WorkerId};
+    use crate::model::{Begun, Confidence, ExitCause, OomScope, WorkerId};
 
     #[test]
     fn every_run_is_a_line_and_what_is_not_known_is_a_dash() {
         let at = |time: &str| Some(format!("2026-11-20T{time}.000Z"));
-        let run = |run, started, ended, lasted_ms, cause| PastRun {
+        let run = |run, trigger, started, ended, lasted_ms, cause| PastRun {
             run,
+            trigger,
             pid: None,
             started,
             ended,
@@ -51,9 +53,9 @@ mod tests {
         };
         let oom = Some(ExitCause::Oom { scope: OomScope::Worker });
         let runs = vec![
-            run(3, at("11:59:00"), None, None, None),
-            run(2, at("11:00:00"), at("11:58:30"), Some(3_510_000), oom),
-            run(1, None, at("10:59:59"), None, Some(ExitCause::KilledExternal)),
+            run(3, Some(Begun::Operator), at("11:59:00"), None, None, None),
+            run(2, Some(Begun::Violation), at("11:00:00"), at("11:58:30"), Some(3_510_000), oom),
+            run(1, None, None, at("10:59:59"), None, Some(ExitCause::KilledExternal)),
         ];
         let history = History { worker: WorkerId::new("web-1").unwrap(), runs };
         insta::assert_snapshot!(history_table(&history, &reader()));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{EventKind, KilledBy, Target, Trigger};
+use crate::model::{Begun, EventKind, KilledBy, Target, Trigger};
 use crate::policy::decide::{self, Act, Order};
 
 use super::{Transition, breaker_open};
@@ -28,7 +28,7 @@ impl Transition<'_> {
             Ask::Start { trigger: Trigger::Operator } => {
                 self.ordered(Order::Start);
                 self.wish_up();
-                self.start(ticket, false);
+                self.start(ticket, Begun::Start, false);
             }
             Ask::Start { .. } => self.configured(ticket),
             Ask::Restart { seen, force } => {
@@ -36,7 +36,7 @@ impl Transition<'_> {
                     return self.reply(ticket, Err(breaker_open(class)));
                 }
                 self.wish_up();
-                self.start(ticket, seen >= self.s.last_run);
+                self.start(ticket, Begun::Operator, seen >= self.s.last_run);
             }
             Ask::Signal { signal } => match self.s.main_process() {
                 Some(_) => {
@@ -49,7 +49,7 @@ impl Transition<'_> {
                 let changes = self.s.breaker.reset();
                 self.changes.extend(changes);
                 if matches!(self.s.phase, Phase::Resting(Rest::Held(_))) {
-                    self.begin_run();
+                    self.begin_run(Begun::Operator);
                 }
                 self.reply(ticket, Ok(()));
             }
@@ -88,7 +88,7 @@ impl Transition<'_> {
             ) => self.reply(ticket, Ok(())),
             _ => {
                 self.wish_up();
-                self.start(ticket, false);
+                self.start(ticket, Begun::Start, false);
             }
         }
     }
@@ -106,15 +106,16 @@ impl Transition<'_> {
         outcome.act
     }
 
-    fn start(&mut self, ticket: Option<Ticket>, anew: bool) {
+    fn start(&mut self, ticket: Option<Ticket>, by: Begun, anew: bool) {
         match self.take() {
             Phase::Resting(_) | Phase::Waiting { .. } => {
                 self.owe(ticket, Goal::Up);
-                self.begin_run();
+                self.begin_run(by);
             }
             Phase::Running { mut life, main } if anew => {
                 self.owe(ticket, Goal::Up);
                 self.withdraw(&mut life);
+                self.s.anew = Some(by);
                 self.terminate(life, main, Behalf::STOP, After::Rerun, None);
             }
             running @ Phase::Running { .. } => {
@@ -128,12 +129,14 @@ impl Transition<'_> {
             }
             mut ending @ (Phase::Terminating { .. } | Phase::Draining { .. } | Phase::Killing { .. }) => {
                 ending.rerun();
+                self.s.anew = Some(by);
                 self.s.phase = ending;
                 self.note();
                 self.owe(ticket, Goal::Up);
             }
             mut stuck @ Phase::Stuck { .. } => {
                 stuck.rerun();
+                self.s.anew = Some(by);
                 self.s.phase = stuck;
                 self.note();
                 self.reply(ticket, Err(Refusal::Unkillable));

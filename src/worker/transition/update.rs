@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Class, EventKind, LimitSet, StartError};
+use crate::model::{Begun, Class, EventKind, LimitSet, StartError};
 use crate::spec::types::{Change, Spec, Takes};
 
 use super::Transition;
@@ -54,7 +54,7 @@ impl Transition<'_> {
                 self.s.generations.observed = self.s.generations.desired;
                 if renew || held {
                     self.owe(ticket, Goal::Up);
-                    self.begin_run();
+                    self.begin_run(Begun::Reload);
                 } else {
                     self.reply(ticket, Ok(()));
                 }
@@ -63,12 +63,14 @@ impl Transition<'_> {
                 self.s.next = Some(update.spec);
                 self.owe(ticket, Goal::Up);
                 self.withdraw(&mut life);
+                self.s.anew = Some(Begun::Reload);
                 self.terminate(life, main, Behalf::STOP, After::Rerun, None);
             }
             starting @ (Phase::Preparing { .. } | Phase::Launching { .. }) if renew => {
                 self.s.phase = starting;
                 self.s.next = Some(update.spec);
                 self.s.follow_up = true;
+                self.s.anew = Some(Begun::Reload);
                 self.owe(ticket, Goal::Up);
             }
             living @ (Phase::Running { .. } | Phase::Preparing { .. } | Phase::Launching { .. }) => {
@@ -91,6 +93,7 @@ impl Transition<'_> {
                 self.s.next = Some(update.spec);
                 if renew {
                     ending.rerun();
+                    self.s.anew = Some(Begun::Reload);
                     self.owe(ticket, Goal::Up);
                 } else {
                     self.reply(ticket, Ok(()));
@@ -101,6 +104,7 @@ impl Transition<'_> {
                 self.s.next = Some(update.spec);
                 if renew {
                     stuck.rerun();
+                    self.s.anew = Some(Begun::Reload);
                 }
                 self.s.phase = stuck;
                 self.reply(ticket, if renew { Err(Refusal::Unkillable) } else { Ok(()) });
