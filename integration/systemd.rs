@@ -172,6 +172,24 @@ fn a_services_worker_survives_everything_that_befalls_the_service() {
         assert_eq!(guest.told(), [format!("begin {}", worker.pid)], "no second life of it {when}");
     };
 
+    // What a supervisor that comes tells of it, and what is counted: it was taken over, by whichever supervisor, and never restarted.
+    let taken_over = || {
+        let events = fs::read_to_string(guest.file("events")).unwrap_or_default();
+        events.matches(&format!("taken over untouched, with pid {}", worker.pid)).count()
+    };
+    let attached =
+        || fs::read_to_string(guest.file("events")).unwrap_or_default().matches("re-attached 1 runs").count();
+    let uncounted = |when: &str| {
+        let status = finish(guest.pinfold("status").args(["steady", "-o", "json"]));
+        let status: serde_json::Value =
+            serde_json::from_str(&status.stdout).unwrap_or_else(|e| panic!("{e}: {status:?}"));
+        assert_eq!(
+            (&status["pid"], &status["run"], &status["restarts"]),
+            (&worker.pid.into(), &1.into(), &0.into()),
+            "{when}"
+        );
+    };
+
     // WATCHDOG arrives, again and again.
     let beat = || property(&guest.unit, "WatchdogTimestampMonotonic").parse::<u64>().unwrap();
     let first = beat();
@@ -188,16 +206,25 @@ fn a_services_worker_survives_everything_that_befalls_the_service() {
     wait_until("signs of life from the new one", || Some(beat()).filter(|b| *b > then));
     assert_eq!((main_pid(&guest.unit), property(&guest.unit, "NRestarts").as_str()), (main, "0"));
     steady("after a supervisor was replaced");
+    uncounted("after a supervisor was replaced");
+    assert_eq!(attached(), 0, "its keeper was there all the time");
+    let before = taken_over();
 
     // The main process is killed.
     Process::open(main).expect("the main process").signal(Signal::KILL);
     let second = new_main(&guest.unit, main);
     assert_eq!(property(&guest.unit, "NRestarts"), "1");
     steady("after a kill -9 of the main process");
+    uncounted("after a kill -9 of the main process");
+    assert_eq!((attached(), taken_over()), (1, before + 1), "that it goes on is told");
 
     systemctl(&["restart", &guest.unit]);
     let third = new_main(&guest.unit, second.pid);
     steady("after systemctl restart");
+    uncounted("after systemctl restart");
+    assert_eq!((attached(), taken_over()), (2, before + 2), "and told again");
+    let events = fs::read_to_string(guest.file("events")).unwrap();
+    assert_eq!(events.matches("\"kind\":\"exited\"").count(), 0, "no run has ended: {events}");
 
     systemctl(&["stop", &guest.unit]);
     assert!(!third.alive());
