@@ -54,8 +54,18 @@ fn a_killed_supervisor_is_replaced_and_finds_everything_as_it_was() {
     assert_eq!(listed, expected.map(|(name, status)| (name.to_owned(), status)).into());
     let (FromKeeper::Exited { run, status: Some(status), .. }, _) = second.next() else { panic!() };
     assert_eq!((run.to_string().as_str(), status), ("alive.1", ExitStatus::Signaled { signal: 15, core: false }));
-    second.exit(5);
+    second.exit(6);
     drop(second);
+    let (third, restarts, previous) = bed.greeted();
+    let expected = "ended with code 6 before it had taken over";
+    assert_eq!(
+        (restarts, previous.as_deref()),
+        (2, Some(expected)),
+        "what keeps it from beginning can be over in a moment"
+    );
+    third.send(&ToKeeper::TookOver, &[]);
+    third.exit(5);
+    drop(third);
     assert_eq!(bed.keeper.wait().unwrap().code(), Some(5), "a supervisor that exits takes the keeper along");
 }
 

@@ -211,6 +211,7 @@ impl Bed {
 
     /// Ends the supervisor with a code; the keeper's own.
     pub(crate) fn leave(mut self, fake: Fake, code: u8) -> i32 {
+        fake.send(&ToKeeper::TookOver, &[]);
         fake.exit(code);
         drop(fake);
         self.keeper.wait().unwrap().code().unwrap()
