@@ -17,9 +17,20 @@ struct Row {
     never: &'static [&'static str],
 }
 
-const ASYNC: &[&str] = &["tokio", "futures_util", "inotify"];
-const PURE: &[&str] =
-    &["tokio", "futures_util", "inotify", "nix", "rustix", "libc", "cgroups_rs", "tracing", "fastrand", "jiff"];
+const ASYNC: &[&str] = &["tokio", "futures_channel", "futures_util", "inotify"];
+const PURE: &[&str] = &[
+    "tokio",
+    "futures_channel",
+    "futures_util",
+    "inotify",
+    "nix",
+    "rustix",
+    "libc",
+    "cgroups_rs",
+    "tracing",
+    "fastrand",
+    "jiff",
+];
 
 const TABLE: &[Row] = &[
     Row { files: "model", may_use: &["model"], never: ASYNC },

@@ -18,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+use futures_channel::mpsc::{UnboundedReceiver, unbounded};
+use futures_util::StreamExt;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -174,7 +176,8 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
         }
     };
     let state = state.on_cpus(shared.cpus);
-    let (commands, command_queue) = mpsc::unbounded_channel();
+    // tokio's has room for 32 commands from the start: 2.8 KiB for each worker, which is asked for something once a day.
+    let (commands, command_queue) = unbounded();
     let (news, kernel_queue) = news();
     let story = record.and_then(|record| record.story.clone()).unwrap_or_default();
     let first = Published { status: state.status(), at_rest: state.is_at_rest(), story: Arc::clone(&story) };
@@ -272,7 +275,7 @@ impl Actor {
     fn run(
         mut self,
         mut kernel: NewsReceiver,
-        mut commands: mpsc::UnboundedReceiver<Message>,
+        mut commands: UnboundedReceiver<Message>,
     ) -> impl Future<Output = ()> + Send + use<> {
         async move {
             for end in self.keeping.late() {
@@ -298,8 +301,8 @@ impl Actor {
                         continue;
                     }
                     // Cancel-safe: a message is taken or stays.
-                    message = commands.recv(), if listening => match message {
-                        Some(Message::Ask(command)) => self.admit(command),
+                    message = commands.next(), if listening => match message {
+                        Some(Message::Ask(command)) => self.admit(*command),
                         Some(Message::Leave { now: true }) => return,
                         Some(Message::Leave { now: false }) => {
                             leaving = true;

@@ -10,7 +10,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use futures_channel::mpsc::UnboundedSender;
+use tokio::sync::{oneshot, watch};
 
 use crate::model::{HealthReport, KilledBy, Story, Trigger, WorkerId, WorkerStatus};
 use crate::spec::types::Spec;
@@ -39,11 +40,10 @@ pub(super) struct Command {
 
 /// What comes through an actor's queue.
 pub(super) enum Message {
-    Ask(Command),
+    /// Boxed: a queue has room for one message while it is empty.
+    Ask(Box<Command>),
     /// See [`WorkerHandle::leave`]; `now`: whatever it is about.
-    Leave {
-        now: bool,
-    },
+    Leave { now: bool },
 }
 
 /// A worker, for whoever does not own it.
@@ -51,7 +51,7 @@ pub(super) enum Message {
 pub struct WorkerHandle {
     pub(super) id: WorkerId,
     pub(super) who: Option<Arc<str>>,
-    pub(super) commands: mpsc::UnboundedSender<Message>,
+    pub(super) commands: UnboundedSender<Message>,
     pub(super) published: watch::Receiver<Published>,
 }
 
@@ -165,7 +165,8 @@ impl WorkerHandle {
         let (answer, receiver) = oneshot::channel();
         let (hearer, taken) = oneshot::channel();
         // A closed channel drops the sender with the command: the answer says so.
-        drop(self.commands.send(Message::Ask(Command { ask, who: self.who.clone(), taken: hearer, answer })));
+        let command = Box::new(Command { ask, who: self.who.clone(), taken: hearer, answer });
+        drop(self.commands.unbounded_send(Message::Ask(command)));
         Answer { worker: self.id.clone(), taken, receiver }
     }
 
@@ -174,7 +175,7 @@ impl WorkerHandle {
     /// `now`, between two events. [`Self::gone`] tells when.
     pub fn leave(&self, now: bool) {
         // A closed channel: it has ended.
-        drop(self.commands.send(Message::Leave { now }));
+        drop(self.commands.unbounded_send(Message::Leave { now }));
     }
 
     /// Waits until its actor has ended.
