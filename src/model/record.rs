@@ -1,3 +1,5 @@
+use std::sync::{Arc, LazyLock};
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -206,29 +208,38 @@ impl EventKind {
 }
 
 /// What is remembered of a worker's last end and of what led to it: what `why` tells.
+///
+/// Boxed, for most have little to tell.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Story {
     /// Violations of the run that ended, in their order; the last few of many.
     pub violations: Vec<Event>,
     /// The last health verdict about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health: Option<Event>,
+    pub health: Option<Box<Event>>,
     /// Its `exited` event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exited: Option<Event>,
+    pub exited: Option<Box<Event>>,
     /// What it had used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Event>,
+    pub usage: Option<Box<Event>>,
     /// What was decided, the last decision last.
     pub decisions: Vec<Event>,
     /// The last change of the restart breaker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub breaker: Option<Event>,
+    pub breaker: Option<Box<Event>>,
 }
 
 impl Story {
     /// Of each kind no more is kept.
     const KEPT: usize = 6;
+
+    /// That of a worker that has not ended yet: one for all of them.
+    #[must_use]
+    pub fn untold() -> Arc<Self> {
+        static UNTOLD: LazyLock<Arc<Story>> = LazyLock::new(Arc::default);
+        Arc::clone(&UNTOLD)
+    }
 
     /// Why the run ended that it tells of.
     #[must_use]
@@ -266,15 +277,15 @@ impl Story {
         match &event.kind {
             EventKind::Violation { .. } => kept(&mut self.violations),
             EventKind::Decision(_) => kept(&mut self.decisions),
-            EventKind::Health { .. } => self.health = Some(event.clone()),
-            EventKind::Breaker { .. } => self.breaker = Some(event.clone()),
-            EventKind::Usage { .. } => self.usage = Some(event.clone()),
+            EventKind::Health { .. } => self.health = Some(Box::new(event.clone())),
+            EventKind::Breaker { .. } => self.breaker = Some(Box::new(event.clone())),
+            EventKind::Usage { .. } => self.usage = Some(Box::new(event.clone())),
             EventKind::Exited { .. } => {
                 self.violations.retain(|e| e.run == event.run);
                 self.decisions.retain(|e| e.run == event.run);
                 self.health = self.health.take().filter(|e| e.run == event.run);
                 self.usage = None;
-                self.exited = Some(event.clone());
+                self.exited = Some(Box::new(event.clone()));
             }
             _ => {}
         }

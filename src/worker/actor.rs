@@ -179,7 +179,7 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     // tokio's has room for 32 commands from the start: 2.8 KiB for each worker, which is asked for something once a day.
     let (commands, command_queue) = unbounded();
     let (news, kernel_queue) = news();
-    let story = record.and_then(|record| record.story.clone()).unwrap_or_default();
+    let story = record.and_then(|record| record.story.clone()).unwrap_or_else(Story::untold);
     let first = Published { status: state.status(), at_rest: state.is_at_rest(), story: Arc::clone(&story) };
     let (showcase, published) = watch::channel(first);
     let mut keeping = Keeping::default();

@@ -478,8 +478,8 @@ async fn the_story_of_the_last_end_has_its_violations_its_evidence_and_what_was_
     reached(&worker, |s| s.run == 2 && s.state == Public::Running).await;
     let story = worker.story();
     let run = |e: &model::Event| e.run;
-    assert_eq!(story.exited.as_ref().and_then(run), Some(1));
-    assert_eq!(story.usage.as_ref().and_then(run), Some(1));
+    assert_eq!(story.exited.as_deref().and_then(run), Some(1));
+    assert_eq!(story.usage.as_deref().and_then(run), Some(1));
     assert_eq!(story.violations.iter().map(run).collect::<Vec<_>>(), [Some(1)]);
     assert!(story.decisions.iter().all(|e| run(e) == Some(1)) && !story.decisions.is_empty());
 }

@@ -128,12 +128,12 @@ impl Why {
         let run = story.exited.as_ref().and_then(|event| event.run);
         Self {
             worker,
-            exited: story.exited.clone(),
-            usage: story.usage.clone(),
+            exited: story.exited.as_deref().cloned(),
+            usage: story.usage.as_deref().cloned(),
             violations: story.violations.clone(),
-            health: story.health.clone(),
+            health: story.health.as_deref().cloned(),
             decisions: story.decisions.clone(),
-            breaker: story.breaker.clone(),
+            breaker: story.breaker.as_deref().cloned(),
             limits,
             stderr: run.map(stderr),
         }
