@@ -110,7 +110,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Table {
     sinks: HashMap<WorkerId, NewsSender>,
-    runs: HashMap<RunId, Run>,
+    /// Boxed: a table has up to twice the room that it needs.
+    runs: HashMap<RunId, Box<Run>>,
     /// Where runs of an earlier supervisor are, until something is done with them; those in `ROOT/workers` itself are not here.
     found: HashMap<RunId, Arc<Place>>,
 }
@@ -136,8 +137,8 @@ struct Run {
 
 impl Run {
     #[expect(clippy::large_types_passed_by_value, reason = "it is moved into place")]
-    const fn new(dir: Arc<Dir>, place: Arc<Place>, note: Option<RunNote>, kills: Kills) -> Self {
-        Self { dir, place, note, kills, ended: false, empty: false, draining: false, lifted: false }
+    fn new(dir: Arc<Dir>, place: Arc<Place>, note: Option<RunNote>, kills: Kills) -> Box<Self> {
+        Box::new(Self { dir, place, note, kills, ended: false, empty: false, draining: false, lifted: false })
     }
 }
 
