@@ -9,7 +9,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::news::NewsSender;
-use crate::model::{Counters, Ending, RestartCounts, RunEnd, RunId, Sample, StartError, Target, Wanted, Way, WorkerId};
+use crate::model::{
+    Counters, Ending, Mono, RestartCounts, RunEnd, RunId, Sample, StartError, Target, Wanted, Way, WorkerId,
+};
 use crate::policy::breaker::Saved;
 use crate::spec::types::Spec;
 
@@ -77,11 +79,26 @@ pub trait Kernel: Send + Sync + 'static {
     /// `proc_pid_wchan(5)`). `None` where nothing can be told.
     fn stuck_on(&self, run: &RunId) -> Option<String>;
 
-    /// Rewrites the run's record.
+    /// Has the run's record say how it stands now.
     ///
     /// # Errors
     /// Where the kernel refuses.
-    fn note(&self, run: &RunId, note: &RunNote) -> Result<(), KernelError>;
+    fn note(&self, run: &RunId, now: Standing) -> Result<(), KernelError>;
+}
+
+/// What changes in a run's record while it lives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
+    /// [`RunNote::desired_up`].
+    pub desired_up: bool,
+    /// [`RunNote::breaker`].
+    pub breaker: Saved,
+    /// The main process, while it lives, and when its program began.
+    pub main: Option<(i32, Mono)>,
+    /// [`RunNote::ending`].
+    pub ending: Option<Ending>,
+    /// [`RunNote::untold`].
+    pub untold: Vec<RunEnd>,
 }
 
 /// What a run's cgroup directory remembers of it, in an extended attribute, so that it lives and dies with the run.
@@ -117,6 +134,17 @@ pub struct RunNote {
     /// How runs before it ended, as far as the store did not have it when this was written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub untold: Vec<RunEnd>,
+}
+
+impl RunNote {
+    /// Takes over how the run stands now.
+    pub fn stands(&mut self, Standing { desired_up, breaker, main, ending, untold }: Standing) {
+        (self.desired_up, self.breaker) = (desired_up, breaker);
+        (self.ending, self.untold) = (ending, untold);
+        if let Some((pid, started)) = main {
+            (self.pid, self.started_mono_ns) = (Some(pid), Some(started.as_nanos()));
+        }
+    }
 }
 
 /// A request that the kernel refused.

@@ -11,7 +11,7 @@ mod happenings;
 
 use crate::clock::Clock;
 use crate::kernel::news::NewsSender;
-use crate::kernel::port::{Kernel, KernelError, RunNote};
+use crate::kernel::port::{Kernel, KernelError, RunNote, Standing};
 use crate::model::{
     AboveReading, Counters, CpuStat, ExitStatus, KernelEvent, KernelEventKind, LimitSet, MemoryEvents, Mono, Pressures,
     RunId, Sample, Stage, StartError, Target, Wanted, Way, WorkerId,
@@ -374,7 +374,7 @@ impl Kernel for FakeKernel {
             Counters { local: Some(MemoryEvents::default()), memory: Some(MemoryEvents::default()), pids_max: Some(0) };
         let mut made = Run {
             script,
-            note: note.clone(),
+            note: RunNote { baseline: counters, ..note.clone() },
             main: Main::Unborn,
             children: false,
             counters,
@@ -536,10 +536,10 @@ impl Kernel for FakeKernel {
         self.world().runs.get(run).map(|_| "pid 300 (fake) D in folio_wait_bit".to_owned())
     }
 
-    fn note(&self, run: &RunId, note: &RunNote) -> Result<(), KernelError> {
+    fn note(&self, run: &RunId, now: Standing) -> Result<(), KernelError> {
         let mut world = self.world();
         let Some(found) = world.called(self.clock.now(), Call::Note(run.clone()), run) else { return Ok(()) };
-        found.note = note.clone();
+        found.note.stands(now);
         Ok(())
     }
 }

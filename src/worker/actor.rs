@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::{self, Clock};
 use crate::kernel::news::{NewsReceiver, news};
-use crate::kernel::port::{Kernel, RunNote};
+use crate::kernel::port::{Kernel, RunNote, Standing};
 use crate::model::{self, Begun, EventKind, Mono, Outlook, RunEnd, RunId, Story, WorkerId, chain};
 use crate::spec::types::{Spec, ViolationPolicy};
 use crate::store::{Change, Ended, Kept, Ledger, Record, Shown};
@@ -148,7 +148,6 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     let late = newest.map(|(note, half_made)| catch_up(&id, &mut record, note, half_made)).unwrap_or_default();
     let record = record.as_deref();
     let kept = |last_run| record.map(|r| remembered(r, last_run, spec_hash, &shared.boot_id, clock::wall()));
-    let mut note = None;
     let state = match found {
         Found::Nothing { last_run } => match kept(last_run) {
             Some(kept) => State::remembered(id.clone(), spec, &kept, idle, now),
@@ -162,17 +161,12 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
             state
         }
         Found::Over { note: found } => {
-            let adopted = adopted(record, &found, None, true, now);
-            note = Some(found);
-            State::over(id.clone(), spec, &adopted, idle, now)
+            State::over(id.clone(), spec, &adopted(record, &found, None, true, now), idle, now)
         }
-        Found::Alive { pid, note: mut found } => {
+        Found::Alive { pid, note: found } => {
             let kept = record.and_then(|record| record.kept.as_ref()).filter(|kept| kept.run == found.run.number);
             let running = kept.map_or(found.pid.is_some(), |kept| kept.outlook != Outlook::Launching);
-            let adopted = adopted(record, &found, pid, running, now);
-            (found.breaker, found.restarts) = (adopted.breaker.clone(), adopted.restarts);
-            note = Some(found);
-            State::adopted(id.clone(), spec, &adopted, idle, now)
+            State::adopted(id.clone(), spec, &adopted(record, &found, pid, running, now), idle, now)
         }
     };
     let state = state.on_cpus(shared.cpus);
@@ -187,12 +181,12 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     if record.and_then(|record| record.spec_hash) != Some(spec_hash) {
         keeping.add(Change::Declared { worker: id.clone(), spec_hash });
     }
-    let wall = clock::wall();
-    let began = state.main_process().map(|(pid, at)| (pid, wall.checked_sub(now.since(at)).unwrap_or(wall)));
-    if let Some((pid, at)) = began
+    let began = state.main_process();
+    if let Some((pid, started)) = began
         && record.and_then(|record| record.last_run.as_ref()).is_none_or(|run| run.number != state.run().number)
     {
-        let (boot_id, begun) = (Arc::clone(&shared.boot_id), Some(Begun::Adopted));
+        let (at, begun) = (wall_at(started, now), Some(Begun::Adopted));
+        let boot_id = Arc::clone(&shared.boot_id);
         keeping.add(Change::Started { run: state.run(), pid, boot_id, at, begun });
     }
     shared.kernel.attach(&id, news);
@@ -201,7 +195,6 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     let actor = Actor {
         shared: Arc::clone(shared),
         state,
-        note,
         seq: shared.seq_of(&id),
         generation: 0,
         tickets: 0,
@@ -214,6 +207,7 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
         declared,
         random: fastrand::Rng::with_seed(hasher.finish()),
         next: VecDeque::new(),
+        began,
     };
     (WorkerHandle { id, who: None, commands, published }, actor.run(kernel_queue, command_queue))
 }
@@ -238,6 +232,12 @@ fn adopted(record: Option<&Record>, note: &RunNote, pid: Option<i32>, recorded_r
     }
 }
 
+/// What the wall clock said at `then`.
+fn wall_at(then: Mono, now: Mono) -> Timestamp {
+    let wall = clock::wall();
+    wall.checked_sub(now.since(then)).unwrap_or(wall)
+}
+
 /// How a run came to be.
 #[derive(Clone, Copy)]
 struct Origin {
@@ -250,8 +250,6 @@ struct Origin {
 struct Actor {
     shared: Arc<Shared>,
     state: State,
-    /// The current run's record.
-    note: Option<Box<RunNote>>,
     /// The number of its last event.
     seq: Arc<AtomicU64>,
     generation: u64,
@@ -268,6 +266,8 @@ struct Actor {
     random: fastrand::Rng,
     /// What effects answered at once: taken before anything else, but for a start that failed.
     next: VecDeque<Event>,
+    /// The main process of the current run and when its program began, until the run is over.
+    began: Option<(i32, Mono)>,
 }
 
 impl Actor {
@@ -356,10 +356,7 @@ impl Actor {
         match effect {
             Effect::Prepare(run) => {
                 let note = self.new_note(&run);
-                let mut result = self.shared.kernel.prepare(&run, self.state.spec(), &note);
-                if let Ok(baseline) = &mut result {
-                    self.note = Some(Box::new(RunNote { baseline: *baseline, ..note }));
-                }
+                let result = self.shared.kernel.prepare(&run, self.state.spec(), &note);
                 self.next.push_back(Event::Prepared { run: run.number, result: Box::new(result) });
             }
             Effect::Launch(run, way) => self.shared.kernel.launch(&run, self.state.spec(), way),
@@ -376,7 +373,7 @@ impl Actor {
             }
             Effect::Drain(run) => self.shared.kernel.drain(&run),
             Effect::Remove(run) => {
-                self.note = None;
+                self.began = None;
                 self.keeping.over(run);
             }
             Effect::Sample { run, wanted, periodic } => {
@@ -456,16 +453,14 @@ impl Actor {
     }
 
     fn rewrite_note(&mut self, run: &RunId) {
-        let Some(note) = &mut self.note else { return };
-        note.desired_up = self.state.should_be_up();
-        note.breaker = self.state.breaker(self.shared.clock.now());
-        note.ending = self.state.ending();
-        note.untold = self.keeping.untold();
-        if let Some((pid, started)) = self.state.main_process() {
-            note.pid = Some(pid);
-            note.started_mono_ns = Some(started.as_nanos());
-        }
-        let written = self.shared.kernel.note(run, note);
+        let now = Standing {
+            desired_up: self.state.should_be_up(),
+            breaker: self.state.breaker(self.shared.clock.now()),
+            main: self.state.main_process(),
+            ending: self.state.ending(),
+            untold: self.keeping.untold(),
+        };
+        let written = self.shared.kernel.note(run, now);
         self.record_failure(run, written);
     }
 
@@ -477,10 +472,11 @@ impl Actor {
 
     fn emit(&mut self, run: Option<u32>, kind: EventKind) {
         let at = clock::wall();
-        let began = self.note.as_ref().and_then(|note| note.pid.zip(note.started_mono_ns)).map(|(pid, ns)| {
-            let ago = self.shared.clock.now().since(Mono(Duration::from_nanos(ns)));
-            (pid, at.checked_sub(ago).unwrap_or(at))
-        });
+        if let EventKind::Started { .. } = kind {
+            self.began = self.state.main_process();
+        }
+        let now = self.shared.clock.now();
+        let began = self.began.map(|(pid, started)| (pid, wall_at(started, now)));
         self.emit_at(run, kind, at, Origin { began, begun: self.state.begun() });
     }
 

@@ -39,7 +39,7 @@ use crate::kernel::cgroup::{Dir, DirError, Namespace, events, kill, limits, sign
 use crate::kernel::launch::plan::{LaunchPlan, Session};
 use crate::kernel::launch::resolve::{self, Inherit};
 use crate::kernel::news::NewsSender;
-use crate::kernel::port::{Kernel, KernelError, RunNote};
+use crate::kernel::port::{Kernel, KernelError, RunNote, Standing};
 use crate::kernel::pressure::{Pressure, triggers};
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::kernel::{note, pidfd};
@@ -407,13 +407,12 @@ impl Kernel for HostKernel {
         stuck::describe(&signal::processes_below(&*self.inner.dir(run)?).ok()?)
     }
 
-    fn note(&self, run: &RunId, note: &RunNote) -> Result<(), KernelError> {
+    fn note(&self, run: &RunId, now: Standing) -> Result<(), KernelError> {
         let dir = {
             let mut table = self.inner.table();
             let Some(known) = table.runs.get_mut(run) else { return Ok(()) };
-            let Some(before) = &mut known.note else { return Ok(()) };
-            let pid_start_ticks = before.pid_start_ticks.or(note.pid_start_ticks);
-            *before = RunNote { pid: before.pid, pid_start_ticks, ..note.clone() };
+            let Some(note) = &mut known.note else { return Ok(()) };
+            note.stands(now);
             Arc::clone(&known.dir)
         };
         self.inner.write_note(run, &dir)
