@@ -114,33 +114,36 @@ impl<T: Copy + PartialEq> History<T> {
 
 /// What the readings of one run's counters say of OOM kills in it. Kills within [`SETTLE`] of each other are one event:
 /// a limit is counted as reached, and its victims as killed, in several steps that a reading can fall between.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kills {
-    /// The counters before the latest event.
-    before: Counters,
     last: Counters,
-    /// First and last sight of the latest event.
-    event: Option<(Mono, Mono)>,
+    /// The latest event. Boxed, for most runs have none.
+    event: Option<Box<Latest>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Latest {
+    /// The counters before it.
+    before: Counters,
+    /// Its first and last sight.
+    seen: (Mono, Mono),
 }
 
 impl Kills {
     /// Those of a run whose counters began as `baseline`.
     #[must_use]
     pub const fn since(baseline: Counters) -> Self {
-        Self { before: baseline, last: baseline, event: None }
+        Self { last: baseline, event: None }
     }
 
     /// Takes a reading; answers with the one before it.
     pub fn read(&mut self, now: Mono, counters: Counters) -> Counters {
         let before = std::mem::replace(&mut self.last, counters);
         if sum(counters.since(before), |e| e.oom + e.oom_kill + e.oom_group_kill) > 0 {
-            self.event = match self.event {
-                Some((first, last)) if now.since(last) < SETTLE => Some((first, now)),
-                _ => {
-                    self.before = before;
-                    Some((now, now))
-                }
-            };
+            match &mut self.event {
+                Some(event) if now.since(event.seen.1) < SETTLE => event.seen.1 = now,
+                event => *event = Some(Box::new(Latest { before, seen: (now, now) })),
+            }
         }
         before
     }
@@ -154,10 +157,11 @@ impl Kills {
     /// When the latest kill was first seen, where it was one for which no limit of the run's own was reached.
     #[must_use]
     pub fn from_above(&self) -> Option<Mono> {
-        let grown = self.last.since(self.before);
+        let event = self.event.as_deref()?;
+        let grown = self.last.since(event.before);
         let killed = sum(grown, |e| e.oom_kill + e.oom_group_kill) > 0;
         let own = sum(grown, |e| e.oom) > 0;
-        self.event.filter(|_| killed && !own).map(|(first, _)| first)
+        (killed && !own).then_some(event.seen.0)
     }
 }
 
