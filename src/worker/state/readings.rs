@@ -9,14 +9,20 @@ use crate::model::{Counters, MemoryEvents, Mono};
 /// An OOM kill is often read *before* the exit it causes. So a reading in which an OOM count grew does not become the
 /// baseline while the main process may be dying of it: never, where an OOM takes the whole run (if the main
 /// process lives on, nothing was taken) or where the main process was seen to be dying; else after [`Readings::SETTLE`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::worker) struct Readings {
-    baseline: Counters,
     last: Counters,
-    /// Since when `last` holds an OOM that `baseline` does not.
-    unsettled: Option<Mono>,
+    /// Where `last` holds an OOM that is not settled. Boxed, for most runs have none.
+    unsettled: Option<Box<Unsettled>>,
     /// The main process was dying when a kill was read: whether that was for the run's own limit.
     doomed: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Unsettled {
+    /// The reading before it.
+    baseline: Counters,
+    since: Mono,
 }
 
 impl Readings {
@@ -24,26 +30,30 @@ impl Readings {
     const SETTLE: Duration = Duration::from_secs(2);
 
     pub(in crate::worker) const fn new(baseline: Counters) -> Self {
-        Self { baseline, last: baseline, unsettled: None, doomed: None }
+        Self { last: baseline, unsettled: None, doomed: None }
     }
 
     /// Takes a new reading; answers with the growth since the one before.
     pub(in crate::worker) fn read(&mut self, counters: Counters, oom_takes_all: bool, now: Mono) -> Counters {
         if self.is_settled(oom_takes_all, now) {
-            self.baseline = self.last;
             self.unsettled = None;
         }
         let grown = counters.since(self.last);
-        if oom_grew(counters.since(self.baseline)) {
+        let baseline = self.baseline();
+        if oom_grew(counters.since(baseline)) {
             // Later growth begins the wait anew: whoever dies of it has had no time yet.
             if oom_grew(grown) || self.unsettled.is_none() {
-                self.unsettled = Some(now);
+                self.unsettled = Some(Box::new(Unsettled { baseline, since: now }));
             }
         } else {
-            self.baseline = counters;
+            self.unsettled = None;
         }
         self.last = counters;
         grown
+    }
+
+    fn baseline(&self) -> Counters {
+        self.unsettled.as_ref().map_or(self.last, |unsettled| unsettled.baseline)
     }
 
     /// The last reading has a kill, and the main process is dying; `own`: of the run's own limit.
@@ -53,12 +63,14 @@ impl Readings {
 
     /// Whether the main process has outlived what was unsettled.
     fn is_settled(&self, oom_takes_all: bool, now: Mono) -> bool {
-        !oom_takes_all && self.doomed.is_none() && self.unsettled.is_some_and(|since| now.since(since) >= Self::SETTLE)
+        !oom_takes_all
+            && self.doomed.is_none()
+            && self.unsettled.as_ref().is_some_and(|unsettled| now.since(unsettled.since) >= Self::SETTLE)
     }
 
     /// The reading that an exit at `now` is compared with.
     pub(in crate::worker) fn before_exit(&self, oom_takes_all: bool, now: Mono) -> Counters {
-        if self.is_settled(oom_takes_all, now) { self.last } else { self.baseline }
+        if self.is_settled(oom_takes_all, now) { self.last } else { self.baseline() }
     }
 
     /// Whether it was dying when a kill was read.
