@@ -32,6 +32,17 @@ struct Queue {
     closed: bool,
 }
 
+impl Queue {
+    /// The next one. Behind the last one no room is kept: it can be days to another.
+    fn take(&mut self) -> Option<Box<KernelEvent>> {
+        let next = self.news.pop_front();
+        if self.news.is_empty() {
+            self.news.shrink_to_fit();
+        }
+        next
+    }
+}
+
 /// Both ends of a new queue.
 #[must_use]
 pub fn news() -> (NewsSender, NewsReceiver) {
@@ -58,8 +69,7 @@ impl NewsReceiver {
         // would run beside it.
         tokio::task::coop::consume_budget().await;
         loop {
-            let next = self.0.queue().news.pop_front();
-            if let Some(event) = next {
+            if let Some(event) = self.0.queue().take() {
                 return event;
             }
             // What is sent between the look and this leaves a permit behind.
