@@ -37,7 +37,8 @@ pub(super) struct Opening {
 pub(super) struct Memory {
     pub(super) handle: StoreHandle,
     pub(super) epoch: u64,
-    records: HashMap<WorkerId, Record>,
+    /// Each is taken once: what stays is a table of pointers.
+    records: HashMap<WorkerId, Box<Record>>,
     to_tell: Option<EventKind>,
 }
 
@@ -77,7 +78,7 @@ impl Opening {
         };
         let handle = StoreHandle::start(store, records.clone(), self.retention)
             .map_err(|e| Failure::failed("cannot start the store", e))?;
-        let records = records.into_iter().map(|record| (record.worker.clone(), record)).collect();
+        let records = records.into_iter().map(|record| (record.worker.clone(), Box::new(record))).collect();
         Ok(Memory { handle, epoch, records, to_tell })
     }
 }
@@ -112,7 +113,7 @@ impl Memory {
 
     /// What is remembered of a worker. Once.
     pub(super) fn take(&mut self, worker: &WorkerId) -> Option<Box<Record>> {
-        self.records.remove(worker).map(Box::new)
+        self.records.remove(worker)
     }
 
     /// Tells what was found, and from now on whenever the store begins or ceases to take what it is given.

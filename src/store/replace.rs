@@ -53,7 +53,7 @@ impl Prepared {
     /// Hands it what is `known` of all workers, and their runs, as far as `before` can still tell them.
     pub(super) fn take_over(
         &mut self,
-        known: &BTreeMap<WorkerId, Record>,
+        known: &BTreeMap<WorkerId, Box<Record>>,
         before: &mut dyn Store,
     ) -> Result<(), NotReplaced> {
         let mut changes = Vec::new();

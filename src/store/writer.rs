@@ -26,8 +26,8 @@ const PURGE: Duration = Duration::from_secs(60 * 60);
 pub(super) struct Writer {
     shared: Arc<Shared>,
     store: Box<dyn Store>,
-    /// What the store remembers, or would.
-    known: BTreeMap<WorkerId, Record>,
+    /// What the store remembers, or would. Boxed: a tree's nodes are half empty where names come in their order.
+    known: BTreeMap<WorkerId, Box<Record>>,
     age: Age,
     purged: Option<Mono>,
     /// The file is gone: all that is known is to be written.
@@ -40,7 +40,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, store: Box<dyn Store>, known: Vec<Record>, retention: Duration) -> Self {
         let newest = known.iter().filter_map(Record::newest).max();
-        let known = known.into_iter().map(|record| (record.worker.clone(), record)).collect();
+        let known = known.into_iter().map(|record| (record.worker.clone(), Box::new(record))).collect();
         Self {
             shared,
             store,
@@ -117,7 +117,8 @@ impl Writer {
                 continue;
             }
             let worker = change.worker();
-            self.known.entry(worker.clone()).or_insert_with(|| Record::new(worker.clone())).take(change);
+            let new = || Box::new(Record::new(worker.clone()));
+            self.known.entry(worker.clone()).or_insert_with(new).take(change);
         }
         let mut written = self.try_write(&changes, !intents.is_empty());
         if !self.lost && matches!(written, Err(StoreError::Lost { .. })) {
@@ -161,7 +162,7 @@ impl Writer {
         with.take_over(&self.known, &mut *self.store)?;
         let Prepared { store, records } = with;
         for record in records {
-            self.known.entry(record.worker.clone()).or_insert(record);
+            self.known.entry(record.worker.clone()).or_insert_with(|| Box::new(record));
         }
         close_aside(mem::replace(&mut self.store, store));
         self.lost = false;
