@@ -1,13 +1,13 @@
 //! The table that `up` ends with: each worker, how it stands, what the kernel enforced on it and why its last run
 //! ended. What was enforced is added up from the events as they pass.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::words::{duration, inert, size};
 use crate::model::{Counters, Detail, Event, EventKind, MemoryEvents, StoppedDetail, WorkerId, WorkerStatus};
-use crate::spec::types::{Limits, Worker};
+use crate::spec::types::{Spec, Worker};
 
 /// Gathers from events; prints once.
 #[derive(Debug, Default)]
@@ -17,7 +17,8 @@ pub struct Summary {
 
 #[derive(Debug, Default)]
 struct Tally {
-    limits: Limits,
+    /// What its limits are taken from; `None` for one that came later.
+    spec: Option<Arc<Spec>>,
     /// Of runs that have ended.
     ended: Acts,
     /// Of the run that lives, as far as it was told.
@@ -36,7 +37,7 @@ impl Summary {
     /// A summary about `workers`.
     #[must_use]
     pub fn new<'a>(workers: impl IntoIterator<Item = &'a Worker>) -> Self {
-        let tally = |worker: &Worker| Tally { limits: worker.spec.limits.clone(), ..Tally::default() };
+        let tally = |worker: &Worker| Tally { spec: Some(Arc::clone(&worker.spec)), ..Tally::default() };
         Self { workers: workers.into_iter().map(|worker| (worker.id.clone(), tally(worker))).collect() }
     }
 
@@ -106,18 +107,21 @@ impl Tally {
     /// `memory.max 16 MiB: 3 OOM kills`: only what acted.
     fn enforced(&self) -> String {
         let mut acted = Vec::new();
+        let limits = self.spec.as_ref().map(|spec| &spec.limits);
         let oom_kills = self.ended.oom_kills + self.living.oom_kills;
         let refused_forks = self.ended.refused_forks + self.living.refused_forks;
         if oom_kills > 0 {
-            let limit = self.limits.memory.max.map_or("memory".into(), |max| format!("memory.max {}", size(max)));
+            let limit =
+                limits.and_then(|l| l.memory.max).map_or("memory".into(), |max| format!("memory.max {}", size(max)));
             acted.push(format!("{limit}: {oom_kills} OOM kill{}", if oom_kills == 1 { "" } else { "s" }));
         }
         if refused_forks > 0 {
-            let limit = self.limits.pids.max.map_or("pids".into(), |max| format!("pids.max {max}"));
+            let limit = limits.and_then(|l| l.pids.max).map_or("pids".into(), |max| format!("pids.max {max}"));
             acted.push(format!("{limit}: {refused_forks} forks refused"));
         }
         if self.throttled_usec > 0 {
-            let limit = self.limits.cpu.max_percent.map_or("cpu".into(), |percent| format!("cpu.max {percent}%"));
+            let limit =
+                limits.and_then(|l| l.cpu.max_percent).map_or("cpu".into(), |percent| format!("cpu.max {percent}%"));
             let throttled = duration(std::time::Duration::from_micros(self.throttled_usec));
             acted.push(format!("{limit}: throttled for {throttled}"));
         }
@@ -127,15 +131,13 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::cli::render::words::tests::evidence;
     use crate::model::{
         Confidence, ExitCause, KilledBy, Limit, MemoryEvents, Mono, OomScope, Readiness, RestartCounts, State,
         StoppingDetail, Usage,
     };
-    use crate::spec::types::Spec;
+    use crate::spec::types::Limits;
 
     fn status(id: &str, state: State, detail: Detail, cause: Option<ExitCause>) -> WorkerStatus {
         WorkerStatus {
