@@ -323,8 +323,17 @@ impl Actor {
                 if let Some(taken) = self.taken.take() {
                     self.keeping.taken(taken);
                 }
+                self.shrink();
             }
         }
+    }
+
+    /// Gives back the room that a turn has taken: it can be days to the next one.
+    fn shrink(&mut self) {
+        self.next.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+        self.keeping.shrink();
+        self.state.shrink();
     }
 
     fn admit(&mut self, Command { ask, who, taken, answer }: Command) -> Event {

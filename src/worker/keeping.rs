@@ -166,6 +166,11 @@ impl Keeping {
         self.intents.is_empty() && self.ends.as_ref().is_none_or(|ends| ends.behind.is_empty())
     }
 
+    /// Gives back the room that nothing is in.
+    pub(super) fn shrink(&mut self) {
+        self.intents.shrink_to_fit();
+    }
+
     /// Answers, when all that is on its way has come to the disk.
     pub(super) fn answer(&mut self, answer: Answer, result: Result<(), Refusal>) {
         match self.intents.back_mut() {

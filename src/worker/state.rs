@@ -273,6 +273,12 @@ impl State {
         state
     }
 
+    /// Gives back the room that nothing is in.
+    pub(super) fn shrink(&mut self) {
+        self.owed.shrink_to_fit();
+        self.leftovers.shrink_to_fit();
+    }
+
     /// When [`Event::Deadline`](super::event::Event::Deadline) is due, if at all.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
