@@ -317,6 +317,8 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         .collect();
     kernel.took_over();
     let announcement = tokio::spawn(announce(started, kernel.clone(), handles.len()));
+    // From now on manager and reloader have what is true.
+    drop((config, handles));
     let hangups = signals.hangup.take().map(|hangup| {
         tokio::spawn(async move {
             reloader.bring_in_line(plan).await;

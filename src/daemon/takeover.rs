@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    mem,
     path::Path,
     sync::Arc,
 };
@@ -133,7 +134,7 @@ impl Takeover {
         chronicle: &Chronicle,
     ) -> Vec<Member> {
         let mut members = Vec::new();
-        for (id, Known { pid, note, ended }) in self.alive.drain() {
+        for (id, Known { pid, note, ended }) in mem::take(&mut self.alive) {
             if ended && memory.has_end_of(&note.run) {
                 self.over.push(note.run.clone());
                 self.empty.push(note.run);

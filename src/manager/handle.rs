@@ -86,7 +86,9 @@ struct Roll {
 }
 
 impl Roll {
-    fn new(members: Vec<Arc<Member>>) -> Self {
+    fn new(mut members: Vec<Arc<Member>>) -> Self {
+        // Collected in place, they stand in the room of what they were made from.
+        members.shrink_to_fit();
         let roster = Roster::new(members.iter().map(|m| (m.worker.id().clone(), m.declared_as.clone())));
         Self { members, roster }
     }
