@@ -27,7 +27,7 @@ use crate::kernel::ancestors::Ancestors;
 use crate::kernel::auxiliary::{self, Auxiliary};
 use crate::kernel::cgroup::{Dir, Namespace};
 use crate::kernel::host::{HostKernel, Lost, Parts, Scan};
-use crate::kernel::launch::{Method, selftest};
+use crate::kernel::launch::{Method, give_back, selftest};
 use crate::kernel::place::{self, record, settle};
 use crate::manager::diff::diff;
 use crate::manager::handle::{Manager, Member};
@@ -526,6 +526,8 @@ async fn announce(started: Vec<crate::worker::handle::Answer>, kernel: HostKerne
         n => format!("{workers} workers, {n} of them not started"),
     };
     kernel.notify(&format!("READY=1\nSTATUS={status}"));
+    // What a start of thousands took at once, and nobody needs again.
+    give_back();
 }
 
 /// Stops every worker at once; a second interrupt kills. The runs that could not be ended.
