@@ -69,6 +69,12 @@ const TABLE: &[Row] = &[
         may_use: &["model", "policy", "spec::types", "worker", "kernel::port", "kernel::news", "store", "clock"],
         never: &["nix", "rustix"],
     },
+    // Beside the actor: what it begins with.
+    Row {
+        files: "worker/charge.rs",
+        may_use: &["model", "spec::types", "worker", "kernel::port", "store", "clock"],
+        never: &["nix", "rustix"],
+    },
     // Beside the actor: what it hands to the store, and what it waits for.
     Row {
         files: "worker/keeping.rs",

@@ -26,15 +26,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock::{self, Clock};
 use crate::kernel::news::{NewsReceiver, news};
 use crate::kernel::port::{Kernel, RunNote, Standing};
-use crate::model::{self, Begun, EventKind, Mono, Outlook, RunEnd, RunId, Story, WorkerId, chain};
+use crate::model::{self, Begun, EventKind, Mono, RunEnd, RunId, Story, WorkerId, chain};
 use crate::spec::types::{Spec, ViolationPolicy};
-use crate::store::{Change, Ended, Kept, Ledger, Record, Shown};
+use crate::store::{Change, Ended, Kept, Ledger, Shown};
 
+use super::charge::Taken;
 use super::effect::{Effect, Refusal};
 use super::event::{Event, Ticket, Turn};
 use super::handle::{Command, Message, Published, WorkerHandle};
-use super::keeping::{Come, Keeping, catch_up, remembered};
-use super::state::{Adopted, State};
+use super::keeping::{Come, Keeping};
+use super::state::State;
+
+pub use super::charge::{Charge, Found};
 
 /// The version of [`RunNote`] that is written.
 const NOTE_VERSION: u32 = 1;
@@ -74,58 +77,6 @@ impl Shared {
     }
 }
 
-/// A worker to supervise.
-pub struct Charge {
-    /// Its name.
-    pub id: WorkerId,
-    /// What to run and how.
-    pub spec: Arc<Spec>,
-    /// What there is of it.
-    pub found: Found,
-    /// What is remembered of it.
-    pub remembered: Option<Box<Record>>,
-    /// The record of its newest run, where that was left behind half-made.
-    pub half_made: Option<Box<RunNote>>,
-    /// Runs of which nothing is left but their directories and what the keeper knows.
-    pub debris: Vec<RunId>,
-    /// That nothing of it is begun by itself: its configuration does not want it, or everything is being ended.
-    pub idle: bool,
-}
-
-impl Charge {
-    /// A worker of which nothing is remembered.
-    #[must_use]
-    pub fn new(id: WorkerId, spec: Arc<Spec>, found: Found) -> Self {
-        Self { id, spec, found, remembered: None, half_made: None, debris: Vec::new(), idle: false }
-    }
-}
-
-/// What there is of a worker when its supervision begins.
-pub enum Found {
-    /// Nothing.
-    Nothing {
-        /// The highest number that any run of it ever had; 0 for none.
-        last_run: u32,
-    },
-    /// A live run, with its record and its keeper.
-    Alive {
-        /// Its main process; `None` where its launch is not decided yet.
-        pid: Option<i32>,
-        /// Its record.
-        note: Box<RunNote>,
-    },
-    /// What is left of a run that has ended, as the store knows, and was not cleared away.
-    Over {
-        /// Its record.
-        note: Box<RunNote>,
-    },
-    /// A populated cgroup that nobody can tell anything of.
-    Occupied {
-        /// The number in its name.
-        run: u32,
-    },
-}
-
 /// Supervises `charge` from now on, in a task of its own. Nothing is started before it is asked for.
 #[must_use]
 pub fn spawn(shared: &Arc<Shared>, charge: Charge) -> WorkerHandle {
@@ -138,38 +89,9 @@ pub fn spawn(shared: &Arc<Shared>, charge: Charge) -> WorkerHandle {
 /// to rest.
 pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Future<Output = ()> + Send + use<>) {
     let now = shared.clock.now();
-    let Charge { id, spec, found, remembered: mut record, half_made, debris, idle } = charge;
-    let spec_hash = spec.digest();
-    let declared = Arc::clone(&spec);
-    let newest = match &found {
-        Found::Alive { note, .. } | Found::Over { note } => Some((&**note, false)),
-        Found::Nothing { .. } | Found::Occupied { .. } => half_made.as_deref().map(|note| (note, true)),
-    };
-    let late = newest.map(|(note, half_made)| catch_up(&id, &mut record, note, half_made)).unwrap_or_default();
-    let record = record.as_deref();
-    let kept = |last_run| record.map(|r| remembered(r, last_run, spec_hash, &shared.boot_id, clock::wall()));
-    let state = match found {
-        Found::Nothing { last_run } => match kept(last_run) {
-            Some(kept) => State::remembered(id.clone(), spec, &kept, idle, now),
-            None => State::new(id.clone(), spec, last_run, now),
-        },
-        Found::Occupied { run } => {
-            let mut state = State::occupied(id.clone(), spec, run, now);
-            if let Some(kept) = kept(run) {
-                state.recall(&kept, now);
-            }
-            state
-        }
-        Found::Over { note: found } => {
-            State::over(id.clone(), spec, &adopted(record, &found, None, true, now), idle, now)
-        }
-        Found::Alive { pid, note: found } => {
-            let kept = record.and_then(|record| record.kept.as_ref()).filter(|kept| kept.run == found.run.number);
-            let running = kept.map_or(found.pid.is_some(), |kept| kept.outlook != Outlook::Launching);
-            State::adopted(id.clone(), spec, &adopted(record, &found, pid, running, now), idle, now)
-        }
-    };
-    let state = state.on_cpus(shared.cpus);
+    let declared = Arc::clone(&charge.spec);
+    let Taken { id, spec_hash, state, record, late, debris } = charge.take(&shared.boot_id, now);
+    let (state, record) = (state.on_cpus(shared.cpus), record.as_deref());
     // tokio's has room for 32 commands from the start: 2.8 KiB for each worker, which is asked for something once a day.
     let (commands, command_queue) = unbounded();
     let (news, kernel_queue) = news();
@@ -210,26 +132,6 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
         began,
     };
     (WorkerHandle { id, who: None, commands, published }, actor.run(kernel_queue, command_queue))
-}
-
-/// What is known of the run that `note` is of. What was counted since the note was written the store alone knows.
-fn adopted(record: Option<&Record>, note: &RunNote, pid: Option<i32>, recorded_running: bool, now: Mono) -> Adopted {
-    let kept = record.and_then(|record| record.kept.as_ref()).filter(|kept| kept.run == note.run.number);
-    let ended = record.and_then(|record| record.last_run.as_ref()).and_then(|run| run.ended.as_ref());
-    let story = record.and_then(|record| record.story.as_ref());
-    Adopted {
-        run: note.run.number,
-        pid,
-        started: note.started_mono_ns.map_or(now, |ns| Mono(Duration::from_nanos(ns))),
-        baseline: note.baseline,
-        breaker: kept.map_or_else(|| note.breaker.clone(), |kept| kept.breaker.clone()),
-        recorded_running,
-        restarts: kept.map_or(note.restarts, |kept| kept.restarts),
-        desired_up: note.desired_up,
-        wish: record.and_then(|record| record.wish.as_ref()).map(|(wish, _)| wish.clone()),
-        cause: ended.map(|ended| ended.cause.clone()).or_else(|| story.and_then(|story| story.cause())),
-        ending: note.ending,
-    }
 }
 
 /// What the wall clock said at `then`.

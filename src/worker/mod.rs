@@ -28,9 +28,10 @@
 //!
 //! * [`state`], [`event`], [`effect`]: the nouns; `state::past` is what is left of a supervisor for the next one. [`transition::step`]: the rules, pure.
 //! * [`rules`]: the configured limits as the violation engine takes them.
-//! * [`actor`]: the task that gathers, steps, acts and publishes; `keeping`: what it has remembered, and answers that wait for that. [`handle`]: what everybody else holds of it.
+//! * `charge`: a worker to be supervised, and the state that begins in. [`actor`]: the task that gathers, steps, acts and publishes; `keeping`: what it has remembered, and answers that wait for that. [`handle`]: what everybody else holds of it.
 
 pub mod actor;
+mod charge;
 pub mod effect;
 pub mod event;
 pub mod handle;
