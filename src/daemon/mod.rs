@@ -3,6 +3,9 @@
 //! ```text
 //! up.rs          the process that was typed: checks, finds its place, starts the logger, becomes the keeper
 //! supervisor.rs  the keeper's child: builds kernel and actors, takes over, starts, stops
+//! settings.rs    what it is started with
+//! signals.rs     what it is asked by
+//! ending.rs      how it ends
 //! applied.rs     the configuration in force, kept for a supervisor that is started again
 //! memory.rs      the store: opened, judged, watched, closed
 //! chronicle.rs   the supervisor's own events
@@ -21,6 +24,7 @@ mod applied;
 mod chronicle;
 mod console;
 mod door;
+mod ending;
 mod household;
 mod memory;
 mod orphans;
@@ -28,6 +32,8 @@ mod patient;
 mod records;
 pub mod reexec;
 mod reload;
+mod settings;
+mod signals;
 pub mod supervisor;
 mod takeover;
 pub mod up;

@@ -5,7 +5,6 @@
 //! living runs with the keeper and their records on their cgroups.
 
 use std::{
-    ffi::OsString,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -13,12 +12,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
-use crate::cli::args::{OnTerm, Output};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::paths::ConfigSource;
 use crate::clock::Clock;
 use crate::health::probe::Tools;
 use crate::keeper::client::{self, Events};
@@ -26,12 +20,12 @@ use crate::keeper::protocol::FromKeeper;
 use crate::kernel::ancestors::Ancestors;
 use crate::kernel::auxiliary::{self, Auxiliary};
 use crate::kernel::cgroup::{Dir, Namespace};
-use crate::kernel::host::{HostKernel, Lost, Parts, Scan};
+use crate::kernel::host::{HostKernel, Parts, Scan};
 use crate::kernel::launch::{Method, give_back, selftest};
 use crate::kernel::place::{self, record, settle};
 use crate::manager::diff::diff;
 use crate::manager::handle::{Manager, Member};
-use crate::model::{Detail, EventKind, KilledBy, RunId, State, StoppingDetail, Trigger, WorkerId, chain};
+use crate::model::{EventKind, RunId, Trigger, chain};
 use crate::spec::types;
 use crate::worker::actor::Shared;
 use crate::worker::handle::WorkerHandle;
@@ -39,83 +33,21 @@ use crate::worker::handle::WorkerHandle;
 use super::applied::{self, InForce};
 use super::chronicle::Chronicle;
 use super::console::Console;
-use super::door::{Behind, Door, OpenDoor};
+use super::door::{Behind, Door};
+use super::ending::{End, TIDY, close, finish, go_home, leave, lost_sight, stop};
 use super::household::Household;
 use super::memory;
 use super::orphans;
 use super::records::Records;
-use super::reexec::{self, Desk, Verified};
+use super::reexec::{self, Desk};
 use super::reload::{self, Reloader, lay_over, scale};
+use super::signals::Signals;
 use super::takeover::{Past, Takeover, begin};
 
-/// How long after the last worker has ended its directory may still be there.
-const TIDY: Duration = Duration::from_secs(40);
+pub use super::settings::Settings;
 
 /// How long probes that were called off may keep the next supervisor waiting, which would end them.
 const PROBES: Duration = Duration::from_secs(2);
-
-/// What the supervisor is started with. Written and read by this binary only.
-#[derive(Debug, Clone, PartialEq, Eq, Parser)]
-#[command(name = "pinfold __supervisor", disable_help_flag = true)]
-pub struct Settings {
-    /// Where the lock, the configuration in force and the logs are.
-    #[arg(long)]
-    pub state_dir: PathBuf,
-    /// ROOT of the tree.
-    #[arg(long)]
-    pub root: PathBuf,
-    /// The path we were started by, where another binary will be.
-    #[arg(long)]
-    pub binary: Option<PathBuf>,
-    /// Where our own processes came from, and go back to at the end, where they were moved at all.
-    #[arg(long)]
-    pub home: Option<PathBuf>,
-    /// Whether ROOT was made by us.
-    #[arg(long)]
-    pub made: bool,
-    /// Where the configuration comes from, as JSON, should what was kept of it be damaged.
-    #[arg(long, value_parser = config_source)]
-    pub config: Option<ConfigSource>,
-    /// Where commands are heard.
-    #[arg(long)]
-    pub socket: PathBuf,
-    /// What SIGTERM does.
-    #[arg(long)]
-    pub on_term: OnTerm,
-    /// How events are printed.
-    #[arg(long)]
-    pub output: Output,
-}
-
-fn config_source(text: &str) -> Result<ConfigSource, serde_json::Error> {
-    serde_json::from_str(text)
-}
-
-impl Settings {
-    /// The arguments that [`Parser`] reads back.
-    #[must_use]
-    pub fn to_args(&self) -> Vec<OsString> {
-        let word = |v: &dyn std::fmt::Debug| OsString::from(format!("{v:?}").to_lowercase());
-        let mut args: Vec<OsString> = vec!["--state-dir".into(), self.state_dir.clone().into()];
-        args.extend(["--root".into(), self.root.clone().into()]);
-        if let Some(binary) = &self.binary {
-            args.extend(["--binary".into(), binary.clone().into()]);
-        }
-        if let Some(home) = &self.home {
-            args.extend(["--home".into(), home.clone().into()]);
-        }
-        if self.made {
-            args.push("--made".into());
-        }
-        // A path that is no UTF-8 is none of ours to keep: the configuration in force could not be kept either.
-        if let Some(config) = self.config.as_ref().and_then(|config| serde_json::to_string(config).ok()) {
-            args.extend(["--config".into(), config.into()]);
-        }
-        args.extend(["--socket".into(), self.socket.clone().into()]);
-        args.extend(["--on-term".into(), word(&self.on_term), "--output".into(), word(&self.output)]);
-        args
-    }
-}
 
 /// The role's main: `socket` leads to the keeper.
 ///
@@ -133,19 +65,6 @@ pub fn main(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure> {
     // What still looks something up for a launch is not waited for.
     runtime.shutdown_background();
     ended
-}
-
-/// How the supervisor is to end.
-#[derive(Debug)]
-enum End {
-    /// Every worker is stopped first.
-    Stop,
-    /// They are left running.
-    Detach,
-    /// As `Stop`, because the breaker of this worker has opened.
-    GiveUp(WorkerId),
-    /// This binary goes on.
-    MakeWay(Verified),
 }
 
 async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure> {
@@ -451,19 +370,6 @@ fn members(config: &types::Config, handles: &[WorkerHandle]) -> Vec<Member> {
     config.workers.iter().zip(handles).map(member).collect()
 }
 
-/// Takes the socket's file away, while the place is still held: whoever gets that next must not find a listener.
-fn leave(door: Option<OpenDoor>) {
-    if let Some(door) = door {
-        door.leave();
-    }
-}
-
-async fn close(door: Option<OpenDoor>) {
-    if let Some(door) = door {
-        door.close().await;
-    }
-}
-
 /// What the keeper knew when we began.
 #[derive(Debug, Default)]
 struct Told {
@@ -528,155 +434,4 @@ async fn announce(started: Vec<crate::worker::handle::Answer>, kernel: HostKerne
     kernel.notify(&format!("READY=1\nSTATUS={status}"));
     // What a start of thousands took at once, and nobody needs again.
     give_back();
-}
-
-/// Stops every worker at once; a second interrupt kills. The runs that could not be ended.
-async fn stop(handles: &[WorkerHandle], signals: &mut Signals) -> Vec<RunId> {
-    let answers: Vec<_> = handles.iter().map(|handle| handle.stop(KilledBy::Shutdown)).collect();
-    let all_down = async {
-        for answer in answers {
-            // Refused: not every process could be ended, which its status shows.
-            drop(answer.await);
-        }
-    };
-    tokio::pin!(all_down);
-    loop {
-        tokio::select! {
-            () = &mut all_down => break,
-            () = signals.again() => {
-                for handle in handles {
-                    drop(handle.kill(KilledBy::Shutdown));
-                }
-            }
-        }
-    }
-    let tidy = async {
-        for handle in handles.iter().filter(|h| !is_unkillable(h)) {
-            // An actor that is gone has nothing left.
-            drop(handle.at_rest().await);
-        }
-    };
-    if tokio::time::timeout(TIDY, tidy).await.is_err() {
-        tracing::error!("run directories could not be removed; the next start removes them");
-    }
-    handles.iter().filter(|h| is_unkillable(h)).map(|h| RunId::new(h.id().clone(), h.status().run)).collect()
-}
-
-fn is_unkillable(handle: &WorkerHandle) -> bool {
-    let status = handle.status();
-    status.state == State::Stopping && status.detail == Detail::Stopping(StoppingDetail::Unkillable)
-}
-
-/// Shows the end, and then waits for the sinks: a person is not kept waiting for a server.
-async fn finish(console: Console, handles: &[WorkerHandle], stream: Records) {
-    let leftover = stream.end().await;
-    let statuses: Vec<_> = handles.iter().map(WorkerHandle::status).collect();
-    if let Err(error) = console.finish(statuses) {
-        tracing::warn!(%error, "the end is not shown");
-    }
-    leftover.close().await;
-}
-
-fn lost_sight(lost: Result<Lost, tokio::task::JoinError>) -> Failure {
-    match lost {
-        Ok(lost) => Failure::failed("cannot supervise any more", lost),
-        Err(error) => Failure::failed("cannot supervise any more", error),
-    }
-}
-
-/// Leaves the tree as it was found: what is empty and ours goes.
-fn go_home(settings: &Settings) {
-    let Some(home) = &settings.home else { return };
-    let dissolve = || -> Result<(), Box<dyn std::error::Error>> {
-        let situation = place::Situation::of_this_process()?;
-        let home = Dir::open(home)?;
-        let tree = settle(&situation, &settings.root, false, &[])?;
-        if tree.workers.populated()? || tree.runs.populated()? {
-            // Somebody's who goes on; nothing of it is touched, the empty cgroups it made below its own included.
-            return Ok(());
-        }
-        let mut own = Vec::new();
-        for leaf in place::Leaf::ALL {
-            own.extend(tree.root.open_below(leaf.name())?.processes()?);
-        }
-        tree.dissolve(&home, &own, settings.made)?;
-        record::Recorded::erase(&settings.state_dir)?;
-        Ok(())
-    };
-    if let Err(error) = dissolve() {
-        // Below systemd the scope goes with its last process; elsewhere an empty directory stays.
-        tracing::debug!(%error, "the tree stays");
-    }
-}
-
-/// The signals that end us.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    /// Until somebody reloads by it.
-    hangup: Option<Signal>,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        // Nothing is asked for by the one, and the other is the desk's as soon as there is one; their default action would end us.
-        // The handler stays when its end is dropped.
-        for unused in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
-            drop(signal(unused)?);
-        }
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: Some(signal(SignalKind::hangup())?),
-        })
-    }
-
-    async fn end(&mut self, on_term: OnTerm) -> End {
-        tokio::select! {
-            _ = self.interrupt.recv() => End::Stop,
-            _ = self.terminate.recv() => match on_term {
-                OnTerm::Stop => End::Stop,
-                OnTerm::Detach => End::Detach,
-            },
-        }
-    }
-
-    /// Somebody who asks once more while everything is being stopped.
-    async fn again(&mut self) {
-        // A hangup meanwhile changes nothing: it is taken and not acted upon since the handler was set.
-        self.interrupt.recv().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_survive_the_way_through_the_command_line() {
-        let settings = Settings {
-            state_dir: "/var/lib/a b".into(),
-            root: "/sys/fs/cgroup/pinfold".into(),
-            binary: Some("/usr/local/s bin/pinfold".into()),
-            home: Some("/sys/fs/cgroup/user.slice".into()),
-            made: true,
-            config: Some(ConfigSource::Named(vec!["/etc/a b.yaml".into(), "--x".into()])),
-            socket: "/run/a b/api.sock".into(),
-            on_term: OnTerm::Detach,
-            output: Output::Json,
-        };
-        let words = std::iter::once("pinfold".into()).chain(settings.to_args());
-        assert_eq!(Settings::try_parse_from(words).unwrap(), settings);
-        let settings = Settings {
-            binary: None,
-            home: None,
-            made: false,
-            config: None,
-            on_term: OnTerm::Stop,
-            output: Output::Text,
-            ..settings
-        };
-        let words = std::iter::once("pinfold".into()).chain(settings.to_args());
-        assert_eq!(Settings::try_parse_from(words).unwrap(), settings);
-    }
 }
