@@ -9,14 +9,15 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::cli::paths::ConfigSource;
 use crate::model::{WorkerId, chain};
-use crate::spec::types::Config;
-use crate::spec::{self, Problems, Source};
+use crate::spec::types::{Config, Spec, Worker};
+use crate::spec::{self, Problems, Source, overlay};
 
 const FILE: &str = "applied.json";
 const OVERRIDES: &str = "overrides.json";
@@ -210,6 +211,36 @@ pub(super) fn restore(state: &Path, source: Option<&ConfigSource>) -> Result<InF
         Overrides::new()
     });
     Ok(InForce { from, config, scaled, overrides, amiss })
+}
+
+/// Gives `config` as many instances as workers were scaled to.
+pub(super) fn scale(config: &mut Config, scaled: &Scaled) {
+    for (parent, count) in scaled {
+        let is_instance = |worker: &Worker| worker.declared_as == *parent && worker.id != *parent;
+        let Some(at) = config.workers.iter().position(is_instance) else { continue };
+        let Some(first) = config.workers.get(at).cloned() else { continue };
+        let names = (1..=*count).filter_map(|number| WorkerId::new(&format!("{parent}-{number}")).ok());
+        let wanted: Vec<WorkerId> = names.collect();
+        config.workers.retain(|worker| !is_instance(worker) || wanted.contains(&worker.id));
+        for id in wanted {
+            if config.workers.iter().all(|worker| worker.id != id) {
+                config.workers.push(Worker { id, ..first.clone() });
+            }
+        }
+    }
+}
+
+/// Lays what was set to last over what is configured; what does not fit is left out, and told.
+pub(super) fn lay_over(config: &mut Config, overrides: &Overrides) -> Vec<(WorkerId, Problems)> {
+    let mut misfits = Vec::new();
+    for worker in &mut config.workers {
+        let Some(set) = overrides.get(&worker.id) else { continue };
+        match overlay::overlay(&worker.spec.limits, set) {
+            Ok(limits) => worker.spec = Arc::new(Spec { limits, ..Spec::clone(&worker.spec) }),
+            Err(problems) => misfits.push((worker.id.clone(), problems)),
+        }
+    }
+    misfits
 }
 
 /// What became of it, in words that follow others. Only the last of each name is kept.

@@ -13,7 +13,7 @@
 //! records.rs     where events go: the console, whoever follows, the history sinks
 //! patient.rs     a worker as the monitor of its health sees it
 //! household.rs   what one more worker takes in a running supervisor, or one less
-//! reload.rs      the configuration, changed while everything runs
+//! reload.rs      the configuration, changed while everything runs; reload/: how it is read, and one worker's limits
 //! takeover.rs    what stood in the tree before us
 //! orphans.rs     runs whose keeper is gone
 //! door.rs        the control socket, joined to what it serves

@@ -7,6 +7,9 @@
 //! One at a time. What is wrong changes nothing. What is to hold is on disk before the first step: a supervisor that dies
 //! in between is followed by one that brings the rest in line when it begins.
 
+mod limits;
+mod reading;
+
 use std::{
     collections::{BTreeMap, HashMap},
     io,
@@ -21,22 +24,17 @@ use crate::api::wire::{Carried, Code, Plan, Problem, Reloaded, SetLimits, Step, 
 use crate::api::{Answering, Governor, Outcomes};
 use crate::cli::paths::ConfigSource;
 use crate::clock;
-use crate::history::History;
 use crate::kernel::host::HostKernel;
 use crate::manager::crew::{ManagerError, New, Nursery};
-use crate::manager::diff::{Life, Origin, Present, Standing, diff};
-use crate::manager::handle::{Manager, Member, Outcome, Reach, Refusal, Renew};
+use crate::manager::diff::Origin;
+use crate::manager::handle::{Manager, Member, Renew};
 use crate::model::{EventKind, SliceName, Trigger, WorkerId, chain};
-use crate::spec::types::{Config, Sink, Slice, Spec, Worker};
-use crate::spec::{self, Problems, Source, overlay};
-use crate::worker::handle::AskError;
+use crate::spec::Source;
+use crate::spec::types::{self, Config, Sink, Slice};
 
 use super::applied::{self, Applied, Overrides, Scaled};
 use super::chronicle::Chronicle;
 use super::records::Sinks;
-
-/// When a limit that could not be put back is tried again.
-const AGAIN: Duration = Duration::from_secs(10);
 
 /// Whoever changes what is configured. Cheap to clone.
 #[derive(Clone)]
@@ -209,61 +207,6 @@ impl Inner {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    // ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// The configuration as its files have it now, and what stands between it and what there is.
-    async fn plan(&self) -> Result<(Vec<Source>, Config, Plan), Problem> {
-        let Some(from) = self.from.clone() else {
-            let why = "where the configuration came from was not kept by the version that began; start pinfold up anew";
-            return Err(Problem::new(Code::Failed, why));
-        };
-        let read = tokio::task::spawn_blocking(move || read(&from));
-        let (sources, mut config) =
-            read.await.unwrap_or_else(|gone| Err(Problem::new(Code::Failed, gone.to_string())))?;
-        let overrides = self.known().overrides.clone();
-        for (worker, problems) in lay_over(&mut config, &overrides) {
-            tracing::warn!(%worker, %problems, "what was set for it does not fit what is configured, and is left out");
-        }
-        let present = self.present();
-        if config.workers.is_empty() && present.workers.iter().any(|worker| worker.origin == Origin::Config) {
-            let why = "the configuration declares no worker, as a file that is being written does, and nothing is changed; \
-                       to stop every worker: pinfold stop '*'";
-            return Err(Problem::new(Code::BadConfig, why));
-        }
-        self.check_sinks(&config.history, &present.history).await?;
-        let plan = diff(&config, &present);
-        Ok((sources, config, plan))
-    }
-
-    /// That each sink that would come could be used.
-    async fn check_sinks(&self, wanted: &[Sink], present: &[Sink]) -> Result<(), Problem> {
-        let coming = wanted.iter().filter(|sink| !present.contains(sink));
-        History::check(&mut coming.map(History::sink).collect::<Vec<_>>())
-            .await
-            .map_err(|unusable| Problem::new(Code::BadConfig, format!("{}, and nothing is changed", chain(&unusable))))
-    }
-
-    fn present(&self) -> Present {
-        let known = self.known();
-        let standing = |member: &Arc<Member>| Standing {
-            id: member.id().clone(),
-            spec: Arc::clone(&member.spec),
-            enabled: member.enabled,
-            origin: member.origin,
-            life: Life::of(&member.worker.status()),
-        };
-        Present {
-            workers: self.manager.all().iter().map(standing).collect(),
-            slices: known.slices.clone(),
-            env: known.env.clone(),
-            reconcile_interval: known.reconcile_interval,
-            history: known.history.clone(),
-            left: Vec::new(),
-        }
-    }
-
-    // ── doing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async fn reload(&self, who: &str) -> Result<Reloaded, Problem> {
         let (sources, config, plan) = match self.plan().await {
@@ -458,100 +401,6 @@ impl Inner {
             tracing::error!(%worker, error = %chain(&error), "what was set for it is still kept");
         }
     }
-
-    // ── limits of one worker ──────────────────────────────────────────────────────────────────────────────────────
-
-    async fn set(self: Arc<Self>, name: &str, ask: SetLimits, who: &str) -> Result<Outcomes, Problem> {
-        let bad = |detail: String| Problem::new(Code::BadRequest, detail);
-        let member = self.manager.find(name);
-        let member = member.ok_or_else(|| Problem::new(Code::NotFound, format!("there is no worker {name:?}")))?;
-        let within = ask.for_.as_deref().map(spec::time).transpose().map_err(|error| bad(format!("for: {error}")))?;
-        if ask.limits.is_empty() {
-            return Err(bad(format!("limits: which ones is to be said: {}", overlay::KEYS.join(", "))));
-        }
-        if ask.persist && within.is_some() {
-            return Err(bad("persist and for contradict each other; choose one".to_owned()));
-        }
-        if ask.persist {
-            return self.set_to_last(&member, ask.limits, who).await;
-        }
-        let run = member.worker.status().run;
-        let before = self.known().passing.get(member.id()).filter(|passing| passing.run == run).map(|p| p.set.clone());
-        let mut set = before.unwrap_or_default();
-        set.extend(ask.limits);
-        let spec = laid_over(&member.spec, &set)?;
-        let asked = member.worker.on_behalf_of(who).update(Arc::new(spec), Reach::Run).await;
-        if asked.is_ok() {
-            let serial = {
-                let mut known = self.known();
-                known.serial += 1;
-                let serial = known.serial;
-                known.passing.insert(member.id().clone(), Passing { run, set, serial });
-                serial
-            };
-            if let Some(within) = within {
-                tokio::spawn(Arc::clone(&self).put_back(member.id().clone(), serial, within));
-            }
-        }
-        Ok(vec![(member, told(asked))])
-    }
-
-    async fn set_to_last(
-        &self,
-        member: &Arc<Member>,
-        limits: BTreeMap<String, String>,
-        who: &str,
-    ) -> Result<Outcomes, Problem> {
-        let mut overrides = self.known().overrides.clone();
-        let set = overrides.entry(member.id().clone()).or_default();
-        let spec = laid_over(&member.spec, &limits)?;
-        set.extend(limits);
-        let done = self.manager.renew(member, &Arc::new(spec), member.enabled, Renew::No, who).await;
-        if done.is_ok() {
-            let state = self.state.clone();
-            let kept = overrides.clone();
-            let stored = tokio::task::spawn_blocking(move || applied::store_overrides(&state, &kept)).await;
-            stored.map_err(io::Error::other).flatten().map_err(|error| {
-                let why = chain(&error);
-                Problem::new(Code::Failed, format!("the limits are in force, and cannot be kept for later: {why}"))
-            })?;
-            let mut known = self.known();
-            known.overrides = overrides;
-            known.passing.remove(member.id());
-        }
-        let outcome = match done {
-            Ok(()) => Outcome::Done,
-            Err(ManagerError::Refused { why, .. }) => Outcome::Refused(why),
-            Err(ManagerError::Gone { .. }) => Outcome::Gone,
-            Err(other) => return Err(other.into()),
-        };
-        Ok(vec![(Arc::clone(member), outcome)])
-    }
-
-    /// After `within`, what is configured is in force again, unless something else was asked for meanwhile.
-    async fn put_back(self: Arc<Self>, worker: WorkerId, serial: u64, within: Duration) {
-        let mut wait = within;
-        loop {
-            tokio::time::sleep(wait).await;
-            wait = AGAIN;
-            let _one = self.one.lock().await;
-            let run = self.known().passing.get(&worker).filter(|passing| passing.serial == serial).map(|p| p.run);
-            let (Some(run), Some(member)) = (run, self.manager.find(worker.as_str())) else { return };
-            let status = member.worker.status();
-            let done = if status.run == run {
-                let reach = Reach::Config { generation: status.desired_generation, renew: Renew::No };
-                member.worker.on_behalf_of("timer").update(Arc::clone(&member.spec), reach).await
-            } else {
-                Ok(())
-            };
-            if let Err(AskError::Refused { why: why @ (Refusal::Limits(_) | Refusal::NotNow(_)), .. }) = done {
-                tracing::warn!(%worker, %why, "the limits of before cannot be put back yet");
-            } else {
-                self.known().passing.remove(&worker);
-                return;
-            }
-        }
-    }
 }
 
 /// The run that a plan's step takes over.
@@ -566,15 +415,7 @@ async fn started(member: &Member) -> Result<(), String> {
     member.worker.start(Trigger::Config).await.map_err(|error| chain(&error))
 }
 
-fn told(asked: Result<(), AskError>) -> Outcome {
-    match asked {
-        Ok(()) => Outcome::Done,
-        Err(AskError::Refused { why, .. }) => Outcome::Refused(why),
-        Err(AskError::Gone { .. }) => Outcome::Gone,
-    }
-}
-
-fn new(worker: &spec::types::Worker) -> New {
+fn new(worker: &types::Worker) -> New {
     New {
         id: worker.id.clone(),
         declared_as: worker.declared_as.clone(),
@@ -582,64 +423,4 @@ fn new(worker: &spec::types::Worker) -> New {
         enabled: worker.enabled,
         origin: Origin::Config,
     }
-}
-
-fn read(from: &ConfigSource) -> Result<(Vec<Source>, Config), Problem> {
-    let files = from.files().map_err(|error| Problem::new(Code::BadConfig, chain(&error)))?;
-    applied::read_files(&files).map_err(|problems| bad_config(&problems))
-}
-
-fn bad_config(problems: &Problems) -> Problem {
-    let count = match problems.0.len() {
-        1 => "a problem".to_owned(),
-        n => format!("{n} problems"),
-    };
-    let first = problems.0.first().map(|problem| wrong(problem).to_string()).unwrap_or_default();
-    let detail = format!("the configuration has {count}, and nothing is changed: {first}");
-    Problem { problems: problems.0.iter().map(wrong).collect(), ..Problem::new(Code::BadConfig, detail) }
-}
-
-fn wrong(problem: &spec::Problem) -> Wrong {
-    // Without the line itself, which may hold a secret: whoever may read the file looks there.
-    let spec::Problem { file, line, column, path, message, fix, excerpt: _ } = problem.clone();
-    Wrong { file, line, column, path, message, fix }
-}
-
-fn laid_over(spec: &Spec, set: &BTreeMap<String, String>) -> Result<Spec, Problem> {
-    let limits = overlay::overlay(&spec.limits, set).map_err(|problems| {
-        let said = problems.0.iter().map(|problem| format!("{}: {}; {}", problem.path, problem.message, problem.fix));
-        let detail = said.collect::<Vec<_>>().join("; ");
-        Problem { problems: problems.0.iter().map(wrong).collect(), ..Problem::new(Code::BadRequest, detail) }
-    })?;
-    Ok(Spec { limits, ..spec.clone() })
-}
-
-/// Gives `config` as many instances as workers were scaled to.
-pub(super) fn scale(config: &mut Config, scaled: &Scaled) {
-    for (parent, count) in scaled {
-        let is_instance = |worker: &Worker| worker.declared_as == *parent && worker.id != *parent;
-        let Some(at) = config.workers.iter().position(is_instance) else { continue };
-        let Some(first) = config.workers.get(at).cloned() else { continue };
-        let names = (1..=*count).filter_map(|number| WorkerId::new(&format!("{parent}-{number}")).ok());
-        let wanted: Vec<WorkerId> = names.collect();
-        config.workers.retain(|worker| !is_instance(worker) || wanted.contains(&worker.id));
-        for id in wanted {
-            if config.workers.iter().all(|worker| worker.id != id) {
-                config.workers.push(Worker { id, ..first.clone() });
-            }
-        }
-    }
-}
-
-/// Lays what was set to last over what is configured; what does not fit is left out, and told.
-pub(super) fn lay_over(config: &mut Config, overrides: &Overrides) -> Vec<(WorkerId, Problems)> {
-    let mut misfits = Vec::new();
-    for worker in &mut config.workers {
-        let Some(set) = overrides.get(&worker.id) else { continue };
-        match overlay::overlay(&worker.spec.limits, set) {
-            Ok(limits) => worker.spec = Arc::new(Spec { limits, ..Spec::clone(&worker.spec) }),
-            Err(problems) => misfits.push((worker.id.clone(), problems)),
-        }
-    }
-    misfits
 }

@@ -30,7 +30,7 @@ use crate::spec::types;
 use crate::worker::actor::Shared;
 use crate::worker::handle::WorkerHandle;
 
-use super::applied::{self, InForce};
+use super::applied::{self, InForce, lay_over, scale};
 use super::chronicle::Chronicle;
 use super::console::Console;
 use super::door::{Behind, Door};
@@ -40,7 +40,7 @@ use super::memory;
 use super::orphans;
 use super::records::Records;
 use super::reexec::{self, Desk};
-use super::reload::{self, Reloader, lay_over, scale};
+use super::reload::{self, Reloader};
 use super::signals::Signals;
 use super::takeover::{Past, Takeover, begin};
 
