@@ -121,8 +121,8 @@ const TABLE: &[Row] = &[
     },
     // It makes workers: their actors, on what those share.
     Row {
-        files: "manager/crew.rs",
-        may_use: &["model", "spec::types", "worker::handle", "worker::actor", "store", "manager", "clock"],
+        files: "manager/nursery.rs",
+        may_use: &["model", "spec::types", "worker::handle", "worker::actor", "store", "manager"],
         never: &["nix", "rustix", "libc", "axum", "hyper"],
     },
     // The store and the sinks of whoever uses the library.

@@ -7,107 +7,28 @@
 //! What is asked of several is all or nothing where that can be: names are taken together or not at all.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use futures_util::future::join_all;
 
 use super::diff::Origin;
-use super::handle::{Action, Manager, Member, NotAsked, Outcome, Refusal};
-use super::keep::Keep;
+use super::handle::{Action, Manager, Member, Outcome, Refusal};
 use super::pattern::NoMatch;
-use crate::model::{BadWorkerId, KilledBy, RunId, State, Trigger, WorkerId, WorkerStatus, chain};
+use crate::model::{KilledBy, RunId, State, Trigger, WorkerId, WorkerStatus, chain};
 use crate::spec::types::{Spec, Takes};
-use crate::store::Change;
-use crate::worker::actor::{self, Charge, Found, Shared};
-use crate::worker::handle::{AskError, Reach, Renew, WorkerHandle};
+use crate::worker::handle::{AskError, Reach, Renew};
+
+pub use super::error::ManagerError;
+pub use super::nursery::{Crew, Nursery};
 
 /// The period of a reconciler for which none is given.
 pub const RECONCILE: Duration = Duration::from_millis(500);
 
 /// The most instances of one declaration.
 pub const MAX_INSTANCES: usize = 10_000;
-
-/// What makes workers, and is told of what becomes of them. No method waits.
-pub trait Nursery: Send + Sync + 'static {
-    /// Begins to supervise `id`. Nothing is started.
-    fn supervise(&self, id: &WorkerId, spec: &Arc<Spec>) -> WorkerHandle;
-
-    /// `worker` goes by `spec` now.
-    fn updated(&self, worker: &WorkerHandle, spec: &Arc<Spec>);
-
-    /// `worker`, which is at rest, is supervised no longer.
-    fn dismissed(&self, worker: &WorkerHandle);
-
-    /// The global environment of every run that begins from now on.
-    fn set_global_env(&self, env: &BTreeMap<String, String>);
-
-    /// Asks the kernel for the truth about a run whose notifications may be lost.
-    fn look_again(&self, run: &RunId);
-
-    /// The store and the history sinks, where a user of the library decides on them.
-    fn keep(&self) -> Option<&Keep> {
-        None
-    }
-}
-
-/// Workers on what actors share, and nothing beside: no probes, no logs.
-pub struct Crew {
-    shared: Arc<Shared>,
-    keep: Option<Keep>,
-    /// The last runs of workers that are supervised no longer: should they come back, their numbers go on.
-    last_runs: Mutex<HashMap<WorkerId, u32>>,
-}
-
-impl Crew {
-    /// On `shared`, which says where is remembered and told what happens.
-    #[must_use]
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, keep: None, last_runs: Mutex::default() }
-    }
-
-    pub(super) fn keeping(self, keep: Keep) -> Self {
-        Self { keep: Some(keep), ..self }
-    }
-
-    fn last_runs(&self) -> MutexGuard<'_, HashMap<WorkerId, u32>> {
-        self.last_runs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Nursery for Crew {
-    fn supervise(&self, id: &WorkerId, spec: &Arc<Spec>) -> WorkerHandle {
-        let found = Found::Nothing { last_run: self.last_runs().get(id).copied().unwrap_or(0) };
-        let remembered = self.keep.as_ref().and_then(|keep| keep.take(id));
-        // It is started by whoever has it made.
-        actor::spawn(
-            &self.shared,
-            Charge { remembered, idle: true, ..Charge::new(id.clone(), Arc::clone(spec), found) },
-        )
-    }
-
-    fn updated(&self, _worker: &WorkerHandle, _spec: &Arc<Spec>) {}
-
-    fn dismissed(&self, worker: &WorkerHandle) {
-        // Whoever removes a worker has no wish left for one of its name.
-        self.shared.ledger.record(vec![Change::Forgotten { worker: worker.id().clone() }]);
-        self.last_runs().insert(worker.id().clone(), worker.status().run);
-    }
-
-    fn set_global_env(&self, env: &BTreeMap<String, String>) {
-        self.shared.kernel.set_global_env(env);
-    }
-
-    fn look_again(&self, run: &RunId) {
-        self.shared.kernel.look_again(run);
-    }
-
-    fn keep(&self) -> Option<&Keep> {
-        self.keep.as_ref()
-    }
-}
 
 /// A worker to be.
 #[derive(Debug, Clone)]
@@ -122,100 +43,6 @@ pub struct New {
     pub enabled: bool,
     /// Who declares it.
     pub origin: Origin,
-}
-
-/// Why something did not come about.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ManagerError {
-    /// Nothing is started any more.
-    #[error("the supervisor is going down and starts nothing any more")]
-    GoingDown,
-    /// No workers can be made.
-    #[error("the workers of this manager are those that it has")]
-    Fixed,
-    /// There is none.
-    #[error(transparent)]
-    NoMatch(#[from] NoMatch),
-    /// The name is another's.
-    #[error("there is a worker {name} already; nothing was made")]
-    Taken {
-        /// Which.
-        name: WorkerId,
-    },
-    /// It is there, and another than the one that is to be started.
-    #[error("worker {name} is there with another spec; update it, or remove it first")]
-    Differs {
-        /// Which.
-        name: WorkerId,
-    },
-    /// It has no instances.
-    #[error("{name} is declared without instances, and so there is one of it; write instances: 1 to scale it")]
-    NotScalable {
-        /// Which.
-        name: String,
-    },
-    /// Not so many.
-    #[error("{count} instances cannot be: write a number from 1 to {MAX_INSTANCES}")]
-    Count {
-        /// How many were asked for.
-        count: usize,
-    },
-    /// The name of an instance would be none.
-    #[error("{name:?} is not the name of a worker")]
-    Name {
-        /// It.
-        name: String,
-        /// Why.
-        #[source]
-        source: BadWorkerId,
-    },
-    /// It is not stopped.
-    #[error("worker {name} is {state}; stop it first")]
-    Running {
-        /// Which.
-        name: WorkerId,
-        /// What it does.
-        state: &'static str,
-    },
-    /// The worker's own answer.
-    #[error("worker {worker}")]
-    Refused {
-        /// Which.
-        worker: WorkerId,
-        /// Why.
-        #[source]
-        why: Refusal,
-    },
-    /// It is not supervised any more.
-    #[error("worker {worker} is not supervised any more")]
-    Gone {
-        /// Which.
-        worker: WorkerId,
-    },
-    /// It is done, and not on record.
-    #[error("everything is stopped, and what happened last is not remembered: {why}")]
-    NotRemembered {
-        /// The whole chain of reasons.
-        why: String,
-    },
-}
-
-impl From<AskError> for ManagerError {
-    fn from(error: AskError) -> Self {
-        match error {
-            AskError::Gone { worker } => Self::Gone { worker },
-            AskError::Refused { worker, why } => Self::Refused { worker, why },
-        }
-    }
-}
-
-impl From<NotAsked> for ManagerError {
-    fn from(error: NotAsked) -> Self {
-        match error {
-            NotAsked::NoMatch(error) => Self::NoMatch(error),
-            NotAsked::GoingDown => Self::GoingDown,
-        }
-    }
 }
 
 /// `K=V` lines as an environment.

@@ -6,12 +6,15 @@
 //! * [`pattern`]: names and what chooses among them, pure. [`handle`]: what everybody else holds of it all.
 //!
 //! * [`diff`]: what stands between what there is and a configuration, pure. [`crew`]: workers made, scaled, changed and
-//!   removed, for the supervisor and for users of the library. [`keep`]: the store and the history sinks of those users.
+//!   removed, for the supervisor and for users of the library, through a `nursery`, which makes them and lets them go.
+//!   [`keep`]: the store and the history sinks of those users.
 //!
 //! Everything asks through [`handle::Manager`], and nothing keeps a list of its own: which workers there are can change.
 
 pub mod crew;
 pub mod diff;
+mod error;
 pub mod handle;
 pub mod keep;
+mod nursery;
 pub mod pattern;
