@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Inner, triggers};
+use super::Inner;
 use crate::kernel::cgroup::{Dir, change, limits, setting::Setting};
+use crate::kernel::pressure::triggers;
 use crate::model::{KernelEventKind, LimitSet, RunId, Stage, StartError, chain};
 use crate::spec::types::Spec;
 

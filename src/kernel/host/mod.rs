@@ -8,44 +8,48 @@
 //!
 //! What decides is elsewhere: this module reads, writes and passes on. Every answer is a level that was read, never a
 //! notification that was counted. The table's lock is held for map operations only, never across a system call.
+//!
+//! * `table`: what is known of each run. `start`: how one begins; `living`, `tripwire`: what is changed while it lives; `end`:
+//!   what is read when it loses a process and when it ends; `janitor`: its directory removed.
+//! * `places`: the directories that runs stand in. `scan`, `takeover`: what an earlier supervisor left. `pump`: all news.
+//!   `stuck`: what a process that survives SIGKILL waits in.
 
+mod end;
 mod janitor;
 mod living;
 mod places;
 mod pump;
 mod scan;
+mod start;
 mod stuck;
+mod table;
 mod takeover;
 mod tripwire;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     ffi::OsString,
     io,
-    os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    os::fd::OwnedFd,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    time::Duration,
 };
 
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::keeper::client::{Client, Events};
-use crate::keeper::protocol::LogFiles;
 use crate::keeper::transport::TransportError;
-use crate::kernel::ancestors::{Ancestors, history::Kills};
-use crate::kernel::cgroup::{Dir, DirError, Namespace, events, kill, limits, signal, stat};
-use crate::kernel::launch::plan::{LaunchPlan, Session};
-use crate::kernel::launch::resolve::{self, Inherit};
+use crate::kernel::ancestors::Ancestors;
+use crate::kernel::cgroup::{Dir, DirError, Namespace, kill, limits, signal, stat};
 use crate::kernel::news::NewsSender;
+use crate::kernel::note;
 use crate::kernel::port::{Kernel, KernelError, RunNote, Standing};
-use crate::kernel::pressure::{Pressure, triggers};
+use crate::kernel::pressure::Pressure;
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
-use crate::kernel::{note, pidfd};
 use crate::model::{
-    AboveReading, Counters, KernelEvent, KernelEventKind, LimitSet, LogPolicy, Mono, RunId, Sample, Segment, SliceName,
-    Stage, StartError, Stream, Target, Usage, Wanted, Way, WorkerId, chain,
+    Counters, KernelEvent, KernelEventKind, LimitSet, RunId, Sample, SliceName, Stage, StartError, Target, Usage,
+    Wanted, Way, WorkerId, chain,
 };
 use crate::spec::types::{Slice, Spec};
 
@@ -53,9 +57,7 @@ use janitor::Janitor;
 use places::{Place, Places};
 pub use pump::{Lost, Pump};
 pub use scan::{Found, Scan};
-
-/// How long users, groups and env files may take to be read: they can come over a network.
-const LOOK_UP: Duration = Duration::from_secs(10);
+use table::{Leaving, Run, Table};
 
 /// What the driver is made of.
 #[derive(Debug)]
@@ -105,60 +107,6 @@ struct Inner {
     global_env: RwLock<Arc<BTreeMap<String, String>>>,
     inherited: BTreeMap<OsString, OsString>,
     table: Mutex<Table>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    sinks: HashMap<WorkerId, NewsSender>,
-    /// Boxed: a table has up to twice the room that it needs.
-    runs: HashMap<RunId, Box<Run>>,
-    /// Where runs of an earlier supervisor are, until something is done with them; those in `ROOT/workers` itself are not here.
-    found: HashMap<RunId, Arc<Place>>,
-}
-
-/// What is known of one run.
-#[derive(Debug)]
-struct Run {
-    dir: Arc<Dir>,
-    place: Arc<Place>,
-    /// `None`: a stranger's, which has no record of ours.
-    note: Option<RunNote>,
-    /// What its counters have said so far.
-    kills: Kills,
-    /// Whether its end was told with what is above it.
-    ended: bool,
-    /// Whether it was read to be empty at its end: nobody is left who could make its counters grow.
-    empty: bool,
-    /// Whether its emptiness has been asked for and not yet been told.
-    draining: bool,
-    /// Whether `memory.high` was last asked to be out of force.
-    lifted: bool,
-}
-
-impl Run {
-    #[expect(clippy::large_types_passed_by_value, reason = "it is moved into place")]
-    fn new(dir: Arc<Dir>, place: Arc<Place>, note: Option<RunNote>, kills: Kills) -> Box<Self> {
-        Box::new(Self { dir, place, note, kills, ended: false, empty: false, draining: false, lifted: false })
-    }
-}
-
-/// Runs that are over and whose triggers are being closed, with the directory that theirs is in.
-#[derive(Debug, Clone, Default)]
-struct Leaving(Arc<Mutex<HashMap<RunId, Arc<Place>>>>);
-
-impl Leaving {
-    fn add(&self, run: &RunId, place: &Arc<Place>) {
-        self.map().insert(run.clone(), Arc::clone(place));
-    }
-
-    fn take(&self, run: &RunId) -> Option<Arc<Place>> {
-        self.map().remove(run)
-    }
-
-    fn map(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Place>>> {
-        // The map is whole between any two of its operations.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl HostKernel {
@@ -280,30 +228,7 @@ impl Kernel for HostKernel {
     }
 
     fn launch(&self, run: &RunId, spec: &Arc<Spec>, way: Way) {
-        let inner = Arc::clone(&self.inner);
-        let (run, spec) = (run.clone(), Arc::clone(spec));
-        // What can wait for a disk or a network is looked up aside, and only then: a thread hop costs a restart more
-        // than the rest of the plan.
-        if spec.user.is_none() && spec.group.is_none() && spec.env_files.is_empty() {
-            let plan = inner.resolve(&run, &spec);
-            return inner.launch(&run, plan, spec.logs, way);
-        }
-        let policy = spec.logs;
-        tokio::spawn(async move {
-            let aside = {
-                let (inner, run) = (Arc::clone(&inner), run.clone());
-                tokio::task::spawn_blocking(move || inner.resolve(&run, &spec))
-            };
-            let plan = match tokio::time::timeout(LOOK_UP, aside).await {
-                Ok(Ok(plan)) => plan,
-                Ok(Err(gone)) => Err(StartError::refused(Stage::User, gone.to_string())),
-                Err(_) => Err(StartError::refused(
-                    Stage::User,
-                    format!("looking up user, group and env files took more than {} s", LOOK_UP.as_secs()),
-                )),
-            };
-            inner.launch(&run, plan, policy, way);
-        });
+        start::launch(&self.inner, run, spec, way);
     }
 
     fn signal(&self, run: &RunId, signal: i32, to: Target) -> Result<(), KernelError> {
@@ -444,27 +369,6 @@ impl Inner {
         }
     }
 
-    /// Limits, record, baseline and watches of a fresh directory.
-    fn furnish(
-        &self,
-        run: &RunId,
-        (place, dir): (&Arc<Place>, Dir),
-        spec: &Spec,
-        note: &RunNote,
-    ) -> Result<Counters, StartError> {
-        limits::apply(&dir, &self.plan(&dir, spec)?)?;
-        let counters = events::read(&dir).map_err(|e| e.at(Stage::Cgroup))?;
-        let note = RunNote { baseline: counters, ..note.clone() };
-        note::write(&dir, self.namespace, &note).map_err(|e| StartError::refused(Stage::Cgroup, chain(&e)))?;
-        let dir = Arc::new(dir);
-        self.watch(run, &dir);
-        // Last: nothing can fail any more, so that a directory with triggers is never removed but by `remove`.
-        self.pressure.watch(run, &dir, triggers(&spec.limits));
-        let (place, kills) = (Arc::clone(place), Kills::since(counters));
-        self.table().runs.insert(run.clone(), Run::new(dir, place, Some(note), kills));
-        Ok(counters)
-    }
-
     /// A run that cannot be watched is still held to its limits, and its counters are read at its end.
     fn watch(&self, run: &RunId, dir: &Arc<Dir>) {
         if let Err(e) = self.watches.add(run, dir, Interest::ALL) {
@@ -472,125 +376,9 @@ impl Inner {
         }
     }
 
-    fn resolve(&self, run: &RunId, spec: &Spec) -> Result<LaunchPlan, StartError> {
-        let global_env = Arc::clone(&self.global_env.read().unwrap_or_else(PoisonError::into_inner));
-        let context = resolve::Context {
-            run,
-            global_env: &global_env,
-            inherited: &self.inherited,
-            inherit: Inherit::AllowList,
-            session: Session::New,
-        };
-        resolve::resolve(spec, &context)
-    }
-
-    fn launch(&self, run: &RunId, plan: Result<LaunchPlan, StartError>, policy: LogPolicy, way: Way) {
-        let Some(dir) = self.dir(run) else { return };
-        let logs = log_files(&self.logs, run, policy);
-        let asked = plan.and_then(|plan| match self.keeper.launch(run, logs, dir.as_fd(), &plan, way) {
-            // The supervisor is about to end for that: the run is for the next one, and was no failure.
-            Err(TransportError::Gone) => Ok(()),
-            asked => asked.map_err(|e| StartError::refused(Stage::Keeper, chain(&e))),
-        });
-        if let Err(error) = asked {
-            self.tell(run, KernelEventKind::LaunchFailed(error));
-        }
-    }
-
-    /// Puts the main process on record, once it is known.
-    fn launched(&self, run: &RunId, pid: i32, started_mono_ns: u64) {
-        let dir = {
-            let mut table = self.table();
-            let Some(known) = table.runs.get_mut(run) else { return };
-            let Some(note) = &mut known.note else { return };
-            note.pid = Some(pid);
-            note.started_mono_ns = Some(started_mono_ns);
-            Arc::clone(&known.dir)
-        };
-        // The worker hears of it first: the record is for a supervisor that comes after us.
-        self.tell(run, KernelEventKind::Launched { pid });
-        let ticks = pidfd::start_ticks(pid);
-        if let Some(note) = self.table().runs.get_mut(run).and_then(|known| known.note.as_mut()) {
-            note.pid_start_ticks = ticks;
-        }
-        if let Err(e) = self.write_note(run, &dir) {
-            tracing::warn!(%run, error = %chain(&e), "a run's record could not be written");
-        }
-    }
-
     fn write_note(&self, run: &RunId, dir: &Dir) -> Result<(), KernelError> {
         let Some(note) = self.table().runs.get(run).and_then(|r| r.note.clone()) else { return Ok(()) };
         note::write(dir, self.namespace, &note).map_err(|e| refused("record", run, io::Error::other(e)))
-    }
-
-    /// Reads the counters of a run, and says what they were before.
-    fn count(&self, run: &RunId) -> Option<(Counters, Counters)> {
-        let dir = self.dir(run)?;
-        match events::read(&dir) {
-            Ok(now) => {
-                let read_at = self.clock.now();
-                let before = self.table().runs.get_mut(run).map(|r| r.kills.read(read_at, now))?;
-                Some((before, now))
-            }
-            Err(e) => {
-                if !e.is_absent() {
-                    tracing::error!(%run, error = %chain(&e), "the counters of a run cannot be read");
-                }
-                None
-            }
-        }
-    }
-
-    /// Whether a run whose main process was reaped still has others. Unreadable is not empty.
-    fn populated_at_the_end(&self, run: &RunId) -> bool {
-        let populated = self.dir(run).is_none_or(|dir| dir.populated().unwrap_or(true));
-        if let Some(known) = self.table().runs.get_mut(run) {
-            known.empty = !populated;
-        }
-        populated
-    }
-
-    /// Whether the main process of a run that has just lost one is it.
-    fn main_is_dying(&self, run: &RunId) -> bool {
-        let pid = self.table().runs.get(run).and_then(|known| known.note.as_ref()?.pid);
-        pid.is_some_and(pidfd::is_dying)
-    }
-
-    /// Tells of a draining run that it has been read to be empty: once.
-    fn unpopulated(&self, run: &RunId) {
-        let (dir, known) = {
-            let mut table = self.table();
-            let Some(run) = table.runs.get_mut(run).filter(|run| run.draining) else { return };
-            run.draining = false;
-            (Arc::clone(&run.dir), run.empty.then(|| run.kills.last()))
-        };
-        let counters = known.or_else(|| self.count(run).map(|(_, now)| now)).unwrap_or_default();
-        // An end that was reported has been told with it; one of a run that could not be launched is reported now.
-        let above = self.above(run, self.clock.now());
-        self.tell(run, KernelEventKind::Unpopulated { usage: stat::usage(&dir), counters, above });
-    }
-
-    /// What is above a run that has ended at `end`, where it lost a process to a limit there or to the host. Once; for
-    /// every other end nothing is read.
-    fn above(&self, run: &RunId, end: Mono) -> Option<Box<AboveReading>> {
-        let (place, dead) = {
-            let mut table = self.table();
-            let known = table.runs.get_mut(run)?;
-            if std::mem::replace(&mut known.ended, true) {
-                return None;
-            }
-            (Arc::clone(&known.place), known.kills.from_above()?.min(end))
-        };
-        Some(Box::new(self.places.ancestors().read(place.slice.as_deref(), dead, self.clock.now())))
-    }
-
-    /// Notes what is above a run that lost a process and lives on: its own end may come of it, or a later one must not
-    /// be blamed on it.
-    fn observe_above(&self, run: &RunId) {
-        let place = self.table().runs.get(run).filter(|r| r.kills.from_above().is_some()).map(|r| Arc::clone(&r.place));
-        if let Some(place) = place {
-            self.places.ancestors().observe(place.slice.as_deref(), self.clock.now());
-        }
     }
 }
 
@@ -600,12 +388,6 @@ fn heard(sent: Result<(), TransportError>) {
     if let Err(e) = sent {
         tracing::error!(error = %chain(&e), "the keeper cannot be told");
     }
-}
-
-/// Where the output of `run` goes: `LOGS/ID/RUN.stdout` and `LOGS/ID/RUN.stderr` are the first files.
-fn log_files(logs: &Path, run: &RunId, policy: LogPolicy) -> LogFiles {
-    let file = |stream| logs.join(run.worker.as_str()).join(Segment::first(run, stream).to_string());
-    LogFiles { stdout: file(Stream::Stdout), stderr: file(Stream::Stderr), policy }
 }
 
 fn refused(action: &'static str, run: &RunId, source: io::Error) -> KernelError {

@@ -1,0 +1,128 @@
+//! How a run begins: its directory furnished, its plan handed to the keeper, its main process put on record.
+
+use std::{
+    os::fd::AsFd,
+    path::Path,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use super::Inner;
+use super::places::Place;
+use super::table::Run;
+use crate::keeper::protocol::LogFiles;
+use crate::keeper::transport::TransportError;
+use crate::kernel::ancestors::history::Kills;
+use crate::kernel::cgroup::{Dir, events, limits};
+use crate::kernel::launch::plan::{LaunchPlan, Session};
+use crate::kernel::launch::resolve::{self, Inherit};
+use crate::kernel::port::RunNote;
+use crate::kernel::pressure::triggers;
+use crate::kernel::{note, pidfd};
+use crate::model::{Counters, KernelEventKind, LogPolicy, RunId, Segment, Stage, StartError, Stream, Way, chain};
+use crate::spec::types::Spec;
+
+/// How long users, groups and env files may take to be read: they can come over a network.
+const LOOK_UP: Duration = Duration::from_secs(10);
+
+/// Has the plan of a prepared run made, and handed to the keeper.
+pub(super) fn launch(inner: &Arc<Inner>, run: &RunId, spec: &Arc<Spec>, way: Way) {
+    let (inner, run, spec) = (Arc::clone(inner), run.clone(), Arc::clone(spec));
+    // What can wait for a disk or a network is looked up aside, and only then: a thread hop costs a restart more
+    // than the rest of the plan.
+    if spec.user.is_none() && spec.group.is_none() && spec.env_files.is_empty() {
+        let plan = inner.resolve(&run, &spec);
+        return inner.hand_over(&run, plan, spec.logs, way);
+    }
+    let policy = spec.logs;
+    tokio::spawn(async move {
+        let aside = {
+            let (inner, run) = (Arc::clone(&inner), run.clone());
+            tokio::task::spawn_blocking(move || inner.resolve(&run, &spec))
+        };
+        let plan = match tokio::time::timeout(LOOK_UP, aside).await {
+            Ok(Ok(plan)) => plan,
+            Ok(Err(gone)) => Err(StartError::refused(Stage::User, gone.to_string())),
+            Err(_) => Err(StartError::refused(
+                Stage::User,
+                format!("looking up user, group and env files took more than {} s", LOOK_UP.as_secs()),
+            )),
+        };
+        inner.hand_over(&run, plan, policy, way);
+    });
+}
+
+impl Inner {
+    /// Limits, record, baseline and watches of a fresh directory.
+    pub(super) fn furnish(
+        &self,
+        run: &RunId,
+        (place, dir): (&Arc<Place>, Dir),
+        spec: &Spec,
+        note: &RunNote,
+    ) -> Result<Counters, StartError> {
+        limits::apply(&dir, &self.plan(&dir, spec)?)?;
+        let counters = events::read(&dir).map_err(|e| e.at(Stage::Cgroup))?;
+        let note = RunNote { baseline: counters, ..note.clone() };
+        note::write(&dir, self.namespace, &note).map_err(|e| StartError::refused(Stage::Cgroup, chain(&e)))?;
+        let dir = Arc::new(dir);
+        self.watch(run, &dir);
+        // Last: nothing can fail any more, so that a directory with triggers is never removed but by `remove`.
+        self.pressure.watch(run, &dir, triggers(&spec.limits));
+        let (place, kills) = (Arc::clone(place), Kills::since(counters));
+        self.table().runs.insert(run.clone(), Run::new(dir, place, Some(note), kills));
+        Ok(counters)
+    }
+
+    fn resolve(&self, run: &RunId, spec: &Spec) -> Result<LaunchPlan, StartError> {
+        let global_env = Arc::clone(&self.global_env.read().unwrap_or_else(PoisonError::into_inner));
+        let context = resolve::Context {
+            run,
+            global_env: &global_env,
+            inherited: &self.inherited,
+            inherit: Inherit::AllowList,
+            session: Session::New,
+        };
+        resolve::resolve(spec, &context)
+    }
+
+    fn hand_over(&self, run: &RunId, plan: Result<LaunchPlan, StartError>, policy: LogPolicy, way: Way) {
+        let Some(dir) = self.dir(run) else { return };
+        let logs = log_files(&self.logs, run, policy);
+        let asked = plan.and_then(|plan| match self.keeper.launch(run, logs, dir.as_fd(), &plan, way) {
+            // The supervisor is about to end for that: the run is for the next one, and was no failure.
+            Err(TransportError::Gone) => Ok(()),
+            asked => asked.map_err(|e| StartError::refused(Stage::Keeper, chain(&e))),
+        });
+        if let Err(error) = asked {
+            self.tell(run, KernelEventKind::LaunchFailed(error));
+        }
+    }
+
+    /// Puts the main process on record, once it is known.
+    pub(super) fn launched(&self, run: &RunId, pid: i32, started_mono_ns: u64) {
+        let dir = {
+            let mut table = self.table();
+            let Some(known) = table.runs.get_mut(run) else { return };
+            let Some(note) = &mut known.note else { return };
+            note.pid = Some(pid);
+            note.started_mono_ns = Some(started_mono_ns);
+            Arc::clone(&known.dir)
+        };
+        // The worker hears of it first: the record is for a supervisor that comes after us.
+        self.tell(run, KernelEventKind::Launched { pid });
+        let ticks = pidfd::start_ticks(pid);
+        if let Some(note) = self.table().runs.get_mut(run).and_then(|known| known.note.as_mut()) {
+            note.pid_start_ticks = ticks;
+        }
+        if let Err(e) = self.write_note(run, &dir) {
+            tracing::warn!(%run, error = %chain(&e), "a run's record could not be written");
+        }
+    }
+}
+
+/// Where the output of `run` goes: `LOGS/ID/RUN.stdout` and `LOGS/ID/RUN.stderr` are the first files.
+fn log_files(logs: &Path, run: &RunId, policy: LogPolicy) -> LogFiles {
+    let file = |stream| logs.join(run.worker.as_str()).join(Segment::first(run, stream).to_string());
+    LogFiles { stdout: file(Stream::Stdout), stderr: file(Stream::Stderr), policy }
+}
