@@ -3,6 +3,7 @@
 //! What it keeps is in `runs`, `supervisor` and `logs`; here events are read, and what follows from one for another
 //! part is done.
 
+mod launching;
 mod lives;
 mod reexec;
 
@@ -17,17 +18,17 @@ use rustix::event::epoll;
 use super::logs::{self, Logs};
 use super::protocol::{FromKeeper, ToKeeper};
 use super::role::{self, Binary, say};
-use super::runs::{Launch, Outcome, Reaped, Runs};
+use super::runs::{Outcome, Runs};
 use super::setup::{Leaf, Setup};
 use super::signals::Signals;
 use super::supervisor::{End, Supervisor};
 use super::systemd::Systemd;
-use super::transport::{self, Inbox, TransportError};
+use super::transport::{Inbox, TransportError};
 use crate::clock::monotonic;
-use crate::kernel::launch::plan::{LaunchPlan, Rlimit, Session};
-use crate::kernel::launch::{self, Method};
+use crate::kernel::launch::Method;
+use crate::kernel::launch::plan::{Rlimit, Session};
 use crate::kernel::pidfd::{self, Whom};
-use crate::model::{ExitStatus, Mono, RunId, Stage, StartError, Way, chain};
+use crate::model::{ExitStatus, Mono, RunId, Way, chain};
 
 /// What became readable. Launches in flight and adopted processes have the tokens from here on.
 const SIGNALS: u64 = 0;
@@ -355,36 +356,6 @@ impl Keeper {
         }
     }
 
-    fn read_plan(&self, run: &RunId, fds: Vec<OwnedFd>) -> Result<(OwnedFd, Box<LaunchPlan>), StartError> {
-        let refused = |why: &str| StartError::refused(Stage::Keeper, format!("the launch of {run} was refused: {why}"));
-        if self.runs.knows(run) {
-            return Err(refused("it is known already"));
-        }
-        let unreadable = |e: TransportError| refused(&chain(&e));
-        let [cgroup, body] = transport::exactly(fds).map_err(unreadable)?;
-        let mut plan: Box<LaunchPlan> = transport::open_body(body).map_err(unreadable)?;
-        if !plan.rlimits.iter().any(|limit| limit.resource == self.descriptors.resource) {
-            plan.rlimits.push(self.descriptors);
-        }
-        Ok((cgroup, plan))
-    }
-
-    fn watch_launch(&mut self, token: u64) {
-        let Some(launch) = self.runs.in_flight(token) else { return };
-        let data = epoll::EventData::new_u64(token + FIRST_LAUNCH);
-        // No flag: only the pipe's end wakes us, with everything in it, instead of "about to exec" and then the end.
-        // Where this fails, the child's own end or the launch's deadline still tells.
-        if let Err(e) = epoll::add(&self.epoll, &launch.child.confirm, data, epoll::EventFlags::empty()) {
-            say("keeper", &format_args!("epoll: {e}"));
-        }
-    }
-
-    fn unwatch_launch(&self, launch: &Launch) {
-        if let Err(e) = epoll::delete(&self.epoll, &launch.child.confirm) {
-            say("keeper", &format_args!("epoll: {e}"));
-        }
-    }
-
     /// A confirmation pipe has something to say, or an adopted process has ended.
     fn look_at(&mut self, token: u64, now: Mono) {
         if self.runs.adopted(token).is_some() {
@@ -401,44 +372,6 @@ impl Keeper {
                     self.unwatch_launch(launch);
                 }
             }
-        }
-    }
-
-    fn launched(&mut self, launch: Launch, now: Mono) {
-        if let Some(better) = launch.proven_method().filter(|method| *method != self.method) {
-            say("keeper", &format_args!("launching by {better:?} from now on: the other way lost a child at birth"));
-            self.method = better;
-        }
-        let (large, run, pid) = (launch.plan_was_large, launch.run, launch.child.pid);
-        self.runs.is_alive(run.clone(), pid, now);
-        // First of all: from here on its output no longer depends on us.
-        self.logs.attach(&run, launch.logs, launch.ends);
-        if self.supervisor.is_listening() {
-            let news = FromKeeper::Launched { run, pid, at: now };
-            self.supervisor.tell(&news, vec![launch.child.pidfd], now);
-        }
-        if large {
-            launch::give_back();
-        }
-    }
-
-    fn launch_reaped(&mut self, token: u64, status: ExitStatus, now: Mono) {
-        match self.runs.child_reaped(token) {
-            Some(Reaped::Ran(launch)) => {
-                let pid = launch.child.pid;
-                self.unwatch_launch(&launch);
-                self.launched(*launch, now);
-                self.run_ended(pid, status, now);
-            }
-            Some(Reaped::Failed(run, error)) => self.tell_failed(run, error, now),
-            None => {}
-        }
-    }
-
-    fn tell_failed(&mut self, run: RunId, error: StartError, now: Mono) {
-        self.runs.failed(run.clone(), error.clone());
-        if self.supervisor.is_listening() {
-            self.supervisor.tell(&FromKeeper::Failed { run, error }, Vec::new(), now);
         }
     }
 
