@@ -8,7 +8,8 @@ use std::{borrow::Cow, net::IpAddr, time::Duration};
 use schemars::{Schema, json_schema};
 
 use super::{
-    decode::{Cx, Field, Found, FromWord, List, Word, Wrong, choice, record},
+    declare::{choice, record},
+    decode::{Cx, Field, Found, FromWord, List, Word, Wrong},
     problem::Place,
     quantity::Time,
     raw::Command,

@@ -12,7 +12,8 @@ use std::borrow::Cow;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use super::{
-    decode::{Cx, Decode, Found, FromWord, List, OneOrMany, Shape, Table, Word, Wrong, choice, from_word, record},
+    declare::{choice, record},
+    decode::{Cx, Decode, Found, FromWord, List, OneOrMany, Shape, Table, Word, Wrong, from_word},
     health::HealthCheck,
     problem::Place,
     quantity::{Hold, Off, RateOrNone, Size, Time, TimeOr},

@@ -15,7 +15,8 @@ use http::{Uri, uri::Scheme};
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use super::{
-    decode::{Cx, Decode, Field, Found, FromWord, Word, Wrong, choice, record},
+    declare::{choice, record},
+    decode::{Cx, Decode, Field, Found, FromWord, Word, Wrong},
     problem::{Place, shown},
     quantity::{Size, Time},
     tree::{Node, Value},

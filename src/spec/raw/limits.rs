@@ -1,7 +1,8 @@
 //! What a worker may use, as it is written.
 
 use crate::spec::{
-    decode::{List, choice, record},
+    declare::{choice, record},
+    decode::List,
     quantity::{Off, Share, Size, Stall, Time, TimeOr},
     types::{OomGroup, ViolationHandling, ViolationPolicy},
     units::{AbsPath, Flag, Int, Number, OrMax},

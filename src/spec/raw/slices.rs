@@ -11,7 +11,8 @@ use super::{
 use crate::{
     model::{SliceName, WorkerId},
     spec::{
-        decode::{Cx, Decode, Field, FromWord, List, Shape, Word, Wrong, record},
+        declare::record,
+        decode::{Cx, Decode, Field, FromWord, List, Shape, Word, Wrong},
         problem::{Place, shown},
         quantity::{Share, Size, Time},
         tree::Node,
