@@ -145,8 +145,8 @@ fn a_supervisor_without_its_keeper_starts_nothing_more_and_ends_however_its_work
     let quick: String =
         (0..8).map(|n| worker(&format!("quick{n}"), &["/bin/sh", "-c", "exit 3"], &[ALWAYS_AT_ONCE])).collect();
     let mut up = Up::start(&case, &quick);
+    let restarted = |e: &_| is(e, "quick0") && e.run > Some(1) && matches!(e.kind, EventKind::Started { .. });
     for _ in 0..3 {
-        let restarted = |e: &_| is(e, "quick0") && e.run > Some(1) && matches!(e.kind, EventKind::Started { .. });
         up.wait_for("one that is started again", restarted);
         kill_keeper(&case, &mut up);
         up.wait_silent();
@@ -154,6 +154,7 @@ fn a_supervisor_without_its_keeper_starts_nothing_more_and_ends_however_its_work
         assert_eq!(up.seen.iter().find(failed), None, "what nobody could launch is no failure");
         up = Up::again(&case);
     }
+    up.wait_for("one that is started again", restarted);
     up.stop();
 }
 
