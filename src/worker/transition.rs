@@ -31,8 +31,9 @@ pub const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a refused `cgroup.kill` waits for the next try.
 pub const KILL_RETRY: Duration = Duration::from_millis(100);
 
-/// How long a launch may stay unanswered. The kernel's side answers long before; this is for one that never does.
-pub const LAUNCH_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a launch may stay unanswered. The kernel's side answers long before, and lets ten thousand of them wait for their turn on
+/// a slow host; this is for one that never does.
+pub const LAUNCH_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Takes one event.
 #[must_use]

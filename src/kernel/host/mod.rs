@@ -15,6 +15,7 @@
 //!   `stuck`: what a process that survives SIGKILL waits in.
 
 mod end;
+mod gate;
 mod janitor;
 mod living;
 mod places;
@@ -35,7 +36,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::clock::Clock;
 use crate::keeper::client::{Client, Events};
@@ -107,6 +108,9 @@ struct Inner {
     global_env: RwLock<Arc<BTreeMap<String, String>>>,
     inherited: BTreeMap<OsString, OsString>,
     table: Mutex<Table>,
+    gate: Mutex<gate::Gate<start::Wanting>>,
+    /// A launch was asked for.
+    queued: Notify,
 }
 
 impl HostKernel {
@@ -147,6 +151,8 @@ impl HostKernel {
             global_env: RwLock::new(Arc::new(parts.global_env)),
             inherited: parts.inherited,
             table: Mutex::default(),
+            gate: Mutex::default(),
+            queued: Notify::new(),
         });
         Ok((Self { inner: Arc::clone(&inner) }, Pump::new(inner, parts.news, hints, pressed, removed)))
     }
@@ -250,6 +256,10 @@ impl Kernel for HostKernel {
 
     fn kill(&self, run: &RunId) -> Result<(), KernelError> {
         let Some(dir) = self.inner.dir(run) else { return Ok(()) };
+        if self.inner.gate().withdraw(run) {
+            let error = StartError::refused(Stage::Spawn, "called off before it was launched");
+            self.inner.tell(run, KernelEventKind::LaunchFailed(error));
+        }
         // A process with the right to can have moved itself out; the main process is found all the same.
         heard(self.inner.keeper.signal(run, libc::SIGKILL));
         match kill::kill(&dir) {

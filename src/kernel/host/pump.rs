@@ -82,6 +82,7 @@ impl Pump {
                     Ok(hint) => self.look(hint),
                     Err(e) => return Lost::Watches(e),
                 },
+                () = self.inner.has_room() => self.inner.let_in(),
                 Some((run, limit)) = self.pressed.recv() => self.inner.tell(&run, KernelEventKind::Pressed(limit)),
                 Some((run, result)) = self.removed.recv() => {
                     if let Err(e) = result {
@@ -95,8 +96,14 @@ impl Pump {
 
     fn keeper_says(&self, message: FromKeeper) {
         match message {
-            FromKeeper::Launched { run, pid, at } => self.inner.launched(&run, pid, at.as_nanos()),
-            FromKeeper::Failed { run, error } => self.inner.tell(&run, KernelEventKind::LaunchFailed(error)),
+            FromKeeper::Launched { run, pid, at } => {
+                self.inner.launched(&run, pid, at.as_nanos());
+                self.inner.answered(&run);
+            }
+            FromKeeper::Failed { run, error } => {
+                self.inner.tell(&run, KernelEventKind::LaunchFailed(error));
+                self.inner.answered(&run);
+            }
             FromKeeper::Exited { run, status, at, .. } => {
                 // Now: everything the kernel counted up to this death is visible, and nothing has been removed.
                 let counters = self.inner.count(&run).map(|(_, now)| now).unwrap_or_default();
@@ -149,6 +156,17 @@ impl Pump {
 }
 
 impl Inner {
+    /// Waits until a launch that takes long gives its place to one that waits. Cancel-safe: it is looked at anew.
+    async fn has_room(&self) {
+        loop {
+            let due = self.gate().due();
+            match due {
+                Some(due) => return tokio::time::sleep_until(self.clock.instant(due)).await,
+                None => self.queued.notified().await,
+            }
+        }
+    }
+
     /// Reads what notifications that were lost may have said of `run`.
     pub(super) fn look_again(&self, run: &RunId) {
         self.look_at_counters(run, Source::Memory);

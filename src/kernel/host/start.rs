@@ -3,11 +3,12 @@
 use std::{
     os::fd::AsFd,
     path::Path,
-    sync::{Arc, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use super::Inner;
+use super::gate::Gate;
 use super::places::Place;
 use super::table::Run;
 use crate::keeper::protocol::LogFiles;
@@ -31,13 +32,11 @@ pub(super) fn launch(inner: &Arc<Inner>, run: &RunId, spec: &Arc<Spec>, way: Way
     // What can wait for a disk or a network is looked up aside, and only then: a thread hop costs a restart more
     // than the rest of the plan.
     if spec.user.is_none() && spec.group.is_none() && spec.env_files.is_empty() {
-        let plan = inner.resolve(&run, &spec);
-        return inner.hand_over(&run, plan, spec.logs, way);
+        return inner.queue(run, Wanting { spec, plan: None, way });
     }
-    let policy = spec.logs;
     tokio::spawn(async move {
         let aside = {
-            let (inner, run) = (Arc::clone(&inner), run.clone());
+            let (inner, run, spec) = (Arc::clone(&inner), run.clone(), Arc::clone(&spec));
             tokio::task::spawn_blocking(move || inner.resolve(&run, &spec))
         };
         let plan = match tokio::time::timeout(LOOK_UP, aside).await {
@@ -48,8 +47,20 @@ pub(super) fn launch(inner: &Arc<Inner>, run: &RunId, spec: &Arc<Spec>, way: Way
                 format!("looking up user, group and env files took more than {} s", LOOK_UP.as_secs()),
             )),
         };
-        inner.hand_over(&run, plan, policy, way);
+        match plan {
+            Ok(plan) => inner.queue(run, Wanting { spec, plan: Some(Box::new(plan)), way }),
+            Err(error) => inner.tell(&run, KernelEventKind::LaunchFailed(error)),
+        }
     });
+}
+
+/// What a launch needs.
+#[derive(Debug)]
+pub(super) struct Wanting {
+    spec: Arc<Spec>,
+    /// Where it was looked up aside.
+    plan: Option<Box<LaunchPlan>>,
+    way: Way,
 }
 
 impl Inner {
@@ -86,16 +97,46 @@ impl Inner {
         resolve::resolve(spec, &context)
     }
 
-    fn hand_over(&self, run: &RunId, plan: Result<LaunchPlan, StartError>, policy: LogPolicy, way: Way) {
-        let Some(dir) = self.dir(run) else { return };
-        let logs = log_files(&self.logs, run, policy);
-        let asked = plan.and_then(|plan| match self.keeper.launch(run, logs, dir.as_fd(), &plan, way) {
+    pub(super) fn gate(&self) -> MutexGuard<'_, Gate<Wanting>> {
+        // The gate is whole between any two of its operations.
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queue(&self, run: RunId, wanting: Wanting) {
+        self.gate().queue(run, wanting);
+        self.let_in();
+        // Whoever waits now may have to be let in without a word of the keeper's.
+        self.queued.notify_one();
+    }
+
+    /// A launch is decided.
+    pub(super) fn answered(&self, run: &RunId) {
+        self.gate().answered(run);
+        self.let_in();
+    }
+
+    /// Asks the keeper for the launches whose turn it is.
+    pub(super) fn let_in(&self) {
+        loop {
+            // Nothing that takes time under the lock.
+            let Some((run, wanting)) = self.gate().next(self.clock.now()) else { return };
+            if let Err(error) = self.hand_over(&run, wanting) {
+                self.gate().answered(&run);
+                self.tell(&run, KernelEventKind::LaunchFailed(error));
+            }
+        }
+    }
+
+    fn hand_over(&self, run: &RunId, Wanting { spec, plan, way }: Wanting) -> Result<(), StartError> {
+        let Some(dir) = self.dir(run) else {
+            self.gate().answered(run);
+            return Ok(());
+        };
+        let plan = plan.map_or_else(|| self.resolve(run, &spec).map(Box::new), Ok)?;
+        match self.keeper.launch(run, log_files(&self.logs, run, spec.logs), dir.as_fd(), &plan, way) {
             // The supervisor is about to end for that: the run is for the next one, and was no failure.
             Err(TransportError::Gone) => Ok(()),
             asked => asked.map_err(|e| StartError::refused(Stage::Keeper, chain(&e))),
-        });
-        if let Err(error) = asked {
-            self.tell(run, KernelEventKind::LaunchFailed(error));
         }
     }
 
