@@ -13,13 +13,15 @@ use pinfold::{
         note, pidfd,
         port::RunNote,
     },
-    model::{Counters, Event, EventKind, ExitCause, KilledBy, RestartCounts, RunId, UnknownWhy, WorkerId},
+    model::{Counters, Event, EventKind, ExitCause, KilledBy, RestartCounts, RunId, State, UnknownWhy, WorkerId},
     policy::breaker::Saved,
     spec::types::Spec,
 };
 use rustix::process::Signal;
 use support::{
-    Case, misbehaving,
+    Case,
+    door::Door,
+    misbehaving,
     process::Process,
     run::finish,
     tree,
@@ -58,6 +60,10 @@ fn reattached(up: &mut Up, count: usize) {
 
 fn starts(up: &Up, worker: &str) -> usize {
     up.of(worker).filter(|e| matches!(e.kind, EventKind::Started { .. })).count()
+}
+
+fn exits(up: &Up, worker: &str) -> usize {
+    up.of(worker).filter(|e| matches!(e.kind, EventKind::Exited { .. })).count()
 }
 
 fn adopted(up: &mut Up, worker: &str, pid: i32) {
@@ -155,6 +161,26 @@ fn a_supervisor_without_its_keeper_starts_nothing_more_and_ends_however_its_work
         up = Up::again(&case);
     }
     up.wait_for("one that is started again", restarted);
+    up.stop();
+}
+
+#[test]
+fn an_end_that_was_told_stays_one_where_its_keeper_dies_before_what_it_left_behind() {
+    let case = Case::new();
+    let leaves = "trap '' TERM; sleep 1000 & exit 0";
+    let options = ["restart: {policy: on-failure}", "stop: {timeout: 3s}"];
+    let mut up = Up::start(&case, &worker("leaves", &["/bin/sh", "-c", leaves], &options));
+    assert_eq!(up.exited("leaves", 1), ExitCause::Exited { code: 0 });
+    let stored = || {
+        let answer = Door::open(&case.socket()).get("/v1/history?worker=leaves");
+        answer.body["runs"][0]["ended"].is_string().then_some(())
+    };
+    wait_until("the store has its end", stored);
+    kill_keeper(&case, &mut up);
+    let mut up = Up::again(&case);
+    up.state("leaves", State::Stopped, "done");
+    wait_until("nothing of it is left", || tree::run_dirs(&case.root).is_empty().then_some(()));
+    assert_eq!((starts(&up, "leaves"), exits(&up, "leaves")), (0, 0), "it is not started, and not told, again");
     up.stop();
 }
 

@@ -46,6 +46,11 @@ pub(super) fn hand_over(
             continue;
         }
         if memory.has_end_of(run) || ended.contains(&(&run.worker, run.number)) {
+            if *populated {
+                // Known to have ended, and something of it is left: that is seen to its end as under the keeper that has seen it.
+                let (pid, at) = (note.pid.unwrap_or(0), clock.now());
+                orphans.told.push(FromKeeper::Exited { run: run.clone(), pid, status: None, at });
+            }
             continue;
         }
         if let Err(error) = orphans.take(kernel, note, *populated, clock) {

@@ -340,6 +340,14 @@ impl Verified {
     }
 }
 
+/// Ends the actors between two events, whatever they are about.
+pub(super) async fn leave_at_once(handles: &[WorkerHandle]) {
+    for handle in handles {
+        handle.leave(true);
+    }
+    join_all(handles.iter().map(WorkerHandle::gone)).await;
+}
+
 /// Ends every actor at a moment at which the next supervisor finds all there is to know; what has none in time is left as it is.
 /// From then on nothing is decided, and nothing that the keeper tells is acknowledged.
 pub(super) async fn leave(handles: &[WorkerHandle]) {
@@ -348,9 +356,6 @@ pub(super) async fn leave(handles: &[WorkerHandle]) {
         handle.leave(false);
     }
     if tokio::time::timeout(LEAVE, all_gone()).await.is_err() {
-        for handle in handles {
-            handle.leave(true);
-        }
-        all_gone().await;
+        leave_at_once(handles).await;
     }
 }

@@ -296,8 +296,10 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         kernel.notify("STOPPING=1");
         stream.let_go().await;
         close(door).await;
+        // Nothing ends, or is cleared away, that the store is not told of.
+        reexec::leave_at_once(&handles).await;
         memory.close().await;
-        finish(console, &handles, stream).await;
+        finish(console, &[], stream).await;
         return Ok(Exit::Ok);
     }
     kernel.notify("STOPPING=1\nSTATUS=stopping every worker");

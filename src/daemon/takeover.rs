@@ -94,7 +94,9 @@ impl Takeover {
                 }
             }
         }
-        let taken: HashSet<&RunId> = sorted.alive.values().map(|known| &known.note.run).collect();
+        // What lives and nobody can tell anything of is held, whatever the keeper has of it.
+        let held = sorted.occupied.values().chain(&sorted.beside);
+        let taken: HashSet<&RunId> = sorted.alive.values().map(|known| &known.note.run).chain(held).collect();
         let ended = told.iter().filter_map(|message| match message {
             FromKeeper::Exited { run, .. } | FromKeeper::Failed { run, .. } if !taken.contains(run) => {
                 Some(run.clone())

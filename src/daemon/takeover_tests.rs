@@ -74,3 +74,11 @@ fn a_record_of_another_boot_is_none() {
     assert_eq!((alive(&sorted), sorted.half_made.len()), (vec![], 0));
     assert_eq!(sorted.empty, [run(3)]);
 }
+
+#[test]
+fn what_lives_without_a_record_is_held_whatever_the_keeper_has_of_it() {
+    let lives = Found { populated: true, ..found(3, None) };
+    let sorted = Takeover::sort(vec![lives], &[exited(3)], BOOT);
+    assert_eq!(sorted.occupied.values().collect::<Vec<_>>(), [&run(3)]);
+    assert_eq!(sorted.over, [], "its directory is not cleared away");
+}

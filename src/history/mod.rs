@@ -48,7 +48,7 @@ pub use record::{Cursor, Record, Scribe};
 pub use ring::{Fallen, Piece, Reader, Ring};
 
 use crate::spec::types::Sink;
-use outlet::Outlet;
+use outlet::{Alive, Outlet};
 
 /// What takes events away. Called by one task, one batch at a time.
 pub trait HistorySink: Send + 'static {
@@ -185,6 +185,8 @@ pub struct History {
     vitals: Vitals,
     /// Those that go.
     leaving: JoinSet<()>,
+    /// The names of those, and whether they are there still.
+    going: Vec<(String, Alive)>,
 }
 
 /// One sink.
@@ -257,11 +259,14 @@ impl History {
     }
 
     fn change(&mut self, next: impl IntoIterator<Item = Next>, go: Vec<Slot>) {
+        // Closed is what has gone.
+        self.going.retain(|(_, alive)| alive.has_changed().is_ok());
+        self.going.extend(go.iter().map(|slot| (slot.outlet.name().to_owned(), slot.outlet.alive())));
         let slot = |next| match next {
             Next::Stays(slot) => slot,
             Next::Comes(configured, sink) => {
                 let name = sink.name();
-                let before = go.iter().filter(|slot| slot.outlet.name() == name).map(|slot| slot.outlet.alive());
+                let before = self.going.iter().filter(|(going, _)| *going == name).map(|(_, alive)| alive.clone());
                 Slot { configured, outlet: Outlet::start(sink, before.collect()) }
             }
         };
@@ -296,7 +301,7 @@ impl History {
     /// Gives every sink what waits for it, for at most `within`. What has not been taken then is dropped and counted. Those that
     /// are going are waited for, too.
     pub async fn close(self, within: Duration) -> Vec<SinkHealth> {
-        let Self { slots, vitals, leaving } = self;
+        let Self { slots, vitals, leaving, .. } = self;
         let closed = join_all(slots.into_iter().map(|slot| slot.outlet.close(within)));
         futures_util::future::join(closed, leaving.join_all()).await;
         vitals.read()

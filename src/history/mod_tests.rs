@@ -287,6 +287,23 @@ async fn a_sink_of_the_same_name_begins_when_the_one_before_has_ended_or_its_tim
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_comes_back_begins_behind_itself_however_often_the_list_has_changed_meanwhile() {
+    let slow = Scripted { stuck: true, ..Scripted::answering([]) };
+    let next = Scripted { clock: slow.clock, ..Scripted::answering([]) };
+    let mut history = start(slow.clone());
+    tell(&history, 1);
+    sleep(HOUR).await;
+    let gone = slow.clock.now();
+    history.replace(Vec::new());
+    sleep(Duration::from_secs(1)).await;
+    history.replace(vec![Box::new(next.clone())]);
+    tell(&history, 1);
+    sleep(A_WHILE).await;
+    let (began, _) = next.given.lock().unwrap()[0].clone();
+    assert_eq!(began.since(gone), FAREWELL);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sink_that_is_stuck_delays_no_other_when_the_list_changes() {
     let (stuck, well) = (Scripted { stuck: true, ..Scripted::answering([]) }, MemorySink::new(1000));
     let mut history = start(stuck);

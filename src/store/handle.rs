@@ -222,6 +222,7 @@ impl Ledger for StoreHandle {
                 queue.batch.add(change);
             }
             if !queue.over {
+                queue.intents.retain(|waiting| !waiting.is_closed());
                 queue.intents.push(done);
             }
         }
@@ -253,6 +254,8 @@ impl Ledger for StoreHandle {
             let mut queue = self.shared.queue();
             let was_empty = queue.is_empty();
             if !queue.over {
+                // While a disk hangs nobody comes to those whose patience is at its end.
+                queue.behind.retain(|waiting| !waiting.is_closed());
                 queue.behind.push(done);
             }
             was_empty

@@ -263,3 +263,37 @@ async fn what_ended_with_everything_is_started_again_unless_everything_is_to_end
         assert_eq!(second.status().run, last.0);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_was_decided_outlives_its_run_and_its_supervisor() {
+    let mut bench = Bench::new(1);
+    let spec = at_once(RestartMode::OnFailure);
+    let health = crate::policy::restart::BudgetOverride { retry_delay: Some(60 * SEC), ..Default::default() };
+    let spec = Spec { restart: RestartPolicy { health_failures: health, ..spec.restart.clone() }, ..spec };
+    let script = Script { children: Children::Stubborn, ..Script::exits(5 * SEC, 0) };
+    let first = begun(&bench, &spec, [script]).await;
+    let report = HealthReport::Failed { probe: ProbeKind::Liveness, observed: "no answer".into() };
+    drop(first.worker.health(1, report));
+    wait_for(&first.worker, SOON, |s| s.state == Public::Stopping).await.unwrap();
+    let (second, _) = next(&mut bench, first, &spec).await;
+    let status = wait_for(&second.worker, SOON, |s| s.run == 2 && s.state == Public::Running).await.unwrap();
+    assert_eq!((status.restarts, status.restarts_by.health), (1, 1), "a clean end alone would be followed by nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_kill_of_what_a_run_has_left_behind_does_not_begin_with_patience_again() {
+    let mut bench = Bench::new(1);
+    let spec = at_once(RestartMode::Never);
+    let script = Script { children: Children::Stubborn, dies_slowly: 2 * SEC, ..Script::exits(SEC, 0) };
+    let first = begun(&bench, &spec, [script]).await;
+    wait_for(&first.worker, SOON, |s| s.state == Public::Stopping).await.unwrap();
+    drop(first.worker.kill(KilledBy::Operator));
+    let killed = |bench: &Bench| bench.kernel.calls().iter().filter(|(_, call)| matches!(call, Call::Kill(_))).count();
+    while killed(&bench) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let at = bench.shared.clock.now();
+    let (second, _) = next(&mut bench, first, &spec).await;
+    wait_for(&second.worker, SOON, |s| s.state == Public::Stopped).await.unwrap();
+    assert!(bench.shared.clock.now().since(at) < 5 * SEC && killed(&bench) == 2);
+}

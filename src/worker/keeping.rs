@@ -66,6 +66,8 @@ struct Ends {
     fresh: Vec<RunEnd>,
     /// On their way to the store, in their order.
     behind: VecDeque<Behind>,
+    /// The last of those that the store has refused, until it takes others.
+    refused: Vec<RunEnd>,
     /// Runs of which nothing is left since this turn.
     just_over: Vec<RunId>,
     /// And before, until what was on its way then has come.
@@ -93,8 +95,25 @@ impl Ends {
         self.over.extract_if(.., has_come).map(|over| over.run).collect()
     }
 
+    /// The oldest on their way have come. What the store refuses is the next run's to remember.
+    fn have_come(&mut self, stored: bool) {
+        self.come.1 += 1;
+        let ends = self.behind.pop_front().map(|behind| behind.ends).unwrap_or_default();
+        if stored {
+            self.refused.clear();
+            return;
+        }
+        self.refused.extend(ends);
+        let surplus = self.refused.len().saturating_sub(UNTOLD);
+        self.refused.drain(..surplus);
+    }
+
     fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.behind.is_empty() && self.just_over.is_empty() && self.over.is_empty()
+        self.refused.is_empty()
+            && self.fresh.is_empty()
+            && self.behind.is_empty()
+            && self.just_over.is_empty()
+            && self.over.is_empty()
     }
 }
 
@@ -137,7 +156,7 @@ impl Keeping {
     /// The last ends that the store is not known to have.
     pub(super) fn untold(&self) -> Vec<RunEnd> {
         let Some(ends) = &self.ends else { return Vec::new() };
-        let all = ends.behind.iter().flat_map(|behind| &behind.ends).chain(&ends.fresh);
+        let all = ends.refused.iter().chain(ends.behind.iter().flat_map(|behind| &behind.ends)).chain(&ends.fresh);
         let mut last: Vec<RunEnd> = all.rev().take(UNTOLD).cloned().collect();
         last.reverse();
         last
@@ -197,7 +216,7 @@ impl Keeping {
         let oldest = self.ends.as_mut().and_then(|ends| ends.behind.front_mut());
         match oldest.map(|behind| behind.stored.as_mut().poll(context)) {
             // A store that refuses says so itself, and keeps it in memory.
-            Some(Poll::Ready(_)) => Poll::Ready(Come::Ends),
+            Some(Poll::Ready(stored)) => Poll::Ready(Come::Ends { stored: stored.is_ok() }),
             Some(Poll::Pending) | None => Poll::Pending,
         }
     }
@@ -225,15 +244,12 @@ impl Keeping {
     pub(super) fn let_go(&mut self, come: &Come, remove: impl Fn(&RunId)) {
         let held = match come {
             Come::Intent(_) => self.intents.pop_front(),
-            Come::Ends => None,
+            Come::Ends { .. } => None,
         };
         if let Some(ends) = &mut self.ends {
             match come {
                 Come::Intent(_) => ends.come.0 += 1,
-                Come::Ends => {
-                    ends.behind.pop_front();
-                    ends.come.1 += 1;
-                }
+                Come::Ends { stored } => ends.have_come(*stored),
             }
         }
         self.removable().iter().for_each(remove);
@@ -251,13 +267,18 @@ impl Keeping {
 pub(super) enum Come {
     /// The oldest intent; why it is not on disk.
     Intent(Result<(), String>),
-    /// The oldest ends.
-    Ends,
+    /// The oldest ends, whether or not the store takes them now.
+    Ends {
+        /// It does.
+        stored: bool,
+    },
 }
 
+/// Patience counts from now, however many others are before it.
 fn patiently(stored: Intent) -> Stored {
+    let stored = tokio::time::timeout(PATIENCE, stored);
     Box::pin(async move {
-        match tokio::time::timeout(PATIENCE, stored).await {
+        match stored.await {
             Ok(stored) => stored.map_err(|why| chain(&why)),
             Err(_) => Err(format!("the store has not written it within {PATIENCE:?}")),
         }

@@ -136,7 +136,8 @@ async fn a_disk_that_hangs_keeps_an_answer_for_its_patience_and_the_worker_for_n
     // While that hangs, everything else goes on.
     let start = worker.start(Trigger::Operator);
     wait_for(&worker, SEC, |s| s.run == 2 && s.state == Public::Running).await.unwrap();
-    tokio::time::timeout(4 * PATIENCE, async { (stop.await.ok(), start.await) }).await.unwrap().1.unwrap();
+    // All of them have the same patience, and not one after the other.
+    tokio::time::timeout(PATIENCE + SEC, async { (stop.await.ok(), start.await) }).await.unwrap().1.unwrap();
     let faults = bench
         .recorded()
         .into_iter()
@@ -317,4 +318,39 @@ async fn the_record_of_a_run_has_a_few_ends_however_many_the_store_has_not() {
     let note = bench.kernel.note_of(&RunId::new(worker.id().clone(), 41)).unwrap();
     let ends: Vec<u32> = note.untold.iter().map(|end| end.run).collect();
     assert_eq!(ends, (33..=40).collect::<Vec<_>>(), "the last ones");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ends_while_a_disk_hangs_is_cleared_away_within_one_patience() {
+    let disk = std::sync::Arc::default();
+    let bench = on(&disk);
+    let worker = bench.worker("w", failing(0)).unwrap();
+    for _ in 0..20 {
+        bench.kernel.script(worker.id(), Script::exits(SEC / 10, 1));
+    }
+    worker.start(Trigger::Config).await.unwrap();
+    wait_for(&worker, 60 * SEC, |s| s.run == 21 && s.state == Public::Running).await.unwrap();
+    tokio::time::sleep(PATIENCE + SEC).await;
+    assert_eq!(bench.kernel.directories(), [RunId::new(worker.id().clone(), 21)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_full_disk_refuses_is_in_the_records_of_the_runs_that_follow_until_it_does_not() {
+    let bench = Bench::new(1);
+    let restart = RestartPolicy { retry_delay: 2 * SEC, jitter: 0.0, ..failing(9).restart };
+    let worker = bench.worker("w", Spec { restart, ..failing(9) }).unwrap();
+    for _ in 0..3 {
+        bench.kernel.script(worker.id(), Script::exits(SEC, 1));
+    }
+    let untold = |run| {
+        let note = bench.kernel.note_of(&RunId::new(worker.id().clone(), run)).unwrap();
+        note.untold.iter().map(|end| end.run).collect::<Vec<_>>()
+    };
+    bench.ledger.full(true);
+    worker.start(Trigger::Config).await.unwrap();
+    wait_for(&worker, 60 * SEC, |s| s.run == 3 && s.state == Public::Running).await.unwrap();
+    assert_eq!(untold(3), [1, 2]);
+    bench.ledger.full(false);
+    wait_for(&worker, 60 * SEC, |s| s.run == 4 && s.state == Public::Running).await.unwrap();
+    assert_eq!(untold(4), [0; 0], "the store has them all");
 }

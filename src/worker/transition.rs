@@ -479,7 +479,7 @@ impl Transition<'_> {
     }
 
     /// The same while the phase is between two.
-    fn note_of(&mut self, life: &Life) {
+    pub(super) fn note_of(&mut self, life: &Life) {
         if !life.cgroup_gone {
             self.note_once();
         }

@@ -142,23 +142,14 @@ impl Inner {
 
     /// Puts the main process on record, once it is known.
     pub(super) fn launched(&self, run: &RunId, pid: i32, started_mono_ns: u64) {
-        let dir = {
-            let mut table = self.table();
-            let Some(known) = table.runs.get_mut(run) else { return };
-            let Some(note) = &mut known.note else { return };
-            note.pid = Some(pid);
-            note.started_mono_ns = Some(started_mono_ns);
-            Arc::clone(&known.dir)
-        };
-        // The worker hears of it first: the record is for a supervisor that comes after us.
-        self.tell(run, KernelEventKind::Launched { pid });
         let ticks = pidfd::start_ticks(pid);
-        if let Some(note) = self.table().runs.get_mut(run).and_then(|known| known.note.as_mut()) {
-            note.pid_start_ticks = ticks;
+        {
+            let mut table = self.table();
+            let Some(note) = table.runs.get_mut(run).and_then(|known| known.note.as_mut()) else { return };
+            (note.pid, note.pid_start_ticks, note.started_mono_ns) = (Some(pid), ticks, Some(started_mono_ns));
         }
-        if let Err(e) = self.write_note(run, &dir) {
-            tracing::warn!(%run, error = %chain(&e), "a run's record could not be written");
-        }
+        // It is written with the worker's answer to this, by nobody else: two writers could leave the older of two records.
+        self.tell(run, KernelEventKind::Launched { pid });
     }
 }
 

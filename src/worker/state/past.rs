@@ -153,7 +153,9 @@ impl State {
             state.wish = Wish::Down(None);
         }
         life.left_behind = true;
-        let (remains, kill_at) = (Remains::Dead { ran: Duration::ZERO }, now + state.spec.stop.timeout);
+        let killed = found.ending.is_some_and(|ending| ending.kill.is_some());
+        let kill_at = if killed { now } else { now + state.spec.stop.timeout };
+        let remains = Remains::Dead { ran: Duration::ZERO };
         state.phase = Phase::Draining { life, remains, kill_at, after: found.ending.map_or(After::Policy, after) };
         state
     }

@@ -236,6 +236,10 @@ impl Transition<'_> {
         if life.cgroup_gone {
             return self.over(&life, &remains, after);
         }
+        if life.pending.is_some() {
+            // What is decided stays decided, also under another supervisor.
+            self.note_of(&life);
+        }
         self.out.push(Effect::Drain(self.s.run()));
         self.after_exit(life, remains, after, timing, populated);
         self.judge(breaches);
