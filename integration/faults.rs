@@ -423,7 +423,9 @@ fn power_cut(case: &Case, mut up: Up, workers: &[Process]) {
     roles.iter().chain(workers).for_each(|process| _ = process.wait_gone("everything"));
     for dir in tree::children(&case.root.join("workers")).into_iter().chain(tree::children(&case.root)) {
         wait_until("no cgroup is left", || {
-            tree::children(&dir).iter().for_each(|dir| drop(fs::remove_dir(dir)));
+            for dir in tree::children(&dir) {
+                drop(fs::remove_dir(dir));
+            }
             fs::remove_dir(&dir).ok().or_else(|| (!dir.exists()).then_some(()))
         });
     }

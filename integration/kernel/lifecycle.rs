@@ -89,7 +89,7 @@ fn something_else_in_the_record_is_an_error() {
     dir.set_xattr(Namespace::User, "run", b"\xc1nonsense").unwrap();
     assert!(note::read(&dir, Namespace::User).is_err());
     assert!(dir.set_xattr(Namespace::User, "run", &[0; 4096]).is_ok(), "4 KiB fit");
-    assert!(dir.set_xattr(Namespace::User, "run", &[0; (16 << 10) + 1]).is_err());
+    assert!(dir.set_xattr(Namespace::User, "run", &vec![0; (16 << 10) + 1]).is_err());
 }
 
 #[test]
