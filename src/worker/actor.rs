@@ -359,7 +359,7 @@ impl Actor {
             started_mono_ns: None,
             baseline: model::Counters::default(),
             ending: None,
-            untold: self.keeping.untold(),
+            untold: self.keeping.untold(run.number),
         }
     }
 
@@ -369,7 +369,7 @@ impl Actor {
             breaker: self.state.breaker(self.shared.clock.now()),
             main: self.state.main_process(),
             ending: self.state.ending(),
-            untold: self.keeping.untold(),
+            untold: self.keeping.untold(run.number),
         };
         let written = self.shared.kernel.note(run, now);
         self.record_failure(run, written);

@@ -297,3 +297,24 @@ async fn the_kill_of_what_a_run_has_left_behind_does_not_begin_with_patience_aga
     wait_for(&second.worker, SOON, |s| s.state == Public::Stopped).await.unwrap();
     assert!(bench.shared.clock.now().since(at) < 5 * SEC && killed(&bench) == 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_record_is_written_after_its_end_is_told_once_by_each() {
+    let mut lost = 0;
+    for seed in 0..20 {
+        let mut bench = Bench::new(seed);
+        bench.ledger.chaos(true);
+        let spec = at_once(RestartMode::OnFailure);
+        let script = Script { children: Children::Stubborn, ..Script::exits(SEC, 3) };
+        let first = begun(&bench, &spec, [script]).await;
+        wait_for(&first.worker, SOON, |s| s.state == Public::Stopping).await.unwrap();
+        drop(first.worker.kill(KilledBy::Operator));
+        // Its turn, and no more.
+        first.worker.wait_for(|s| !s.desired_up).await.unwrap();
+        let (second, _) = next(&mut bench, first, &spec).await;
+        lost += usize::from(!bench.ledger.record_of(&id()).is_some_and(|record| record.has_end_of(1)));
+        wait_for(&second.worker, SOON, |s| s.state == Public::Stopped).await.unwrap();
+        assert!(ends(&bench.recorded()).len() <= 1);
+    }
+    assert!(lost > 0);
+}

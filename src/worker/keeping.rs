@@ -153,10 +153,11 @@ impl Keeping {
         self.ends.as_mut().map(|ends| mem::take(&mut ends.late)).unwrap_or_default()
     }
 
-    /// The last ends that the store is not known to have.
-    pub(super) fn untold(&self) -> Vec<RunEnd> {
+    /// The last ends before `run` that the store is not known to have. Its own is the keeper's to tell.
+    pub(super) fn untold(&self, run: u32) -> Vec<RunEnd> {
         let Some(ends) = &self.ends else { return Vec::new() };
         let all = ends.refused.iter().chain(ends.behind.iter().flat_map(|behind| &behind.ends)).chain(&ends.fresh);
+        let all = all.filter(|end| end.run < run);
         let mut last: Vec<RunEnd> = all.rev().take(UNTOLD).cloned().collect();
         last.reverse();
         last
