@@ -63,7 +63,15 @@ impl Pump {
     /// Passes on what the keeper answered to the first question for its list, before everything else.
     pub fn replay(&self, told: Vec<FromKeeper>) {
         for message in told {
+            let run = match &message {
+                FromKeeper::Launched { run, .. } => Some(run.clone()),
+                _ => None,
+            };
+            let unfinished = run.filter(|run| self.inner.has_unfinished_record(run));
             self.keeper_says(message);
+            if let Some(run) = unfinished {
+                self.inner.finish_record(&run);
+            }
         }
     }
 

@@ -140,6 +140,22 @@ impl Inner {
         }
     }
 
+    /// Whether the supervisor before us came no further than to the launch of a run that lives.
+    pub(super) fn has_unfinished_record(&self, run: &RunId) -> bool {
+        let table = self.table();
+        let note = table.runs.get(run).and_then(|known| known.note.as_ref());
+        note.is_some_and(|note| note.pid_start_ticks.is_none())
+    }
+
+    /// Writes what that one did not: its worker, which goes on, has no reason to.
+    pub(super) fn finish_record(&self, run: &RunId) {
+        if let Some(dir) = self.dir(run)
+            && let Err(e) = self.write_note(run, &dir)
+        {
+            tracing::warn!(%run, error = %chain(&e), "a run's record could not be written");
+        }
+    }
+
     /// Puts the main process on record, once it is known.
     pub(super) fn launched(&self, run: &RunId, pid: i32, started_mono_ns: u64) {
         let ticks = pidfd::start_ticks(pid);
