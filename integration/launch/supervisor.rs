@@ -76,7 +76,7 @@ fn a_launch_in_flight_is_in_the_list_of_the_next_supervisor_before_it_is_decided
     let run = run("flying", 1);
     let mut plan = plan(&run, &[MISBEHAVE, "sleep"]);
     // An exec that takes its time: the right file is the last that is tried.
-    let tries = 1_500_000;
+    let tries = 2_000_000;
     plan.candidates = std::iter::repeat_n(ByteBuf::from("/-"), tries).chain([ByteBuf::from(MISBEHAVE)]).collect();
     bed.launch(&first, &plan);
     first.signal_self(libc::SIGKILL);
