@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Begun, Confidence, Desired, Detail, ExitCause, Outlook, RestartCounts, RunId, State, Story, UnknownWhy, WorkerId,
+    Begun, Confidence, Desired, Detail, ExitCause, Outlook, RestartCounts, RunEnd, RunId, State, Story, UnknownWhy,
+    WorkerId,
 };
 use crate::policy::breaker::Saved;
 
@@ -261,6 +262,13 @@ impl Run {
 }
 
 impl Change {
+    /// That a run of `worker` ended as `end` says.
+    #[must_use]
+    pub fn stopped(worker: WorkerId, end: &RunEnd) -> Self {
+        let ended = Ended { cause: end.cause.clone(), confidence: end.confidence, at: end.at };
+        Self::Stopped { run: RunId::new(worker, end.run), ended: Box::new(ended), begun: end.begun }
+    }
+
     /// Of whom it speaks.
     #[must_use]
     pub const fn worker(&self) -> &WorkerId {

@@ -28,7 +28,7 @@ use crate::kernel::news::{NewsReceiver, news};
 use crate::kernel::port::{Kernel, RunNote, Standing};
 use crate::model::{self, Begun, EventKind, Mono, RunEnd, RunId, Story, WorkerId, chain};
 use crate::spec::types::{Spec, ViolationPolicy};
-use crate::store::{Change, Ended, Kept, Ledger, Shown};
+use crate::store::{Change, Kept, Ledger, Shown};
 
 use super::charge::Taken;
 use super::effect::{Effect, Refusal};
@@ -107,7 +107,7 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     if let Some((pid, started)) = began
         && record.and_then(|record| record.last_run.as_ref()).is_none_or(|run| run.number != state.run().number)
     {
-        let (at, begun) = (wall_at(started, now), Some(Begun::Adopted));
+        let (at, begun) = (wall_at(started, now, clock::wall()), Some(Begun::Adopted));
         let boot_id = Arc::clone(&shared.boot_id);
         keeping.add(Change::Started { run: state.run(), pid, boot_id, at, begun });
     }
@@ -134,19 +134,9 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     (WorkerHandle { id, who: None, commands, published }, actor.run(kernel_queue, command_queue))
 }
 
-/// What the wall clock said at `then`.
-fn wall_at(then: Mono, now: Mono) -> Timestamp {
-    let wall = clock::wall();
+/// What the wall clock, which says `wall` now, said at `then`.
+fn wall_at(then: Mono, now: Mono, wall: Timestamp) -> Timestamp {
     wall.checked_sub(now.since(then)).unwrap_or(wall)
-}
-
-/// How a run came to be.
-#[derive(Clone, Copy)]
-struct Origin {
-    /// When its program began, and its main process, where it did.
-    began: Option<(i32, Timestamp)>,
-    /// For what it was made, where that is known.
-    begun: Option<Begun>,
 }
 
 struct Actor {
@@ -383,25 +373,23 @@ impl Actor {
 
     fn emit(&mut self, run: Option<u32>, kind: EventKind) {
         let at = clock::wall();
-        if let EventKind::Started { .. } = kind {
-            self.began = self.state.main_process();
-        }
-        let now = self.shared.clock.now();
-        let began = self.began.map(|(pid, started)| (pid, wall_at(started, now)));
-        self.emit_at(run, kind, at, Origin { began, begun: self.state.begun() });
+        self.note_down(run, &kind, at);
+        self.tell(run, kind, at);
     }
 
     /// Tells of an end that the supervisor before has seen: perhaps once more.
     fn tell_late(&mut self, end: RunEnd) {
+        let RunId { worker, .. } = self.state.run();
         if let Some((pid, at)) = end.began {
-            let (run, boot_id) = (RunId::new(self.state.run().worker, end.run), Arc::clone(&self.shared.boot_id));
+            let (run, boot_id) = (RunId::new(worker.clone(), end.run), Arc::clone(&self.shared.boot_id));
             self.keeping.add(Change::Started { run, pid, boot_id, at, begun: end.begun });
         }
-        let RunEnd { run, began, begun, at, cause, confidence, evidence } = end;
-        self.emit_at(Some(run), EventKind::Exited { cause, confidence, evidence }, at, Origin { began, begun });
+        let RunEnd { run, at, cause, confidence, evidence, .. } = end.clone();
+        self.keeping.ended(worker, end);
+        self.tell(Some(run), EventKind::Exited { cause, confidence, evidence }, at);
     }
 
-    fn emit_at(&mut self, run: Option<u32>, kind: EventKind, at: Timestamp, origin: Origin) {
+    fn tell(&mut self, run: Option<u32>, kind: EventKind, at: Timestamp) {
         if let EventKind::Decision(model::Decision { limit: Some(limit), policy, evidence, rule, .. }) = &kind {
             let worker = self.state.run().worker;
             if policy == ViolationPolicy::Alert.as_str() {
@@ -411,7 +399,6 @@ impl Actor {
             }
         }
         let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
-        self.note_down(run, &kind, at, origin);
         let event = model::Event {
             v: EVENT_VERSION,
             epoch: self.shared.epoch,
@@ -431,20 +418,20 @@ impl Actor {
     }
 
     /// Has the begin and the end of a run remembered.
-    fn note_down(&mut self, run: Option<u32>, kind: &EventKind, at: Timestamp, origin: Origin) {
-        let Some(run) = run.map(|number| RunId::new(self.state.run().worker, number)) else { return };
-        let Origin { began, begun } = origin;
+    fn note_down(&mut self, run: Option<u32>, kind: &EventKind, at: Timestamp) {
+        let Some(number) = run else { return };
+        let (worker, begun) = (self.state.run().worker, self.state.begun());
         match kind {
             EventKind::Started { pid } => {
-                let boot_id = Arc::clone(&self.shared.boot_id);
+                self.began = self.state.main_process();
+                let (run, boot_id) = (RunId::new(worker, number), Arc::clone(&self.shared.boot_id));
                 self.keeping.add(Change::Started { run, pid: *pid, boot_id, at, begun });
             }
             EventKind::Exited { cause, confidence, evidence } => {
-                let (cause, confidence) = (cause.clone(), *confidence);
-                let ended = Box::new(Ended { cause: cause.clone(), confidence, at });
-                let evidence = evidence.clone();
-                self.keeping.ended(RunEnd { run: run.number, began, begun, at, cause, confidence, evidence });
-                self.keeping.add(Change::Stopped { run, ended, begun });
+                let now = self.shared.clock.now();
+                let began = self.began.map(|(pid, started)| (pid, wall_at(started, now, at)));
+                let (cause, confidence, evidence) = (cause.clone(), *confidence, evidence.clone());
+                self.keeping.ended(worker, RunEnd { run: number, began, begun, at, cause, confidence, evidence });
             }
             _ => {}
         }

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::kernel::port::RunNote;
 use crate::model::{Detail, Outlook, RunEnd, RunId, State as PublicState, WorkerId, chain};
 use crate::policy::breaker::Saved;
-use crate::store::{Change, Ended, Intent, Kept, Ledger, Record};
+use crate::store::{Change, Intent, Kept, Ledger, Record};
 
 use super::effect::Refusal;
 use super::state::{Remembered, Unseen};
@@ -131,8 +131,9 @@ impl Keeping {
         self.shown.replace(shown) != Some(shown)
     }
 
-    /// Takes down an end, of which a change says the same.
-    pub(super) fn ended(&mut self, end: RunEnd) {
+    /// Takes down an end of a run of `worker`.
+    pub(super) fn ended(&mut self, worker: WorkerId, end: RunEnd) {
+        self.add(Change::stopped(worker, &end));
         self.ends().fresh.push(end);
     }
 
@@ -244,15 +245,19 @@ impl Keeping {
     /// Lets go what waited for what has come: the runs that are over by `remove`, then the answers.
     pub(super) fn let_go(&mut self, come: &Come, remove: impl Fn(&RunId)) {
         let held = match come {
-            Come::Intent(_) => self.intents.pop_front(),
-            Come::Ends { .. } => None,
-        };
-        if let Some(ends) = &mut self.ends {
-            match come {
-                Come::Intent(_) => ends.come.0 += 1,
-                Come::Ends { stored } => ends.have_come(*stored),
+            Come::Intent(_) => {
+                if let Some(ends) = &mut self.ends {
+                    ends.come.0 += 1;
+                }
+                self.intents.pop_front()
             }
-        }
+            Come::Ends { stored } => {
+                if let Some(ends) = &mut self.ends {
+                    ends.have_come(*stored);
+                }
+                None
+            }
+        };
         self.removable().iter().for_each(remove);
         let Some(Held { answers, taken, .. }) = held else { return };
         for (answer, result) in answers {
@@ -300,9 +305,8 @@ pub(super) fn catch_up(
         return late;
     }
     let record = record.get_or_insert_with(|| Box::new(Record::new(worker.clone())));
-    for RunEnd { run, begun, at, cause, confidence, .. } in &late {
-        let ended = Box::new(Ended { cause: cause.clone(), confidence: *confidence, at: *at });
-        record.take(&Change::Stopped { run: RunId::new(worker.clone(), *run), ended, begun: *begun });
+    for end in &late {
+        record.take(&Change::stopped(worker.clone(), end));
     }
     let newest = note.run.number;
     if half_made && record.kept.as_ref().is_none_or(|kept| kept.run < newest) {
