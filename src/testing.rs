@@ -24,7 +24,7 @@ pub use search::{Asked, Mood, SearchServer};
 use crate::clock::Clock;
 use crate::model::{BadWorkerId, Event, WorkerId, WorkerStatus};
 use crate::spec::types::Spec;
-use crate::worker::actor::{Charge, Found, Shared, spawn};
+use crate::worker::actor::{Charge, Fate, Found, Shared, spawn};
 use crate::worker::handle::{AskError, WorkerHandle};
 
 /// Of the host that a [`Bench`] is on.
@@ -82,18 +82,17 @@ impl Bench {
     pub fn left_of(&self, id: &WorkerId, spec: Arc<Spec>) -> Charge {
         let remembered = self.ledger.record_of(id).map(Box::new);
         let Recovered { last_run, newest, half_made, mut debris } = self.kernel.recover(id);
-        let record = remembered.as_deref();
-        let known = |run: u32| record.is_some_and(|record| record.has_end_of(run));
-        let decided = |run: u32| record.is_some_and(|record| record.has_decided_after(run));
-        let found = match newest {
-            Some(Left { note, ended: true, .. }) if known(note.run.number) && decided(note.run.number) => {
-                debris.push(note.run);
-                Found::Nothing { last_run }
+        let nothing = Found::Nothing { last_run };
+        let found = newest.map_or(nothing, |Left { pid, note, ended }| {
+            match Fate::of(note.run.number, ended, remembered.as_deref()) {
+                Fate::Alive => Found::Alive { pid, note },
+                Fate::Over => Found::Over { note },
+                Fate::Debris => {
+                    debris.push(note.run);
+                    Found::Nothing { last_run }
+                }
             }
-            Some(Left { note, ended: true, .. }) if known(note.run.number) => Found::Over { note },
-            Some(Left { pid, note, .. }) => Found::Alive { pid, note },
-            None => Found::Nothing { last_run },
-        };
+        });
         Charge { remembered, half_made, debris, ..Charge::new(id.clone(), spec, found) }
     }
 

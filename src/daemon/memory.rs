@@ -103,12 +103,12 @@ fn reconciled(path: &Path, found: &Found) -> Option<EventKind> {
 impl Memory {
     /// Whether the end of a run is remembered: what is said of it once more is old.
     pub(super) fn has_end_of(&self, run: &RunId) -> bool {
-        self.records.get(&run.worker).is_some_and(|record| record.has_end_of(run.number))
+        self.of(&run.worker).is_some_and(|record| record.has_end_of(run.number))
     }
 
-    /// Whether what follows the last run of a worker was decided.
-    pub(super) fn has_decided_after(&self, run: &RunId) -> bool {
-        self.records.get(&run.worker).is_some_and(|record| record.has_decided_after(run.number))
+    /// What is remembered of a worker, until it is taken.
+    pub(super) fn of(&self, worker: &WorkerId) -> Option<&Record> {
+        self.records.get(worker).map(|record| &**record)
     }
 
     /// What is remembered of a worker. Once.

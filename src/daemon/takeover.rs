@@ -14,7 +14,7 @@ use crate::manager::diff::{FoundLeft, Left, Present};
 use crate::manager::handle::Member;
 use crate::model::{EventKind, RunId, WorkerId, chain};
 use crate::spec::types;
-use crate::worker::actor::{self, Charge, Shared};
+use crate::worker::actor::{self, Charge, Fate, Shared};
 use crate::worker::handle::WorkerHandle;
 
 use super::chronicle::Chronicle;
@@ -22,6 +22,7 @@ use super::household;
 use super::memory::Memory;
 
 /// What stood in the tree before us, sorted by what becomes of it.
+#[derive(Default)]
 pub(super) struct Takeover {
     /// With a keeper that tells how they end: taken over.
     alive: HashMap<WorkerId, Known>,
@@ -54,22 +55,18 @@ struct Known {
     ended: bool,
 }
 
+impl Known {
+    fn fate(&self, memory: &Memory) -> Fate {
+        let RunId { worker, number } = &self.note.run;
+        Fate::of(*number, self.ended, memory.of(worker))
+    }
+}
+
 impl Takeover {
     pub(super) fn sort(mut found: Vec<Found>, told: &[FromKeeper], boot_id: &str) -> Self {
         let known: HashMap<&RunId, (Option<i32>, bool)> = told.iter().filter_map(main_process).collect();
         found.sort_by_key(|f| f.run.as_ref().map(|run| run.number));
-        let mut sorted = Self {
-            alive: HashMap::new(),
-            adopted: HashSet::new(),
-            occupied: HashMap::new(),
-            held: Vec::new(),
-            empty: Vec::new(),
-            unmade: Vec::new(),
-            half_made: HashMap::new(),
-            over: Vec::new(),
-            beside: Vec::new(),
-            strangers: Vec::new(),
-        };
+        let mut sorted = Self::default();
         for Found { name, run, note, populated } in found {
             let Some(run) = run else {
                 sorted.strangers.push(name);
@@ -136,8 +133,10 @@ impl Takeover {
         chronicle: &Chronicle,
     ) -> Vec<Member> {
         let mut members = Vec::new();
-        for (id, Known { pid, note, ended }) in mem::take(&mut self.alive) {
-            if ended && memory.has_end_of(&note.run) {
+        for (id, known) in mem::take(&mut self.alive) {
+            let fate = known.fate(memory);
+            let Known { pid, note, .. } = known;
+            if fate != Fate::Alive {
                 self.over.push(note.run.clone());
                 self.empty.push(note.run);
                 continue;
@@ -158,7 +157,7 @@ impl Takeover {
 
     /// Removes what would be in the way of the next run. Where that cannot be, the run before it is given up for it.
     fn unmake(&mut self, kernel: &HostKernel, chronicle: &Chronicle) {
-        for run in std::mem::take(&mut self.unmade) {
+        for run in mem::take(&mut self.unmade) {
             match kernel.unmake(&run) {
                 Ok(()) => chronicle
                     .record(EventKind::Reconciled { what: format!("removed the half-made directory of {run}") }),
@@ -179,16 +178,13 @@ impl Takeover {
         memory: &Memory,
         chronicle: &Chronicle,
     ) -> HashMap<WorkerId, Vec<RunId>> {
-        let decided = |known: &Known| {
-            known.ended && memory.has_end_of(&known.note.run) && memory.has_decided_after(&known.note.run)
-        };
-        for (_, known) in self.alive.extract_if(|_, known| decided(known)) {
+        for (_, known) in self.alive.extract_if(|_, known| known.fate(memory) == Fate::Debris) {
             self.empty.push(known.note.run);
         }
         let configured: HashSet<&WorkerId> = config.workers.iter().map(|worker| &worker.id).collect();
         let mut debris: HashMap<WorkerId, Vec<RunId>> = HashMap::new();
         for run in self.empty.extract_if(.., |run| configured.contains(&run.worker)) {
-            chronicle.record(EventKind::Reconciled { what: format!("removed the empty directory of {run}") });
+            tell_of_an_empty(&run, chronicle);
             debris.entry(run.worker.clone()).or_default().push(run);
         }
         for run in self.over.extract_if(.., |run| configured.contains(&run.worker)) {
@@ -206,7 +202,7 @@ impl Takeover {
             kernel.forget(&run);
         }
         for run in self.empty.drain(..) {
-            chronicle.record(EventKind::Reconciled { what: format!("removed the empty directory of {run}") });
+            tell_of_an_empty(&run, chronicle);
             kernel.discard(run);
         }
         for name in self.strangers.drain(..) {
@@ -217,6 +213,10 @@ impl Takeover {
             chronicle.record(EventKind::Reconciled { what });
         }
     }
+}
+
+fn tell_of_an_empty(run: &RunId, chronicle: &Chronicle) {
+    chronicle.record(EventKind::Reconciled { what: format!("removed the empty directory of {run}") });
 }
 
 /// The main process of the run that is spoken of, and whether it has ended.
@@ -253,9 +253,11 @@ pub(super) fn begin(
     let mut debris = takeover.debris(config, memory, chronicle);
     for worker in &config.workers {
         let debris = debris.remove(&worker.id).unwrap_or_default();
-        let found = if let Some(Known { pid, note, ended }) = takeover.alive.remove(&worker.id) {
+        let found = if let Some(known) = takeover.alive.remove(&worker.id) {
+            let fate = known.fate(memory);
+            let Known { pid, note, .. } = known;
             match kernel.adopt(note.clone(), &worker.spec) {
-                Ok(()) if ended && memory.has_end_of(&note.run) => actor::Found::Over { note: Box::new(note) },
+                Ok(()) if fate == Fate::Over => actor::Found::Over { note: Box::new(note) },
                 Ok(()) => {
                     takeover.adopted.insert(worker.id.clone());
                     actor::Found::Alive { pid, note: Box::new(note) }

@@ -175,6 +175,12 @@ impl Record {
         last.is_some_and(|last| last.number > run || last.number == run && last.ended.is_some())
     }
 
+    /// What was counted and was to follow when `run` was the current or last run.
+    #[must_use]
+    pub fn kept_of(&self, run: u32) -> Option<&Kept> {
+        self.kept.as_ref().filter(|kept| kept.run == run)
+    }
+
     /// Whether what follows a run was decided.
     #[must_use]
     pub fn has_decided_after(&self, run: u32) -> bool {

@@ -37,7 +37,7 @@ use super::handle::{Command, Message, Published, WorkerHandle};
 use super::keeping::{Come, Keeping};
 use super::state::State;
 
-pub use super::charge::{Charge, Found};
+pub use super::charge::{Charge, Fate, Found};
 
 /// The version of [`RunNote`] that is written.
 const NOTE_VERSION: u32 = 1;

@@ -64,7 +64,7 @@ impl Charge {
                 State::over(id.clone(), spec, &adopted(known, &found, None, true, now), idle, now)
             }
             Found::Alive { pid, note: found } => {
-                let kept = known.and_then(|known| known.kept.as_ref()).filter(|kept| kept.run == found.run.number);
+                let kept = known.and_then(|known| known.kept_of(found.run.number));
                 let running = kept.map_or(found.pid.is_some(), |kept| kept.outlook != Outlook::Launching);
                 State::adopted(id.clone(), spec, &adopted(known, &found, pid, running, now), idle, now)
             }
@@ -99,6 +99,29 @@ pub enum Found {
     },
 }
 
+/// What becomes of a run that the keeper knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Taken over ([`Found::Alive`]), with its end where there is one.
+    Alive,
+    /// Its end is told: what is left of it is seen to its end ([`Found::Over`]).
+    Over,
+    /// So is what follows it: it is cleared away ([`Charge::debris`]).
+    Debris,
+}
+
+impl Fate {
+    /// That of run number `run`, whose end the keeper has where it has `ended`, with `record` of its worker.
+    #[must_use]
+    pub fn of(run: u32, ended: bool, record: Option<&Record>) -> Self {
+        match record.filter(|record| ended && record.has_end_of(run)) {
+            Some(record) if record.has_decided_after(run) => Self::Debris,
+            Some(_) => Self::Over,
+            None => Self::Alive,
+        }
+    }
+}
+
 /// What a [`Charge`] comes to.
 pub(super) struct Taken {
     /// Its name.
@@ -117,7 +140,7 @@ pub(super) struct Taken {
 
 /// What is known of the run that `note` is of. What was counted since the note was written the store alone knows.
 fn adopted(record: Option<&Record>, note: &RunNote, pid: Option<i32>, recorded_running: bool, now: Mono) -> Adopted {
-    let kept = record.and_then(|record| record.kept.as_ref()).filter(|kept| kept.run == note.run.number);
+    let kept = record.and_then(|record| record.kept_of(note.run.number));
     let ended = record.and_then(|record| record.last_run.as_ref()).and_then(|run| run.ended.as_ref());
     let story = record.and_then(|record| record.story.as_ref());
     Adopted {
