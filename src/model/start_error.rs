@@ -112,6 +112,12 @@ impl StartError {
         Self { stage, errno: 0, what: sentence.into() }
     }
 
+    /// Somebody wished otherwise before there was a child.
+    #[must_use]
+    pub fn called_off() -> Self {
+        Self::refused(Stage::Spawn, "called off before it was launched")
+    }
+
     /// Whether it is no fault of the worker or its configuration: never a strike, and the next run is launched the
     /// other [`Way`] into its cgroup.
     #[must_use]

@@ -368,7 +368,7 @@ impl Transition<'_> {
                 let mut life = life.clone();
                 life.asked.kill = Some(by.by);
                 life.asked.policy = by.policy;
-                let error = StartError::refused(Stage::Spawn, "called off before it was launched");
+                let error = StartError::called_off();
                 self.report_exit(&life, End::NeverRan(&error), before, counters, Duration::ZERO);
             }
             Remains::Dead { .. } | Remains::Strangers => {}

@@ -257,8 +257,7 @@ impl Kernel for HostKernel {
     fn kill(&self, run: &RunId) -> Result<(), KernelError> {
         let Some(dir) = self.inner.dir(run) else { return Ok(()) };
         if self.inner.gate().withdraw(run) {
-            let error = StartError::refused(Stage::Spawn, "called off before it was launched");
-            self.inner.tell(run, KernelEventKind::LaunchFailed(error));
+            self.inner.tell(run, KernelEventKind::LaunchFailed(StartError::called_off()));
         }
         // A process with the right to can have moved itself out; the main process is found all the same.
         heard(self.inner.keeper.signal(run, libc::SIGKILL));

@@ -8,7 +8,7 @@ use crate::policy::decide::{self, Act, Order};
 use super::{Transition, breaker_open};
 use crate::worker::effect::Refusal;
 use crate::worker::event::{Ask, Ticket};
-use crate::worker::state::{After, Behalf, Body, Goal, Phase, Remains, Rest, Wish};
+use crate::worker::state::{After, Behalf, Body, Goal, Life, Main, Phase, Remains, Rest, Wish};
 
 impl Transition<'_> {
     pub(super) fn asked(&mut self, ask: Ask, who: Option<&str>, ticket: Option<Ticket>) {
@@ -112,11 +112,9 @@ impl Transition<'_> {
                 self.owe(ticket, Goal::Up);
                 self.begin_run(by);
             }
-            Phase::Running { mut life, main } if anew => {
+            Phase::Running { life, main } if anew => {
                 self.owe(ticket, Goal::Up);
-                self.withdraw(&mut life);
-                self.s.anew = Some(by);
-                self.terminate(life, main, Behalf::STOP, After::Rerun, None);
+                self.end_for_another(life, main, by);
             }
             running @ Phase::Running { .. } => {
                 self.s.phase = running;
@@ -127,21 +125,30 @@ impl Transition<'_> {
                 self.s.phase = starting;
                 self.owe(ticket, Goal::Up);
             }
-            mut ending @ (Phase::Terminating { .. } | Phase::Draining { .. } | Phase::Killing { .. }) => {
-                ending.rerun();
-                self.s.anew = Some(by);
-                self.s.phase = ending;
-                self.note();
+            ending @ (Phase::Terminating { .. } | Phase::Draining { .. } | Phase::Killing { .. }) => {
+                self.rerun(ending, by);
                 self.owe(ticket, Goal::Up);
             }
-            mut stuck @ Phase::Stuck { .. } => {
-                stuck.rerun();
-                self.s.anew = Some(by);
-                self.s.phase = stuck;
-                self.note();
+            stuck @ Phase::Stuck { .. } => {
+                self.rerun(stuck, by);
                 self.reply(ticket, Err(Refusal::Unkillable));
             }
         }
+    }
+
+    /// Ends a run for another, which no restart that was decided for it follows any more.
+    pub(super) fn end_for_another(&mut self, mut life: Box<Life>, main: Main, by: Begun) {
+        self.withdraw(&mut life);
+        self.s.anew = Some(by);
+        self.terminate(life, main, Behalf::STOP, After::Rerun, None);
+    }
+
+    /// Has a run that ends be followed by another.
+    pub(super) fn rerun(&mut self, mut ending: Phase, by: Begun) {
+        ending.rerun();
+        self.s.phase = ending;
+        self.s.anew = Some(by);
+        self.note();
     }
 
     pub(super) fn stop(&mut self, by: Behalf, ticket: Option<Ticket>) {
@@ -242,7 +249,7 @@ impl Transition<'_> {
 }
 
 impl Phase {
-    pub(super) fn rerun(&mut self) {
+    fn rerun(&mut self) {
         match self {
             Self::Terminating { after, .. }
             | Self::Draining { after, .. }

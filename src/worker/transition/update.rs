@@ -11,7 +11,7 @@ use crate::spec::types::{Change, Spec, Takes};
 use super::Transition;
 use crate::worker::effect::{Effect, Refusal};
 use crate::worker::event::{Reach, Renew, Ticket, Update};
-use crate::worker::state::{After, Behalf, Changing, Goal, Phase, Rest, Wish};
+use crate::worker::state::{After, Changing, Goal, Phase, Rest, Wish};
 
 /// So many keys are named in a record of a change.
 const NAMED: usize = 8;
@@ -59,12 +59,10 @@ impl Transition<'_> {
                     self.reply(ticket, Ok(()));
                 }
             }
-            Phase::Running { mut life, main } if renew => {
+            Phase::Running { life, main } if renew => {
                 self.s.next = Some(update.spec);
                 self.owe(ticket, Goal::Up);
-                self.withdraw(&mut life);
-                self.s.anew = Some(Begun::Reload);
-                self.terminate(life, main, Behalf::STOP, After::Rerun, None);
+                self.end_for_another(life, main, Begun::Reload);
             }
             starting @ (Phase::Preparing { .. } | Phase::Launching { .. }) if renew => {
                 self.s.phase = starting;
@@ -89,25 +87,23 @@ impl Transition<'_> {
                     }
                 }
             }
-            mut ending @ (Phase::Terminating { .. } | Phase::Draining { .. } | Phase::Killing { .. }) => {
+            ending @ (Phase::Terminating { .. } | Phase::Draining { .. } | Phase::Killing { .. }) if renew => {
                 self.s.next = Some(update.spec);
-                if renew {
-                    ending.rerun();
-                    self.s.anew = Some(Begun::Reload);
-                    self.owe(ticket, Goal::Up);
-                } else {
-                    self.reply(ticket, Ok(()));
-                }
-                self.s.phase = ending;
+                self.rerun(ending, Begun::Reload);
+                self.owe(ticket, Goal::Up);
             }
-            mut stuck @ Phase::Stuck { .. } => {
+            stuck @ Phase::Stuck { .. } if renew => {
                 self.s.next = Some(update.spec);
-                if renew {
-                    stuck.rerun();
-                    self.s.anew = Some(Begun::Reload);
-                }
-                self.s.phase = stuck;
-                self.reply(ticket, if renew { Err(Refusal::Unkillable) } else { Ok(()) });
+                self.rerun(stuck, Begun::Reload);
+                self.reply(ticket, Err(Refusal::Unkillable));
+            }
+            ending @ (Phase::Terminating { .. }
+            | Phase::Draining { .. }
+            | Phase::Killing { .. }
+            | Phase::Stuck { .. }) => {
+                self.s.next = Some(update.spec);
+                self.s.phase = ending;
+                self.reply(ticket, Ok(()));
             }
         }
     }
