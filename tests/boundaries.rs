@@ -133,6 +133,7 @@ const TABLE: &[Row] = &[
             "kernel::port",
             "kernel::place::record",
             "worker::actor",
+            "worker::rules",
             "store",
             "history",
             "manager",

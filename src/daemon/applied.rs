@@ -178,11 +178,9 @@ pub(super) struct Nothing {
 /// [`Nothing`]; everything is left as it is.
 pub(super) fn restore(state: &Path, source: Option<&ConfigSource>) -> Result<InForce, Nothing> {
     let mut amiss = Vec::new();
-    let kept = load(state).map_err(|e| (None, chain(&e))).and_then(|applied| {
-        parse(&applied.sources).map(|config| (applied.clone(), config)).map_err(|wrong| {
-            let why = format!("{} is not understood: {wrong}", state.join(FILE).display());
-            (applied.from, why)
-        })
+    let kept = load(state).map_err(|e| (None, chain(&e))).and_then(|applied| match parse(&applied.sources) {
+        Ok(config) => Ok((applied, config)),
+        Err(wrong) => Err((applied.from, format!("{} is not understood: {wrong}", state.join(FILE).display()))),
     });
     let (Applied { from, scaled, .. }, config) = match kept {
         Ok(kept) => kept,

@@ -29,6 +29,7 @@ use crate::model::{EventKind, RunId, Trigger, chain};
 use crate::spec::types;
 use crate::worker::actor::Shared;
 use crate::worker::handle::WorkerHandle;
+use crate::worker::rules;
 
 use super::applied::{self, InForce, lay_over, scale};
 use super::chronicle::Chronicle;
@@ -152,7 +153,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         ledger: Arc::new(memory.handle.clone()),
         epoch: memory.epoch,
         give_up,
-        cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+        cpus: rules::cpus(),
         boot_id: boot_id.as_str().into(),
         seed: fastrand::u64(..),
         seqs: Mutex::default(),

@@ -22,7 +22,7 @@ use futures_util::future::BoxFuture;
 use nix::libc;
 use rustix::fs::Access;
 
-use super::{HistorySink, Record, WriteError, Written};
+use super::{HistorySink, Record, WriteError, Written, look};
 use crate::spec::types::JsonlSink as Settings;
 
 /// Only the owner reads: events have command lines of operators and texts of workers in them.
@@ -50,10 +50,7 @@ impl HistorySink for JsonlSink {
 
     fn check(&mut self) -> BoxFuture<'_, Result<(), WriteError>> {
         let settings = Arc::clone(&self.settings);
-        Box::pin(async move {
-            let looked = tokio::task::spawn_blocking(move || check(&settings.path)).await;
-            looked.unwrap_or_else(|error| Err(WriteError::because("the thread that looks has ended", error)))
-        })
+        Box::pin(look(move || check(&settings.path)))
     }
 
     fn write<'a>(&'a mut self, batch: &'a [Arc<Record>]) -> BoxFuture<'a, Result<Written, WriteError>> {

@@ -127,6 +127,12 @@ impl WriteError {
     }
 }
 
+/// Has something looked at on a thread of its own, for it may block.
+async fn look(at: impl FnOnce() -> Result<(), WriteError> + Send + 'static) -> Result<(), WriteError> {
+    let looked = tokio::task::spawn_blocking(at).await;
+    looked.unwrap_or_else(|error| Err(WriteError::because("the thread that looks has ended", error)))
+}
+
 /// How much waits for a sink, and how much it is given at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {

@@ -33,7 +33,7 @@ use tokio::{
 };
 use tokio_rustls::rustls::ClientConfig;
 
-use super::{Bounds, HistorySink, Record, WriteError, Written, tls};
+use super::{Bounds, HistorySink, Record, WriteError, Written, look, tls};
 use crate::clock;
 use crate::spec::types::{Credentials, Endpoint, OpenSearchSink as Settings};
 
@@ -245,15 +245,11 @@ impl HistorySink for OpenSearchSink {
 
     fn check(&mut self) -> BoxFuture<'_, Result<(), WriteError>> {
         let settings = Arc::clone(&self.settings);
-        let look = move || {
+        Box::pin(look(move || {
             settings.credentials.as_ref().map(authorization).transpose()?;
             settings.endpoint.tls.then(|| tls::config(settings.ca_file.as_deref())).transpose()?;
             Ok(())
-        };
-        Box::pin(async move {
-            let looked = spawn_blocking(look).await;
-            looked.unwrap_or_else(|error| Err(WriteError::because("the thread that looks has ended", error)))
-        })
+        }))
     }
 
     fn bounds(&self) -> Bounds {

@@ -80,7 +80,7 @@ use crate::model::{Mono, Sample, StartError, Usage, Violation, Wanted, chain};
 use crate::policy::dispatch::{Handler, Response, ViolationHandling, ViolationPolicy};
 use crate::policy::violation::Rules;
 use crate::spec::types::Limits;
-use crate::worker::rules::rules;
+use crate::worker::rules::{cpus, rules};
 
 use history::History;
 pub use history::KEPT;
@@ -190,10 +190,9 @@ impl LimitManager {
     }
 
     fn over(dir: Dir, limits: Limits, clock: Clock) -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         let shared = Shared {
             dir: Arc::new(dir),
-            rules: rules(&limits, cpus),
+            rules: rules(&limits, cpus()),
             history: Mutex::new(History::new(limits.monitoring.history_retention)),
             limits,
             clock,

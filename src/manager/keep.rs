@@ -26,7 +26,7 @@ use crate::history::{History, HistorySink, Scribe, SinkHealth, Unusable, Vitals}
 use crate::kernel::{place::record::boot_id, port::Kernel};
 use crate::model::{Event, WorkerId, chain};
 use crate::store::{Health, MemoryStore, NotReplaced, Prepared, Record, Store, StoreHandle, Unstored};
-use crate::worker::actor::Shared;
+use crate::worker::{actor::Shared, rules};
 
 /// How long runs are remembered after their end.
 const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
@@ -164,7 +164,7 @@ impl Crew {
             // Greater than that of a manager of before, which had the same store.
             epoch: u64::try_from(clock::wall().as_second()).unwrap_or(0),
             give_up: mpsc::unbounded_channel().0,
-            cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+            cpus: rules::cpus(),
             boot_id: boot.into(),
             seed: fastrand::u64(..),
             seqs: Mutex::default(),

@@ -14,6 +14,12 @@ const IO: Stall = Stall {
     sustained: Duration::from_secs(20),
 };
 
+/// How many CPUs a run can use at the most: as many as this process (`sched_getaffinity(2)`, and the quota of its cgroup).
+#[must_use]
+pub fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
 /// What is looked for. `cpus`: how many the host has.
 #[must_use]
 pub fn rules(limits: &Limits, cpus: u32) -> Rules {
