@@ -70,9 +70,7 @@ fn a_supervisor_that_is_killed_again_and_again_is_replaced_as_fast_as_the_first_
     let (first, last) = (sum(&took[..3]), sum(&took[took.len() - 3..]));
     assert!(last < first * 4, "the last three took {last:?}, the first three {first:?}");
     assert!(mains.iter().all(Process::alive), "no worker has noticed");
-    up.signal(Signal::TERM);
-    up.reap_killed();
-    up.wait_silent();
+    end(up);
 }
 
 /// Ends one whose supervisor was replaced: what it told last may be lost.
@@ -117,17 +115,24 @@ fn over_damaged_files_of_its_own_a_supervisor_that_follows_another_goes_on_and_s
     end(up);
 }
 
-#[test]
-fn while_nothing_says_what_is_to_hold_the_next_supervisor_is_tried_again_until_something_does() {
-    let case = Case::new();
-    let mut up = Up::start(&case, &worker("w", &["/bin/sleep", "1000"], &[]));
+/// One that runs, and whose supervisor is killed when nothing says any more what is to hold; its worker, and what puts that
+/// right.
+fn without_a_word(case: &Case) -> (Up, Process, impl FnOnce()) {
+    let mut up = Up::start(case, &worker("w", &["/bin/sleep", "1000"], &[]));
     let main = up.started("w", 1);
     case.ask("count", &["*"]);
     let config = case.file("pinfold.yaml");
     let good = fs::read_to_string(&config).unwrap();
-    fs::write(state_file(&case, "applied.json"), "torn").unwrap();
+    fs::write(state_file(case, "applied.json"), "torn").unwrap();
     fs::write(&config, "workers: 7\n").unwrap();
     case.role("supervisor").signal(Signal::KILL);
+    (up, main, move || fs::write(config, good).unwrap())
+}
+
+#[test]
+fn while_nothing_says_what_is_to_hold_the_next_supervisor_is_tried_again_until_something_does() {
+    let case = Case::new();
+    let (mut up, main, put_right) = without_a_word(&case);
     let failed = |times: usize| {
         wait_until("further tries", || {
             let said = up.stderr();
@@ -139,7 +144,7 @@ fn while_nothing_says_what_is_to_hold_the_next_supervisor_is_tried_again_until_s
         assert!(said.contains(part), "{part}: {said}");
     }
     assert!(main.alive());
-    fs::write(&config, good).unwrap();
+    put_right();
     taken_over(&case, &mut up, 1);
     assert!(main.alive());
     assert_eq!(tree::procs(&case.run_dir("w", 1)), [main.pid]);
@@ -149,20 +154,13 @@ fn while_nothing_says_what_is_to_hold_the_next_supervisor_is_tried_again_until_s
 #[test]
 fn whoever_asks_for_the_end_of_one_that_cannot_begin_again_gets_it() {
     let case = Case::new();
-    let mut up = Up::start(&case, &worker("w", &["/bin/sleep", "1000"], &[]));
-    let main = up.started("w", 1);
-    case.ask("count", &["*"]);
-    let config = case.file("pinfold.yaml");
-    let good = fs::read_to_string(&config).unwrap();
-    fs::write(state_file(&case, "applied.json"), "torn").unwrap();
-    fs::write(&config, "workers: 7\n").unwrap();
-    case.role("supervisor").signal(Signal::KILL);
+    let (mut up, main, put_right) = without_a_word(&case);
     wait_until("a try", || up.stderr().contains("before it had taken over").then_some(()));
     up.signal(Signal::TERM);
     let code = wait_until("its end", || up.over());
     assert_eq!(code, 1, "{}", up.stderr());
     assert!(main.alive(), "what could not be stopped in order is left as it is");
-    fs::write(&config, good).unwrap();
+    put_right();
     let mut next = Up::again(&case);
     reconciled(&mut next, "taken over untouched");
     next.stop();

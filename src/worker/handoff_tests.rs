@@ -61,6 +61,25 @@ async fn begun(bench: &Bench, spec: &Spec, scripts: impl IntoIterator<Item = Scr
     mortal
 }
 
+/// A worker as [`begun`], of which `ask` is asked, and whose supervisor is replaced when its run ends.
+async fn replaced_while_it_ends(
+    bench: &mut Bench,
+    spec: &Spec,
+    script: Script,
+    ask: impl FnOnce(&WorkerHandle),
+) -> (WorkerHandle, Vec<Told>) {
+    let first = begun(bench, spec, [script]).await;
+    ask(&first.worker);
+    wait_for(&first.worker, SOON, |s| s.state == Public::Stopping).await.unwrap();
+    let (second, told) = next(bench, first, spec).await;
+    (second.worker, told)
+}
+
+fn liveness_fails(worker: &WorkerHandle) {
+    let report = HealthReport::Failed { probe: ProbeKind::Liveness, observed: "no answer".into() };
+    drop(worker.health(1, report));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_end_that_the_store_has_not_is_told_again_by_the_keeper_and_one_that_it_has_is_not() {
     let mut had = [0, 0];
@@ -116,13 +135,11 @@ async fn an_end_that_was_told_while_something_is_left_of_it_is_no_second_strike(
     let mut bench = Bench::new(1);
     let spec = at_once(RestartMode::OnFailure);
     let script = Script { children: Children::Stubborn, ..Script::exits(SEC, 1) };
-    let first = begun(&bench, &spec, [script]).await;
-    wait_for(&first.worker, SOON, |s| s.state == Public::Stopping).await.unwrap();
-    let (second, before) = next(&mut bench, first, &spec).await;
+    let (second, before) = replaced_while_it_ends(&mut bench, &spec, script, |_| ()).await;
     assert_eq!(ends(&before).len(), 1);
     // As every supervisor does: it is no reason to start what its policy has to decide on.
-    second.worker.start(Trigger::Config).await.unwrap();
-    let status = wait_for(&second.worker, SOON, |s| s.run == 2 && s.state == Public::Running).await.unwrap();
+    second.start(Trigger::Config).await.unwrap();
+    let status = wait_for(&second, SOON, |s| s.run == 2 && s.state == Public::Running).await.unwrap();
     assert_eq!((status.restarts, status.breaker[0].attempts), (1, 1));
     assert_eq!(ends(&bench.recorded()), []);
 }
@@ -132,11 +149,9 @@ async fn a_clean_end_whose_remains_outlive_the_supervisor_stays_an_end() {
     let mut bench = Bench::new(1);
     let spec = at_once(RestartMode::OnFailure);
     let script = Script { children: Children::Stubborn, ..Script::exits(SEC, 0) };
-    let first = begun(&bench, &spec, [script]).await;
-    wait_for(&first.worker, SOON, |s| s.state == Public::Stopping).await.unwrap();
-    let (second, _) = next(&mut bench, first, &spec).await;
-    second.worker.start(Trigger::Config).await.unwrap();
-    let status = wait_for(&second.worker, SOON, |s| s.state == Public::Stopped).await.unwrap();
+    let (second, _) = replaced_while_it_ends(&mut bench, &spec, script, |_| ()).await;
+    second.start(Trigger::Config).await.unwrap();
+    let status = wait_for(&second, SOON, |s| s.state == Public::Stopped).await.unwrap();
     assert_eq!((status.run, status.detail), (1, Detail::Stopped(StoppedDetail::Done)));
 }
 
@@ -145,11 +160,9 @@ async fn a_restart_that_has_begun_is_carried_through_and_its_end_is_ours() {
     let mut bench = Bench::new(1);
     let spec = at_once(RestartMode::Never);
     let script = Script { on_signal: OnSignal::Dies(5 * SEC), ..Default::default() };
-    let first = begun(&bench, &spec, [script]).await;
-    drop(first.worker.restart(false));
-    wait_for(&first.worker, SOON, |s| s.state == Public::Stopping).await.unwrap();
-    let (second, _) = next(&mut bench, first, &spec).await;
-    let status = wait_for(&second.worker, SOON, |s| s.run == 2 && s.state == Public::Running).await.unwrap();
+    let restart = |worker: &WorkerHandle| drop(worker.restart(false));
+    let (second, _) = replaced_while_it_ends(&mut bench, &spec, script, restart).await;
+    let status = wait_for(&second, SOON, |s| s.run == 2 && s.state == Public::Running).await.unwrap();
     assert_eq!(status.restarts, 0, "it was asked for");
     let killed = ExitCause::Killed { by: KilledBy::Stop, policy: None };
     assert_eq!(ends(&bench.recorded()), [(1, killed)], "no stranger's signal");
@@ -161,12 +174,8 @@ async fn a_restart_by_a_failed_check_is_carried_through_and_counted_once() {
     let spec = at_once(RestartMode::Never);
     let spec = Spec { restart: RestartPolicy { mode: RestartMode::OnFailure, ..spec.restart.clone() }, ..spec };
     let script = Script { on_signal: OnSignal::Exits(5 * SEC, 0), ..Default::default() };
-    let first = begun(&bench, &spec, [script]).await;
-    let report = HealthReport::Failed { probe: ProbeKind::Liveness, observed: "no answer".into() };
-    drop(first.worker.health(1, report));
-    wait_for(&first.worker, SOON, |s| s.state == Public::Stopping).await.unwrap();
-    let (second, _) = next(&mut bench, first, &spec).await;
-    let status = wait_for(&second.worker, SOON, |s| s.run == 2 && s.state == Public::Running).await.unwrap();
+    let (second, _) = replaced_while_it_ends(&mut bench, &spec, script, liveness_fails).await;
+    let status = wait_for(&second, SOON, |s| s.run == 2 && s.state == Public::Running).await.unwrap();
     assert_eq!((status.restarts, status.restarts_by.health), (1, 1));
     let class = status.breaker.iter().find(|class| class.class == Class::Health).unwrap();
     assert_eq!(class.attempts, 1);
@@ -179,11 +188,9 @@ async fn a_kill_that_has_begun_is_tried_again_and_is_ours() {
     let mut bench = Bench::new(1);
     let spec = at_once(RestartMode::Always);
     let script = Script { dies_slowly: 5 * SEC, ..Default::default() };
-    let first = begun(&bench, &spec, [script]).await;
-    drop(first.worker.kill(KilledBy::Operator));
-    wait_for(&first.worker, SOON, |s| s.state == Public::Stopping).await.unwrap();
-    let (second, _) = next(&mut bench, first, &spec).await;
-    wait_for(&second.worker, SOON, |s| s.state == Public::Stopped).await.unwrap();
+    let kill = |worker: &WorkerHandle| drop(worker.kill(KilledBy::Operator));
+    let (second, _) = replaced_while_it_ends(&mut bench, &spec, script, kill).await;
+    wait_for(&second, SOON, |s| s.state == Public::Stopped).await.unwrap();
     let killed = ExitCause::Killed { by: KilledBy::Operator, policy: None };
     assert_eq!(ends(&bench.recorded()), [(1, killed)]);
     let kills = bench.kernel.calls().into_iter().filter(|(_, call)| matches!(call, Call::Kill(_)));
@@ -271,12 +278,8 @@ async fn a_restart_that_was_decided_outlives_its_run_and_its_supervisor() {
     let health = crate::policy::restart::BudgetOverride { retry_delay: Some(60 * SEC), ..Default::default() };
     let spec = Spec { restart: RestartPolicy { health_failures: health, ..spec.restart.clone() }, ..spec };
     let script = Script { children: Children::Stubborn, ..Script::exits(5 * SEC, 0) };
-    let first = begun(&bench, &spec, [script]).await;
-    let report = HealthReport::Failed { probe: ProbeKind::Liveness, observed: "no answer".into() };
-    drop(first.worker.health(1, report));
-    wait_for(&first.worker, SOON, |s| s.state == Public::Stopping).await.unwrap();
-    let (second, _) = next(&mut bench, first, &spec).await;
-    let status = wait_for(&second.worker, SOON, |s| s.run == 2 && s.state == Public::Running).await.unwrap();
+    let (second, _) = replaced_while_it_ends(&mut bench, &spec, script, liveness_fails).await;
+    let status = wait_for(&second, SOON, |s| s.run == 2 && s.state == Public::Running).await.unwrap();
     assert_eq!((status.restarts, status.restarts_by.health), (1, 1), "a clean end alone would be followed by nothing");
 }
 
