@@ -6,6 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, watch},
@@ -26,7 +27,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
 const FAILING: u32 = 2;
 
 /// How a sink is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SinkHealth {
     /// Its kind and where it leads.
     pub name: String,
@@ -46,7 +47,7 @@ pub struct SinkHealth {
 }
 
 /// A sink's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SinkState {
     /// It takes what it is given, as far as is known.
@@ -57,7 +58,7 @@ pub enum SinkState {
 }
 
 /// Events that a sink will never have, by why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Dropped {
     /// Too many waited: the oldest went.
     pub full: u64,

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::{sync::Arc, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Detail, RunId, SliceName, StoppedDetail, WorkerId, WorkerStatus, duration};
@@ -94,7 +95,7 @@ pub enum FoundLeft {
 }
 
 /// All that is to be done, in this order.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Plan {
     /// The steps.
     pub steps: Vec<Step>,
@@ -103,7 +104,7 @@ pub struct Plan {
 }
 
 /// One thing that is to be done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Step {
     /// A directory that is empty goes.

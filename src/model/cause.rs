@@ -1,9 +1,10 @@
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What waitid(2) said of a dead process: `CLD_EXITED`, `CLD_KILLED` or `CLD_DUMPED`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ExitStatus {
     /// It called `exit` with this code, 0 to 255.
@@ -21,7 +22,7 @@ pub enum ExitStatus {
 }
 
 /// Why a run ended. Every run has exactly one, decided once (`policy::cause`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ExitCause {
     /// It ended by itself with a code.
@@ -66,7 +67,7 @@ pub enum ExitCause {
 }
 
 /// Whose memory limit an OOM kill enforced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OomScope {
     /// The worker's own `memory.max`.
@@ -78,7 +79,7 @@ pub enum OomScope {
 }
 
 /// On whose behalf we ended a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KilledBy {
     /// A requested stop, within its timeout.
@@ -94,7 +95,7 @@ pub enum KilledBy {
 }
 
 /// What keeps a cause from being known. Never turned into a code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UnknownWhy {
     /// It ended while no keeper and no supervisor lived.
@@ -106,7 +107,7 @@ pub enum UnknownWhy {
 }
 
 /// How sure a cause is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Confidence {
     /// The evidence allows no other reading.

@@ -1,10 +1,11 @@
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One reading of a run's event counters. Counters only grow while a cgroup lives; what happened between two
 /// readings is their difference, never the number of notifications, which the kernel coalesces.
 ///
 /// `None` means that the file is not there: its controller is not enabled for this cgroup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Counters {
     /// `memory.events.local`: this cgroup's own limits only.
     pub local: Option<MemoryEvents>,
@@ -16,7 +17,7 @@ pub struct Counters {
 }
 
 /// `memory.events` or `memory.events.local` (Linux Documentation/admin-guide/cgroup-v2.rst).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct MemoryEvents {
     /// Times the use went over `memory.low` protection.
     pub low: u64,
@@ -33,7 +34,8 @@ pub struct MemoryEvents {
 }
 
 /// What a run used. Times are microseconds, memory is bytes. `None`: the kernel does not tell here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "RunUsage")]
 pub struct Usage {
     /// `memory.current`, page cache included.
     pub memory_current_bytes: Option<u64>,
@@ -84,7 +86,7 @@ impl Wanted {
 }
 
 /// One reading of what a living run uses, of what was [`Wanted`]. `None`: not asked for, or the kernel does not tell here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
     /// `anon` + `shmem` of `memory.stat`, bytes: what a person calls RSS. Page cache is no part of it.
     pub resident_bytes: Option<u64>,
@@ -97,7 +99,7 @@ pub struct Sample {
 }
 
 /// Of `cpu.stat`. Times are microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct CpuStat {
     /// CPU time used, of all processes of the run that ever were.
     pub usage_usec: u64,
@@ -110,7 +112,7 @@ pub struct CpuStat {
 }
 
 /// The totals of the three pressure files (Linux Documentation/accounting/psi.rst).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the resources")]
 pub struct Pressures {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,7 +124,7 @@ pub struct Pressures {
 }
 
 /// `total` of both lines of a pressure file, microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Stalled {
     /// Some task stalled.
     pub some_usec: u64,
@@ -132,7 +134,7 @@ pub struct Stalled {
 
 /// What the cgroups above a run's, and the host, say about an OOM kill in it: read when a run lost a process to the
 /// OOM killer without having reached a limit of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct AboveReading {
     /// The ancestors, the nearest first.
     pub levels: Vec<Level>,
@@ -144,7 +146,7 @@ pub struct AboveReading {
 }
 
 /// One ancestor's `memory.events.local`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Level {
     /// The cgroup below the cgroup2 mount, as /proc/PID/cgroup spells it: `/pinfold/workers/web.slice`.
     pub path: String,
@@ -155,7 +157,7 @@ pub struct Level {
 }
 
 /// `oom_kill` of /proc/vmstat: processes killed by any OOM killer of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "two readings")]
 pub struct HostOom {
     pub before: u64,

@@ -1,5 +1,6 @@
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// The name of one worker: `[A-Za-z0-9]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?`.
@@ -13,6 +14,9 @@ pub struct WorkerId(Arc<str>);
 impl WorkerId {
     /// The longest name, in bytes: a host name label (RFC 1123) plus one.
     pub const MAX_LEN: usize = 64;
+
+    /// The grammar as a regular expression, for schemas.
+    pub const PATTERN: &'static str = "^[A-Za-z0-9]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?$";
 
     /// Checks `name` against the grammar of a worker's name.
     ///
@@ -73,9 +77,19 @@ impl FromStr for WorkerId {
     }
 }
 
+impl JsonSchema for WorkerId {
+    fn schema_name() -> Cow<'static, str> {
+        "WorkerId".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": Self::PATTERN })
+    }
+}
+
 impl<'de> Deserialize<'de> for WorkerId {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        let text = Cow::<'de, str>::deserialize(d)?;
         Self::new(&text).map_err(serde::de::Error::custom)
     }
 }
@@ -94,7 +108,7 @@ impl fmt::Debug for WorkerId {
 
 /// The name of a slice: a cgroup that the runs of several workers are made in, so that they share its limits. The grammar
 /// is that of a worker's name.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct SliceName(WorkerId);
 
 impl SliceName {
@@ -142,7 +156,7 @@ impl fmt::Debug for SliceName {
 
 /// One life of a worker. Numbers start at 1 and are never used twice by one supervisor, so that an event of
 /// run 3 can never be taken for one of run 4. Printed as `ID.RUN`, which is the name of the run's cgroup.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct RunId {
     /// Whose life.
     pub worker: WorkerId,

@@ -1,5 +1,6 @@
 use std::sync::{Arc, LazyLock};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
 /// `seq` has no gaps for one worker, and begins anew with every supervisor, whose `epoch` is greater than that of any
 /// before: `(epoch, seq)` orders the events of a worker. `time` is the wall clock for people and other systems, `mono_ns` is what
 /// orders and measures.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// The version of this shape.
     pub v: u32,
@@ -37,7 +38,7 @@ pub struct Event {
 }
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EventKind {
     /// The worker's state or detail changed.
@@ -293,7 +294,7 @@ impl Story {
 }
 
 /// What an exit's cause was decided from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {
     /// waitid(2)'s word; absent where nobody saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -342,7 +343,7 @@ pub struct RunEnd {
 }
 
 /// One decision: what asked for it, what came of it and which rule said so.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Decision {
     /// What asked.
     pub trigger: Trigger,
@@ -372,7 +373,7 @@ pub struct Decision {
 }
 
 /// What can ask for a decision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
     /// A run ended by itself or could not start.
@@ -388,7 +389,7 @@ pub enum Trigger {
 }
 
 /// What came of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// A new run now, or when its delay has passed.

@@ -1,9 +1,10 @@
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The step of a start that failed, in the order they are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Looking up `user` or `group`, or their supplementary groups.
@@ -51,7 +52,7 @@ pub enum Stage {
 }
 
 /// How a run is launched into its cgroup, as far as whoever asks for it can choose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
     /// The one that the keeper has found to work here.
@@ -91,7 +92,7 @@ impl fmt::Display for Stage {
 
 /// A start that failed: the step, its object and the kernel's error. Printed as
 /// `chdir /srv: No such file or directory`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartError {
     /// The step.
     pub stage: Stage,

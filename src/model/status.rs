@@ -1,9 +1,12 @@
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::{BreakerState, Class, ExitCause, KilledBy, Limit, Mono, PolicyName, WorkerId};
 
 /// The four public states. Everything finer is a [`Detail`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// No process of it is alive: proved, not assumed.
@@ -123,7 +126,7 @@ pub struct WorkerStatus {
 }
 
 /// Automatic restarts, by what they were for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the classes")]
 pub struct RestartCounts {
     pub exit: u32,
@@ -230,9 +233,23 @@ impl Serialize for Detail {
     }
 }
 
+impl JsonSchema for Detail {
+    fn schema_name() -> Cow<'static, str> {
+        "Detail".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "The word beside a state.",
+            "type": "string",
+            "enum": Self::ALL.map(Self::as_str),
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for Detail {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let word = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        let word = Cow::<'de, str>::deserialize(d)?;
         let known = Self::ALL.into_iter().find(|detail| detail.as_str() == word);
         known.ok_or_else(|| serde::de::Error::custom(format!("no detail of a state is called {word:?}")))
     }

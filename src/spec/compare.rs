@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::types::{EnvFile, Io, Limits, Memory, OomGroup, Pressure, Spec, SwapMax};
 use crate::model::{LogPolicy, SliceName, size};
 
 /// What a change takes, from the least to the most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Takes {
     /// Nothing of the run is touched: only what is decided about it from now on is different.
@@ -21,7 +22,7 @@ pub enum Takes {
 }
 
 /// A key whose value is another one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
     /// Its path below `unit`, or below the worker for `slice` and `profile_type`.
     pub key: String,
