@@ -164,6 +164,7 @@ const TABLE: &[Row] = &[
         ],
         never: &["cgroups_rs", "procfs"],
     },
+    Row { files: "api/keys.rs", may_use: &["model"], never: PURE },
     Row {
         files: "api/wire",
         may_use: &["model", "manager::handle", "manager::diff", "history::SinkHealth", "spec::types", "store"],

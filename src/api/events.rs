@@ -19,9 +19,10 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt, stream};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::extract::Params;
+use super::extract::{Params, TIME};
 use super::filter::Filter;
 use super::peer::{Peer, Role};
 use super::routes::Api;
@@ -48,30 +49,54 @@ const LINES: &str = "application/x-ndjson";
 pub(super) struct Seats {
     all: Arc<Semaphore>,
     others: Arc<Semaphore>,
+    doing: &'static str,
 }
 
 /// A place, until it is dropped.
 #[derive(Debug)]
-struct Seat {
+pub(super) struct Seat {
     _one: OwnedSemaphorePermit,
     _other: Option<OwnedSemaphorePermit>,
 }
 
 impl Seats {
-    pub(super) fn new() -> Self {
-        Self { all: Arc::new(Semaphore::new(FOLLOWERS)), others: Arc::new(Semaphore::new(OTHERS)) }
+    /// Seats of those who do what is said of them here.
+    pub(super) fn new(doing: &'static str) -> Self {
+        Self { all: Arc::new(Semaphore::new(FOLLOWERS)), others: Arc::new(Semaphore::new(OTHERS)), doing }
     }
 
-    fn take(&self, peer: Peer) -> Result<Seat, Problem> {
+    pub(super) fn take(&self, peer: Peer) -> Result<Seat, Problem> {
         let taken = |seats: &Arc<Semaphore>| Arc::clone(seats).try_acquire_owned();
         let full = |_| {
-            let detail = format!("{FOLLOWERS} read the events already, which are all that are served at once");
+            let detail = format!("{FOLLOWERS} {} already, which are all that are served at once", self.doing);
             Problem::new(Code::TooManyConnections, detail)
         };
         let other = if peer.role == Role::Operator { Some(taken(&self.others).map_err(full)?) } else { None };
         Ok(Seat { _one: taken(&self.all).map_err(full)?, _other: other })
     }
 }
+
+/// Behind the `?`, as it is described: `filter` may stand there several times.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "a shape, and the words of its parts")]
+pub(super) struct Known {
+    /// Whether it goes on with what happens; without `since` and `after` only with that.
+    follow: Option<bool>,
+    /// What is younger than this (`10m`), or than a moment as RFC 3339 writes it.
+    #[schemars(regex(pattern = TIME))]
+    since: Option<String>,
+    /// What was told behind the event with this `cursor`.
+    #[schemars(regex(pattern = r"^.+\.[0-9]{1,19}$"))]
+    after: Option<String>,
+    /// Only events like these: `worker=PATTERN`, `kind=exited`, `run=3`, `cause=oom`, `severity=`, `state=`, `limit=`.
+    filter: Option<Vec<Wanted>>,
+}
+
+/// `KEY=VALUE`.
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+#[expect(dead_code, reason = "a shape")]
+struct Wanted(#[schemars(regex(pattern = r"^(worker|kind|run|cause|severity|state|limit)=.+$"))] String);
 
 /// What was asked for.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
-    http::request::Parts,
+    http::{HeaderValue, header::CONTENT_TYPE, request::Parts},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
@@ -16,10 +16,16 @@ use super::wire::{Code, Problem};
 /// The largest body, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
 
+/// A length of time that is waited.
+pub(super) const WAIT: &str = "^(0|[0-9]{1,3}ms|[0-9]{1,2}s|[0-9]m)$";
+
+/// A length of time, or a moment as RFC 3339 writes it, as far as a regular expression can tell.
+pub(super) const TIME: &str = "^(0|([0-9]{1,4}(ms|s|m|h))+|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z)$";
+
 /// How long a body may take to come.
 pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A JSON body, whatever its media type is said to be. None at all is the default.
+/// A JSON body. None at all is the default. `curl -d` says of whatever it sends that it was a form, which is put up with.
 #[derive(Debug)]
 pub(super) struct Body<T>(pub(super) T);
 
@@ -27,12 +33,17 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let bytes = read(request).await?;
+        let media_type = request.headers().get(CONTENT_TYPE).cloned();
+        let bytes = read(request.into_body()).await?;
         let bad = |what: &dyn std::fmt::Display| {
             Problem::new(Code::BadRequest, format!("the body is not what is expected: {what}"))
         };
         match bytes.trim_ascii_start().first() {
             None => Ok(Self(T::default())),
+            Some(_) if !may_be_json(media_type.as_ref()) => {
+                let detail = format!("{media_type:?}: a body is JSON; send it as application/json");
+                Err(Problem::new(Code::UnsupportedMediaType, detail))
+            }
             // serde would take a list of the values, too.
             Some(b'{') => serde_json::from_slice(&bytes).map(Self).map_err(|e| bad(&e)),
             Some(_) => Err(bad(&"a JSON object, or none at all")),
@@ -40,8 +51,17 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for Body<T> {
     }
 }
 
-async fn read(request: Request) -> Result<Bytes, Problem> {
-    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+/// Whether a body that is said to be this is read as JSON.
+fn may_be_json(media_type: Option<&HeaderValue>) -> bool {
+    let Some(said) = media_type else { return true };
+    let essence = said.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    matches!(essence.as_str(), "application/json" | "application/x-www-form-urlencoded")
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// All of a body, within its bounds.
+pub(super) async fn read(body: axum::body::Body) -> Result<Bytes, Problem> {
+    let body = Limited::new(body, MAX_BODY).collect();
     match tokio::time::timeout(BODY_PATIENCE, body).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(e)) if e.is::<LengthLimitError>() => {

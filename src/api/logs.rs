@@ -16,10 +16,11 @@ use axum::{
 use base64::Engine as _;
 use futures_util::stream;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::extract::{Name, Params};
+use super::extract::{Name, Params, TIME};
 use super::patience::Unhurried;
 use super::peer::{Peer, Role};
 use super::routes::Api;
@@ -60,7 +61,8 @@ impl Readers {
 }
 
 /// How a line is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "LogFormat")]
 #[serde(rename_all = "snake_case")]
 enum Format {
     /// As it was written.
@@ -71,17 +73,25 @@ enum Format {
 }
 
 /// Behind the `?`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Asked {
+    /// Whether it goes on as more comes, and with the next run.
     follow: bool,
-    /// A length of time before now, or a moment.
+    /// Only what came since: a length of time before now (`10m`), or a moment as RFC 3339 writes it.
+    #[schemars(regex(pattern = TIME))]
     since: Option<String>,
+    /// Only so many of the last lines.
     tail: Option<u64>,
+    /// Only this run.
     run: Option<u32>,
+    /// Only the run before the current or last one.
     previous: bool,
+    /// Only one of its streams.
     stream: Option<Stream>,
+    /// As it was written, or an object a line.
     format: Format,
+    /// With the time before each line, where it is as it was written.
     timestamps: bool,
 }
 

@@ -7,7 +7,9 @@
 //! ```text
 //!  socket  the file: mode, group, a stale one, its end
 //!  serve   accept, bounds, one connection ── peer  who it is
-//!  routes  what is under which path ── extract  what a request brings
+//!  table   every route, for whom and of what shape ── openapi  the same, written down
+//!  guard   who may ── once  what is asked by the same key is done once ── keys  which were asked
+//!  routes  what they do ── extract  what a request brings ── wait  for something new
 //!  events  the stream ── filter  who wants which of it
 //!  logs    a worker's output, on a thread for each reader ── patience  how long a reader may take
 //!  govern  who changes what is configured
@@ -22,8 +24,12 @@ mod events;
 mod extract;
 mod filter;
 mod govern;
+mod guard;
+mod keys;
 mod logs;
 mod moment;
+mod once;
+mod openapi;
 mod patience;
 mod peer;
 mod problem;
@@ -31,12 +37,15 @@ mod reexec;
 mod routes;
 mod serve;
 pub mod socket;
+mod table;
 mod usage;
+mod wait;
 pub mod wire;
 
 pub use extract::MAX_BODY;
 pub use govern::{Answering, Governor, Outcomes};
 pub use moment::Moment;
+pub use openapi::json as openapi;
 pub use peer::{Peer, Role};
 pub use reexec::{Upgrades, Wish};
 pub use routes::{Api, Told};

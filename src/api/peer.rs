@@ -33,7 +33,7 @@ impl Peer {
         Self::of(credentials.uid(), credentials.pid(), own)
     }
 
-    fn of(uid: u32, pid: Option<i32>, own: u32) -> Self {
+    pub(super) fn of(uid: u32, pid: Option<i32>, own: u32) -> Self {
         let role = if uid == 0 || uid == own { Role::Admin } else { Role::Operator };
         Self { uid, pid: pid.filter(|pid| *pid > 0), role }
     }

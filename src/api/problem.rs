@@ -11,6 +11,11 @@ use crate::manager::handle::NotAsked;
 use crate::manager::pattern::NoMatch;
 use crate::model::chain;
 
+/// An HTTP status in words.
+pub(super) fn reason(status: u16) -> &'static str {
+    StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error")
+}
+
 impl Problem {
     /// An error with what to say about it.
     #[must_use]
@@ -19,8 +24,7 @@ impl Problem {
     }
 
     fn with_status(status: u16, code: Code, detail: String) -> Self {
-        let title = StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
-        Self { title: title.to_owned(), status, code, detail, results: Vec::new(), problems: Vec::new() }
+        Self { title: reason(status).to_owned(), status, code, detail, results: Vec::new(), problems: Vec::new() }
     }
 
     /// What `results` have failed in, if any of them has: in one way, or in several. The HTTP status is that of all of

@@ -4,7 +4,7 @@ use axum::{Json, extract::State};
 use tokio::sync::{mpsc, oneshot};
 
 use super::extract::Body;
-use super::peer::{Peer, Role};
+use super::guard::Asker;
 use super::routes::Api;
 use super::wire::{Ask, Code, Problem, Reexec};
 
@@ -28,19 +28,19 @@ pub struct Upgrades {
     pub previous: Option<String>,
 }
 
-/// For admins: what runs afterwards is whatever is in the place of the binary.
-pub(super) async fn reexec(State(api): State<Api>, peer: Peer, Body(ask): Body<Ask>) -> Result<Json<Reexec>, Problem> {
+/// For admins alone ([`super::table`]): what runs afterwards is whatever is in the place of the binary.
+pub(super) async fn reexec(
+    State(api): State<Api>,
+    asker: Asker,
+    Body(ask): Body<Ask>,
+) -> Result<Json<Reexec>, Problem> {
     if ask != Ask::default() {
         return Err(Problem::new(Code::BadRequest, "nothing can be said about a reexec: send no body"));
-    }
-    if peer.role != Role::Admin {
-        let who = "only root and the supervisor's own user may replace the binary";
-        return Err(Problem::new(Code::NotPermitted, format!("{who}; you are {peer}")));
     }
     let going_down = || Problem::new(Code::GoingDown, "the supervisor is ending; the binary is not replaced");
     let wishes = api.upgrades().map(|upgrades| upgrades.wishes.clone()).ok_or_else(going_down)?;
     let (answer, answered) = oneshot::channel();
-    wishes.send(Wish { who: peer.to_string(), answer }).await.map_err(|_| going_down())?;
+    wishes.send(Wish { who: asker.to_string(), answer }).await.map_err(|_| going_down())?;
     match answered.await {
         Ok(Ok(accepted)) => Ok(Json(accepted)),
         Ok(Err(why)) => Err(Problem::new(Code::NotNow, why)),

@@ -7,25 +7,30 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::State,
     http::header,
+    middleware,
     response::{IntoResponse, Response},
-    routing::{get, patch, post, put},
 };
 use futures_util::stream;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::events::{Seats, events};
-use super::extract::{Body, Name, Params};
+use super::events::{Seat, Seats};
+use super::extract::{Body, Name, Params, WAIT};
 use super::govern::Governor;
-use super::logs::{self, Readers};
+use super::guard::{self, Asker};
+use super::logs::Readers;
 use super::moment::{Calendar, Moment};
+use super::once::Memory;
 use super::peer::Peer;
-use super::reexec::{Upgrades, reexec};
+use super::reexec::Upgrades;
+use super::table;
 use super::usage::{self, Meter};
+use super::wait::Wait;
 use super::wire::{
     Ask, Code, Health, History, Instances, PastRun, Plan, Problem, Reloaded, Results, SetLimits, Settled, StoreHealth,
     Why, Worker,
@@ -56,7 +61,10 @@ struct Inner {
     runs: StoreHandle,
     told: Told,
     seats: Seats,
+    /// Of those who wait for something new.
+    waiting: Seats,
     readers: Readers,
+    memory: Memory,
     upgrades: Option<Upgrades>,
 }
 
@@ -84,8 +92,21 @@ impl Api {
         told: Told,
     ) -> Self {
         let (calendar, began) = (Calendar::new(clock), clock.now());
-        let (seats, readers, upgrades) = (Seats::new(), Readers::new(), None);
-        let inner = Inner { manager, meter, calendar, began, logs, store, runs, told, seats, readers, upgrades };
+        let inner = Inner {
+            manager,
+            meter,
+            calendar,
+            began,
+            logs,
+            store,
+            runs,
+            told,
+            seats: Seats::new("read the events"),
+            waiting: Seats::new("wait for something new"),
+            readers: Readers::new(),
+            memory: Memory::new(clock),
+            upgrades: None,
+        };
         Self { inner: Arc::new(inner), governor: None }
     }
 
@@ -127,33 +148,21 @@ impl Api {
 
     /// All routes. Every request must carry the [`Peer`] it came from.
     pub fn router(self) -> Router {
-        Router::new()
-            .route("/v1/health", get(health))
-            .route("/v1/events", get(events))
-            .route("/v1/history", get(history))
-            .route("/v1/reexec", post(reexec))
-            .route("/v1/workers", get(list))
-            .route("/v1/workers/{name}", get(one))
-            .route("/v1/workers/{name}/why", get(why))
-            .route("/v1/workers/{name}/logs", get(logs::logs))
-            .route("/v1/workers/{name}/start", post(start))
-            .route("/v1/workers/{name}/stop", post(stop))
-            .route("/v1/workers/{name}/restart", post(restart))
-            .route("/v1/workers/{name}/kill", post(kill))
-            .route("/v1/workers/{name}/signal", post(signal))
-            .route("/v1/workers/{name}/reset", post(reset))
-            .route("/v1/workers/{name}/instances", put(scale))
-            .route("/v1/workers/{name}/limits", patch(set_limits))
-            .route("/v1/plan", post(plan))
-            .route("/v1/reload", post(reload))
+        table::router(&self)
             .fallback(nothing_here)
             .method_not_allowed_fallback(another_method)
+            .layer(middleware::from_fn(guard::name))
             .with_state(self)
     }
 
     /// Where output is kept.
     pub(super) fn logs(&self) -> &Path {
         &self.inner.logs
+    }
+
+    /// What was asked under which key.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.inner.memory
     }
 
     pub(super) fn readers(&self) -> &Readers {
@@ -172,6 +181,14 @@ impl Api {
             };
             Problem::new(Code::NotFound, detail)
         })
+    }
+
+    /// A place to wait for something new.
+    fn wait(&self, peer: Option<Extension<Peer>>) -> Result<Seat, Problem> {
+        let Some(Extension(peer)) = peer else {
+            return Err(Problem::new(Code::NotPermitted, "it is not known who asks"));
+        };
+        self.inner.waiting.take(peer)
     }
 
     /// Members as they are now.
@@ -194,26 +211,48 @@ fn tell(member: &Member, now: &Moment) -> Worker {
 }
 
 /// Of `GET /v1/workers`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct List {
-    /// As everywhere; without one all.
+pub(super) struct List {
+    /// Names, or parts of them with `*` and `?`, several with commas; without one all.
     pattern: String,
     /// Whether what they use is read, too.
     usage: bool,
+    /// Wait until the list's `generation` is greater than this.
+    wait_generation: Option<u64>,
+    /// How long that may take (`30s`, which it is without it; at most `10m`); then they are told as they are.
+    #[schemars(regex(pattern = WAIT))]
+    timeout: Option<String>,
 }
 
 /// Of `GET /v1/workers/{id}`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct One {
+pub(super) struct One {
     /// Whether what it uses is read, too.
     usage: bool,
+    /// Wait until its `generation` is greater than this.
+    wait_generation: Option<u64>,
+    /// How long that may take (`30s`, which it is without it; at most `10m`); then it is told as it is.
+    #[schemars(regex(pattern = WAIT))]
+    timeout: Option<String>,
 }
 
-async fn list(State(api): State<Api>, Params(list): Params<List>) -> Result<Response, Problem> {
-    let chosen = api.inner.manager.choose(&list.pattern)?;
-    // `{"workers":[…]}` in pieces: ten thousand workers are told without holding them all, and without keeping others
+pub(super) async fn list(
+    State(api): State<Api>,
+    peer: Option<Extension<Peer>>,
+    Params(list): Params<List>,
+) -> Result<Response, Problem> {
+    let manager = &api.inner.manager;
+    let mut chosen = manager.choose(&list.pattern)?;
+    if let Some(wait) = Wait::of(list.wait_generation, list.timeout.as_deref())? {
+        let _seat = api.wait(peer)?;
+        wait.for_all(manager, &list.pattern).await;
+        chosen = manager.choose(&list.pattern)?;
+    }
+    // Before the workers are told: what changes meanwhile is news to whoever waits for it next.
+    let generation = manager.generation(&chosen);
+    // `{"generation":…,"workers":[…]}` in pieces: ten thousand workers are told without holding them all, and without keeping others
     // waiting meanwhile.
     let pieces = stream::unfold(Some(0), move |from| {
         let (api, piece) =
@@ -225,7 +264,9 @@ async fn list(State(api): State<Api>, Params(list): Params<List>) -> Result<Resp
             tokio::task::yield_now().await;
             let workers = api.tell(&piece, list.usage).await;
             let mut text = Vec::with_capacity(workers.len() * 512);
-            text.extend_from_slice(if from == 0 { b"{\"workers\":[" } else { b"" });
+            if from == 0 {
+                text.extend_from_slice(format!("{{\"generation\":{generation},\"workers\":[").as_bytes());
+            }
             for (i, worker) in workers.iter().enumerate() {
                 text.extend_from_slice(if from + i == 0 { b"" } else { b"," });
                 // Nothing in a worker's shape can fail to be written.
@@ -239,20 +280,31 @@ async fn list(State(api): State<Api>, Params(list): Params<List>) -> Result<Resp
     Ok((json, axum::body::Body::from_stream(pieces)).into_response())
 }
 
-async fn one(State(api): State<Api>, Name(name): Name, Params(one): Params<One>) -> Result<Json<Worker>, Problem> {
-    let member = api.find(&name)?;
+pub(super) async fn one(
+    State(api): State<Api>,
+    peer: Option<Extension<Peer>>,
+    Name(name): Name,
+    Params(one): Params<One>,
+) -> Result<Json<Worker>, Problem> {
+    let mut member = api.find(&name)?;
+    if let Some(wait) = Wait::of(one.wait_generation, one.timeout.as_deref())? {
+        let _seat = api.wait(peer)?;
+        wait.for_one(&member).await;
+        // Another may bear its name by now, or nobody.
+        member = api.find(&name)?;
+    }
     let told = api.tell(&[member], one.usage).await;
     told.into_iter().next().map(Json).ok_or_else(|| Problem::new(Code::Failed, "nothing was told"))
 }
 
-async fn why(State(api): State<Api>, Name(name): Name) -> Result<Json<Why>, Problem> {
+pub(super) async fn why(State(api): State<Api>, Name(name): Name) -> Result<Json<Why>, Problem> {
     let member = api.find(&name)?;
     let worker = tell(&member, &api.inner.calendar.now());
     let stderr = |run: u32| api.inner.logs.join(&name).join(format!("{run}.stderr")).display().to_string();
     Ok(Json(Why::new(worker, &member.worker.story(), (&*member.spec).into(), stderr)))
 }
 
-async fn health(State(api): State<Api>) -> Json<Health> {
+pub(super) async fn health(State(api): State<Api>) -> Json<Health> {
     let Inner { manager, calendar, began, store, told, upgrades, .. } = &*api.inner;
     let store = StoreHealth::from(&*store.borrow());
     let all = manager.all();
@@ -273,12 +325,14 @@ async fn health(State(api): State<Api>) -> Json<Health> {
 }
 
 /// Of `GET /v1/history`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Past {
+pub(super) struct Past {
     /// Whose runs.
+    #[schemars(regex(pattern = WorkerId::PATTERN))]
     worker: String,
     /// How many of the newest.
+    #[schemars(range(min = 1, max = 1000))]
     #[serde(default = "Past::usual")]
     limit: usize,
 }
@@ -291,7 +345,7 @@ impl Past {
     }
 }
 
-async fn history(State(api): State<Api>, Params(past): Params<Past>) -> Result<Json<History>, Problem> {
+pub(super) async fn history(State(api): State<Api>, Params(past): Params<Past>) -> Result<Json<History>, Problem> {
     if !(1..=Past::MOST).contains(&past.limit) {
         let detail = format!("limit: {} is not a number from 1 to {}", past.limit, Past::MOST);
         return Err(Problem::new(Code::BadRequest, detail));
@@ -311,28 +365,28 @@ async fn history(State(api): State<Api>, Params(past): Params<Past>) -> Result<J
 
 type Answered = Result<Json<Results>, Problem>;
 
-async fn start(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
-    api.ask(&name, Verb::Start, &ask, peer).await
+pub(super) async fn start(State(api): State<Api>, asker: Asker, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Start, &ask, &asker).await
 }
 
-async fn stop(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
-    api.ask(&name, Verb::Stop, &ask, peer).await
+pub(super) async fn stop(State(api): State<Api>, asker: Asker, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Stop, &ask, &asker).await
 }
 
-async fn restart(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
-    api.ask(&name, Verb::Restart, &ask, peer).await
+pub(super) async fn restart(State(api): State<Api>, asker: Asker, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Restart, &ask, &asker).await
 }
 
-async fn kill(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
-    api.ask(&name, Verb::Kill, &ask, peer).await
+pub(super) async fn kill(State(api): State<Api>, asker: Asker, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Kill, &ask, &asker).await
 }
 
-async fn signal(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
-    api.ask(&name, Verb::Signal, &ask, peer).await
+pub(super) async fn signal(State(api): State<Api>, asker: Asker, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Signal, &ask, &asker).await
 }
 
-async fn reset(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
-    api.ask(&name, Verb::Reset, &ask, peer).await
+pub(super) async fn reset(State(api): State<Api>, asker: Asker, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Reset, &ask, &asker).await
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -380,34 +434,39 @@ impl Api {
         self.governor.as_deref().ok_or_else(none)
     }
 
-    async fn ask(&self, pattern: &str, verb: Verb, ask: &Ask, peer: Peer) -> Answered {
+    async fn ask(&self, pattern: &str, verb: Verb, ask: &Ask, asker: &Asker) -> Answered {
         let action = verb.with(ask)?;
         let within = ask.timeout.as_deref().map(crate::spec::time).transpose();
         let within = within.map_err(|e| Problem::new(Code::BadRequest, format!("timeout: {e}")))?;
-        let asked = self.inner.manager.ask(pattern, action, &peer.to_string())?;
+        let asked = self.inner.manager.ask(pattern, action, &asker.to_string())?;
         let told = if ask.wait { asked.done(within).await } else { asked.taken().await };
         settled(&told)
     }
 }
 
-async fn plan(State(api): State<Api>, Body(Nothing {}): Body<Nothing>) -> Result<Json<Plan>, Problem> {
+pub(super) async fn plan(State(api): State<Api>, Body(Nothing {}): Body<Nothing>) -> Result<Json<Plan>, Problem> {
     api.governor()?.plan().await.map(Json)
 }
 
-async fn reload(
+pub(super) async fn reload(
     State(api): State<Api>,
-    peer: Peer,
+    asker: Asker,
     Body(Nothing {}): Body<Nothing>,
 ) -> Result<Json<Reloaded>, Problem> {
-    api.governor()?.reload(peer.to_string()).await.map(Json)
+    api.governor()?.reload(asker.to_string()).await.map(Json)
 }
 
-async fn scale(State(api): State<Api>, Name(name): Name, Body(ask): Body<Instances>) -> Answered {
+pub(super) async fn scale(State(api): State<Api>, Name(name): Name, Body(ask): Body<Instances>) -> Answered {
     settled(&api.governor()?.scale(name, ask.instances).await?)
 }
 
-async fn set_limits(State(api): State<Api>, peer: Peer, Name(name): Name, Body(ask): Body<SetLimits>) -> Answered {
-    settled(&api.governor()?.set(name, ask, peer.to_string()).await?)
+pub(super) async fn set_limits(
+    State(api): State<Api>,
+    asker: Asker,
+    Name(name): Name,
+    Body(ask): Body<SetLimits>,
+) -> Answered {
+    settled(&api.governor()?.set(name, ask, asker.to_string()).await?)
 }
 
 fn settled(told: &[(Arc<Member>, Outcome)]) -> Answered {
@@ -419,9 +478,9 @@ fn settled(told: &[(Arc<Member>, Outcome)]) -> Answered {
 }
 
 /// A body that says nothing.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
 async fn nothing_here(uri: axum::http::Uri) -> Problem {
     Problem::new(Code::NotFound, format!("nothing is served under {:?}", uri.path()))
@@ -433,4 +492,4 @@ async fn another_method(method: axum::http::Method, uri: axum::http::Uri) -> Pro
 
 #[cfg(test)]
 #[path = "routes_tests.rs"]
-mod tests;
+pub(super) mod tests;

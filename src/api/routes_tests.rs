@@ -20,7 +20,7 @@ impl Meter for Echo {
     }
 }
 
-struct Door {
+pub(in crate::api) struct Door {
     bench: Bench,
     router: Router,
     manager: Manager,
@@ -29,7 +29,7 @@ struct Door {
 }
 
 impl Door {
-    fn new(names: &[&str]) -> Self {
+    pub(in crate::api) fn new(names: &[&str]) -> Self {
         let bench = Bench::new(1);
         let member = |name: &&str| {
             let spec = Arc::new(Spec::new(vec!["x".into()]));
@@ -75,13 +75,46 @@ impl Door {
         self.post_raw(path, body.to_string()).await
     }
 
-    fn script(&self, worker: &str, script: Script) {
+    pub(in crate::api) async fn respond(&self, request: Request<HttpBody>) -> Response {
+        self.router.clone().call(request).await.unwrap()
+    }
+
+    /// The last run of a worker.
+    pub(in crate::api) fn run_of(&self, worker: &str) -> u32 {
+        self.manager.find(worker).unwrap().worker.status().run
+    }
+
+    /// Who asked first, as it is on record.
+    pub(in crate::api) fn whose(&mut self) -> Option<String> {
+        self.bench.recorded().into_iter().find_map(|event| match event.kind {
+            EventKind::Operator { who, .. } => Some(who),
+            _ => None,
+        })
+    }
+
+    pub(in crate::api) fn now(&self) -> Mono {
+        self.bench.shared.clock.now()
+    }
+
+    /// Puts the list in another order.
+    pub(in crate::api) fn reorder(&self, names: &[&str]) {
+        let names: Vec<WorkerId> = names.iter().map(|name| WorkerId::new(name).unwrap()).collect();
+        self.manager.arrange(&names);
+    }
+
+    pub(in crate::api) fn script(&self, worker: &str, script: Script) {
         self.bench.kernel.script(&WorkerId::new(worker).unwrap(), script);
     }
 }
 
 fn told() -> Told {
     Told { ring: Ring::new("s".into(), 9, 1 << 20), began: Timestamp::UNIX_EPOCH, sinks: Vitals::default() }
+}
+
+/// A request of such a client.
+pub(in crate::api) fn as_peer<B>(mut request: Request<B>, uid: u32, role: crate::api::Role) -> Request<B> {
+    request.extensions_mut().insert(Peer { uid, pid: Some(4711), role });
+    request
 }
 
 fn peer() -> Peer {
@@ -189,11 +222,7 @@ async fn a_worker_is_started_stopped_restarted_signalled_reset_and_killed() {
 async fn what_is_asked_is_recorded_with_the_peer_it_came_from() {
     let mut door = Door::new(&["a"]);
     door.post("/v1/workers/a/start", json!({})).await;
-    let who = door.bench.recorded().into_iter().find_map(|event| match event.kind {
-        EventKind::Operator { who, .. } => Some(who),
-        _ => None,
-    });
-    assert_eq!(who.as_deref(), Some("uid 1000 (pid 4711)"));
+    assert_eq!(door.whose().as_deref(), Some("uid 1000 (pid 4711)"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ pub use health::{Health, StoreHealth};
 pub use order::{Ask, Carried, Instances, Reexec, Reloaded, Results, SetLimits, Settled, Word};
 pub use problem::{Code, Problem, Wrong};
 pub use runs::{History, Limits, LogLine, PastRun, Why};
-pub use stream::{Marker, MarkerWord};
+pub use stream::{EventLine, Marker, MarkerWord, Placed};
 pub use worker::{Breaker, Usage, Worker, Workers};
 
 pub use crate::manager::diff::{Plan, Step};

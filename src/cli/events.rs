@@ -27,7 +27,7 @@ pub fn events(
         Format::Json => None,
         // Only for their names, which align.
         Format::Table => {
-            let Workers { workers } = client.get("/v1/workers")?;
+            let Workers { workers, .. } = client.get("/v1/workers")?;
             let names = workers.iter().map(|worker| &worker.id);
             Some(EventLines::of_names(names, reader.zone.clone(), reader.colour))
         }

@@ -90,7 +90,12 @@ impl From<Exit> for std::process::ExitCode {
 pub const fn of_code(code: Code) -> Exit {
     match code {
         Code::NotFound => Exit::NoSuchWorker,
-        Code::BadRequest | Code::MethodNotAllowed | Code::TooLarge | Code::BadConfig => Exit::Usage,
+        Code::BadRequest
+        | Code::MethodNotAllowed
+        | Code::TooLarge
+        | Code::UnsupportedMediaType
+        | Code::IdempotencyMismatch
+        | Code::BadConfig => Exit::Usage,
         Code::NotPermitted => Exit::NotPermitted,
         Code::TimedOut => Exit::TimedOut,
         Code::BreakerOpen => Exit::BreakerOpen,
@@ -163,6 +168,15 @@ pub enum Failure {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The connection to a supervisor broke before there was an answer: nobody knows what has come of it.
+    #[error("{doing}")]
+    BrokeOff {
+        /// What was not answered.
+        doing: String,
+        /// Why it broke.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// No supervisor answers; the sentence says where it was looked for, and what to do.
     #[error("{0}")]
     Unreachable(String),
@@ -192,7 +206,7 @@ impl Failure {
         match self {
             Self::Usage(_) | Self::Config(_) => Exit::Usage,
             Self::Failed { source, .. } if denied(source.as_ref()) => Exit::NotPermitted,
-            Self::Failed { .. } => Exit::Failed,
+            Self::Failed { .. } | Self::BrokeOff { .. } => Exit::Failed,
             Self::Unreachable(_) => Exit::Unreachable,
             Self::Answered(problem) => of_code(problem.code),
             Self::Run { .. } => Exit::RunFailed,

@@ -16,14 +16,14 @@ use crate::model::State;
 /// [`Failure`].
 pub fn ps(args: &Ps, client: &Client, reader: &Reader) -> Result<Said, Failure> {
     // Names cost no reading.
-    let Workers { workers } = list(client, args.pattern.as_deref(), !args.quiet)?;
+    let Workers { generation, workers } = list(client, args.pattern.as_deref(), !args.quiet)?;
     let matched = workers.len();
     let shown: Vec<Worker> = workers.into_iter().filter(|w| args.all || render::is_of_interest(w)).collect();
     let hidden = matched - shown.len();
     let out = match args.output.format {
         _ if args.quiet => render::text(shown.iter().map(|worker| worker.id.to_string())),
         Format::Table => render::worker_table(&shown, reader),
-        Format::Json => document(&Workers { workers: shown.clone() })?,
+        Format::Json => document(&Workers { generation, workers: shown.clone() })?,
     };
     // Whoever sees nothing and expected something is told.
     let nothing = shown.is_empty() && hidden > 0 && args.output.format == Format::Table && !args.quiet;
@@ -57,7 +57,7 @@ pub fn status(args: &Named, client: &Client, reader: &Reader) -> Result<Said, Fa
 /// # Errors
 /// [`Failure`].
 pub fn count(args: &Count, client: &Client) -> Result<Said, Failure> {
-    let Workers { workers } = list(client, args.pattern.as_deref(), false)?;
+    let Workers { workers, .. } = list(client, args.pattern.as_deref(), false)?;
     let running = workers.iter().filter(|worker| worker.state == State::Running).count();
     let out = match args.output.format {
         Format::Table => format!("{running}\n"),

@@ -7,7 +7,7 @@
 //! anything is waited for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -16,6 +16,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use tokio::sync::watch;
 
 use super::crew::{ManagerError, Nursery};
 pub use super::diff::Origin;
@@ -73,6 +74,8 @@ pub(super) struct Inner {
     pub(super) nursery: Option<Arc<dyn Nursery>>,
     /// The highest number of a spec.
     generation: AtomicU64,
+    /// One for each change of the list, and what those had published who are not in it any more.
+    listed: watch::Sender<u64>,
     pub(super) reconciler: Mutex<Option<tokio::task::AbortHandle>>,
     /// Set once. Held while wishes are handed over: what was let through is with the workers before the door closes.
     closed: RwLock<bool>,
@@ -172,6 +175,7 @@ impl Manager {
             roll: RwLock::new(Arc::new(roll)),
             nursery,
             generation: AtomicU64::new(1),
+            listed: watch::Sender::new(0),
             reconciler: Mutex::default(),
             closed: RwLock::new(false),
         };
@@ -220,8 +224,25 @@ impl Manager {
         let mut roll = self.inner.roll.write().unwrap_or_else(PoisonError::into_inner);
         let mut members = roll.members.clone();
         let done = how(&mut members)?;
-        *roll = Arc::new(Roll::new(members));
+        let before = std::mem::replace(&mut *roll, Arc::new(Roll::new(members)));
+        let still: HashSet<&WorkerId> = roll.members.iter().map(|member| member.id()).collect();
+        let gone = before.members.iter().filter(|member| !still.contains(member.id()));
+        let counted: u64 = gone.map(|member| member.worker.generation()).sum();
+        self.inner.listed.send_modify(|listed| *listed += 1 + counted);
         Ok(done)
+    }
+
+    /// Tells whoever waits for it that the list is another.
+    #[must_use]
+    pub fn listed(&self) -> watch::Receiver<u64> {
+        self.inner.listed.subscribe()
+    }
+
+    /// A number that grows with whatever one of `members` publishes, and with every change of the list.
+    #[must_use]
+    pub fn generation(&self, members: &[Arc<Member>]) -> u64 {
+        let published: u64 = members.iter().map(|member| member.worker.generation()).sum();
+        published + *self.inner.listed.borrow()
     }
 
     /// Puts the list in this order; who is not in it stands behind.

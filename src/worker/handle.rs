@@ -106,6 +106,12 @@ impl WorkerHandle {
         self.published.borrow().status.clone()
     }
 
+    /// The number of that status.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.published.borrow().status.generation
+    }
+
     /// What is remembered of its last end, as it was published last.
     #[must_use]
     pub fn story(&self) -> Arc<Story> {

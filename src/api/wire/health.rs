@@ -1,12 +1,13 @@
 //! How pinfold itself does.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::history::SinkHealth;
 use crate::store;
 
 /// `GET /v1/health`: that there is an answer says that the supervisor answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// `ok`; `degraded` while the store is; `going_down` while every worker is being stopped.
     pub status: String,
@@ -34,7 +35,7 @@ pub struct Health {
 }
 
 /// Whether what outlives the supervisor gets where it belongs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StoreHealth {
     /// `ok`, or `degraded`: what happens is kept in memory until the store can be written.
     pub status: String,

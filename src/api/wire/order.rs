@@ -2,19 +2,24 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Code, Step};
 use crate::manager::handle::{Member, Outcome};
 use crate::model::{self, Detail, State, WorkerId, WorkerStatus};
 
+/// A length of time, as far as a regular expression can tell.
+const DURATION: &str = "^(0|([0-9]{1,4}(ms|s|m|h))+)$";
+
 /// The body of `POST /v1/workers/{pattern}/{start|stop|restart|kill|signal|reset}`. None at all is the default.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ask {
     /// Whether the answer comes when it is done, or when every worker has taken notice.
     pub wait: bool,
     /// How long the answer may take: `500ms`, `30s`, `1m30s`. What is asked goes on afterwards.
+    #[schemars(regex(pattern = DURATION))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
     /// `restart`: also while the restart breaker is open.
@@ -26,14 +31,14 @@ pub struct Ask {
 }
 
 /// What came of it, for each worker in the order of their declaration. A [`Problem`](super::Problem) has the same where something failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Results {
     /// Them.
     pub results: Vec<Settled>,
 }
 
 /// What came of it for one worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Settled {
     /// Which.
     pub worker: WorkerId,
@@ -57,7 +62,7 @@ pub struct Settled {
 }
 
 /// An outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Word {
     /// It is done.
@@ -69,7 +74,7 @@ pub enum Word {
 }
 
 /// The answer to `POST /v1/reload`: what `POST /v1/plan` would have told, with what came of each step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Reloaded {
     /// The steps in the order in which they were carried out.
     pub steps: Vec<Carried>,
@@ -78,7 +83,7 @@ pub struct Reloaded {
 }
 
 /// A step that was carried out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Carried {
     /// The step.
     #[serde(flatten)]
@@ -91,7 +96,7 @@ pub struct Carried {
 }
 
 /// The body of `PUT /v1/workers/{name}/instances`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Instances {
     /// How many.
@@ -99,12 +104,14 @@ pub struct Instances {
 }
 
 /// The body of `PATCH /v1/workers/{name}/limits`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SetLimits {
     /// Keys below `unit.limits`, like `memory.max_rss`, with their values as in a configuration; `max` takes a limit off.
+    #[schemars(extend("minProperties" = 1))]
     pub limits: BTreeMap<String, String>,
     /// For how long (`10m`); without it for the present run.
+    #[schemars(regex(pattern = DURATION))]
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub for_: Option<String>,
     /// Also for every later run, and across reloads and supervisors.
@@ -113,7 +120,7 @@ pub struct SetLimits {
 }
 
 /// `POST /v1/reexec`: the binary is good, and takes over next. The supervisor that has answered ends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reexec {
     /// Where it is.
     pub binary: String,

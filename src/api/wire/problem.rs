@@ -2,13 +2,14 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Settled;
 use crate::manager::handle::Refusal;
 
 /// An error: RFC 9457, `application/problem+json`. Its `type` is left out, which means `about:blank`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// The HTTP status in words.
     pub title: String,
@@ -27,7 +28,7 @@ pub struct Problem {
 }
 
 /// What is wrong. A program may meet one that it does not know: new ones are added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// No such worker, or no such path.
@@ -40,8 +41,12 @@ pub enum Code {
     NotPermitted,
     /// The body is larger than [`MAX_BODY`](crate::api::MAX_BODY).
     TooLarge,
+    /// The body is said to be something other than JSON.
+    UnsupportedMediaType,
     /// The body did not come in time.
     TooSlow,
+    /// Something else was asked under the same `Idempotency-Key`.
+    IdempotencyMismatch,
     /// More connections than are served at once.
     TooManyConnections,
     /// Nothing is started any more.
@@ -74,11 +79,12 @@ pub enum Code {
     Failed,
     /// One that this version does not know.
     #[serde(other)]
+    #[schemars(skip)]
     Unknown,
 }
 
 /// Something that is wrong with a configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Wrong {
     /// The file.
     pub file: String,
@@ -127,7 +133,8 @@ impl Code {
             | Self::Busy
             | Self::Taken => 409,
             Self::TooLarge => 413,
-            Self::StartFailed | Self::Ended | Self::BadConfig => 422,
+            Self::UnsupportedMediaType => 415,
+            Self::StartFailed | Self::Ended | Self::BadConfig | Self::IdempotencyMismatch => 422,
             Self::Failed | Self::Unknown => 500,
             Self::TooManyConnections | Self::GoingDown => 503,
             Self::TimedOut => 504,

@@ -1,5 +1,6 @@
 //! What has become of a worker's runs: why the last one ended, which ones are remembered, what they wrote.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::moment::millis;
@@ -9,7 +10,7 @@ use crate::spec::types::Spec;
 use crate::store;
 
 /// `GET /v1/workers/{id}/why`: the last end, what led to it and what was decided. Each event is as in the event stream.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Why {
     /// The worker as it is now.
     pub worker: Worker,
@@ -37,7 +38,7 @@ pub struct Why {
 }
 
 /// What a worker is held to, as far as an end can be about it. Absent: not configured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Limits {
     /// `limits.memory.max_rss`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +62,7 @@ pub struct Limits {
 }
 
 /// `GET /v1/history?worker=ID`: the runs of a worker that are remembered, the newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct History {
     /// Whose.
     pub worker: WorkerId,
@@ -70,7 +71,7 @@ pub struct History {
 }
 
 /// One run, as the store remembers it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PastRun {
     /// Its number.
     pub run: u32,
@@ -98,7 +99,7 @@ pub struct PastRun {
 }
 
 /// A line of `GET /v1/workers/{id}/logs?format=json`: a line of the worker's output.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogLine {
     /// When it began to come, to a tenth of a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,6 @@
 //! Workers as they are now, and what they use.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::moment::Moment;
@@ -9,14 +10,17 @@ use crate::model::{
 };
 
 /// `GET /v1/workers`: in the order of their declaration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Workers {
+    /// Grows with whatever one of them publishes, and with every change of the list: `wait_generation` waits for that.
+    #[serde(default)]
+    pub generation: u64,
     /// Them.
     pub workers: Vec<Worker>,
 }
 
 /// One worker, as it was published last.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Worker {
     /// Its name.
     pub id: WorkerId,
@@ -83,7 +87,7 @@ pub struct Worker {
 }
 
 /// One class of a worker's restart breaker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Breaker {
     /// What its restarts are for.
     pub class: Class,
@@ -103,7 +107,7 @@ pub struct Breaker {
 }
 
 /// What a run uses now. A number that the kernel does not tell here (its controller is missing) is absent, never 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// `memory.current`: page cache included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
