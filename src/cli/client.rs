@@ -9,6 +9,7 @@ use std::{
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -34,6 +35,8 @@ pub struct Client {
     socket: PathBuf,
     /// Another supervisor's socket that is there, for whoever looked in the wrong place.
     other: Option<PathBuf>,
+    /// How long what is answered at once is waited for.
+    patience: Duration,
 }
 
 impl Client {
@@ -45,7 +48,13 @@ impl Client {
         let socket = paths::socket(globals, who).map_err(|e| Failure::Usage(e.to_string()))?;
         let system = Path::new(paths::SYSTEM_RUNTIME).join("api.sock");
         let other = (system != socket && system.exists()).then_some(system);
-        Ok(Self { socket, other })
+        Ok(Self { socket, other, patience: PATIENCE })
+    }
+
+    /// The same, which waits no longer than this for what is answered at once.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Reads what is under `path`.
@@ -53,7 +62,11 @@ impl Client {
     /// # Errors
     /// [`Failure`].
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let answer = self.exchange(Method::GET, path, Bytes::new(), Some(PATIENCE))?;
+        let request = request(Method::GET, path, Bytes::new())?;
+        let answer = runtime()?.block_on(async {
+            let answered = tokio::time::timeout(self.patience, self.talk(request)).await;
+            answered.unwrap_or_else(|_| Err(self.silent(self.patience)))
+        })?;
         self.read(&answer)?.map_err(|problem| Failure::Answered(Box::new(problem)))
     }
 
@@ -68,6 +81,9 @@ impl Client {
 
     /// The same by another method.
     ///
+    /// It bears a key, by which it is done once. So where the connection breaks before there is an answer it is asked once
+    /// more, of the same supervisor: another one knows nothing of the key.
+    ///
     /// # Errors
     /// [`Failure`], where there was no answer.
     pub fn ask<T: DeserializeOwned>(
@@ -77,7 +93,7 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<Result<T, Problem>, Failure> {
         let body = serde_json::to_vec(body).map_err(|e| Failure::failed("cannot write the request", e))?;
-        let answer = self.exchange(method, path, body.into(), None)?;
+        let answer = self.exchange(&method, path, &body.into())?;
         self.read(&answer)
     }
 
@@ -168,35 +184,57 @@ impl Client {
         })
     }
 
-    fn exchange(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-        patience: Option<Duration>,
-    ) -> Result<Response<Bytes>, Failure> {
-        let request = request(method, path, body)?;
+    fn exchange(&self, method: &Method, path: &str, body: &Bytes) -> Result<Response<Bytes>, Failure> {
+        let key = format!("{:032x}", fastrand::u128(..));
+        let keyed = || -> Result<_, Failure> {
+            let mut request = request(method.clone(), path, body.clone())?;
+            let key = HeaderValue::from_str(&key).map_err(|e| Failure::failed("cannot write the request", e))?;
+            request.headers_mut().insert("idempotency-key", key);
+            Ok(request)
+        };
+        let (first, again) = (keyed()?, keyed()?);
         runtime()?.block_on(async {
-            let talk = self.talk(request);
-            match patience {
-                None => talk.await,
-                Some(patience) => match tokio::time::timeout(patience, talk).await {
-                    Ok(answered) => answered,
-                    Err(_) => Err(self.silent(patience)),
-                },
+            let (stream, asked) = self.connect().await?;
+            let failure = match self.talk_over(stream, first).await {
+                Err(failure @ Failure::BrokeOff { .. }) => failure,
+                answered => return answered,
+            };
+            match self.connect().await {
+                Ok((stream, there)) if asked.is_some() && asked == there => self.talk_over(stream, again).await,
+                _ => Err(failure),
             }
         })
     }
 
     async fn talk(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
-        let (head, body) = self.begin(request).await?.into_parts();
+        let (stream, _) = self.connect().await?;
+        self.talk_over(stream, request).await
+    }
+
+    async fn talk_over(&self, stream: UnixStream, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
+        let (head, body) = self.begin_over(stream, request).await?.into_parts();
         let body = body.collect().await.map_err(|e| self.broke_off(e))?.to_bytes();
         Ok(Response::from_parts(head, body))
     }
 
+    /// A connection, and the process that listens there, where that can be known.
+    async fn connect(&self) -> Result<(UnixStream, Option<i32>), Failure> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.no_connection(e))?;
+        let listener = stream.peer_cred().ok().and_then(|credentials| credentials.pid());
+        Ok((stream, listener))
+    }
+
     /// Asks, and waits until an answer begins.
     async fn begin(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.no_connection(e))?;
+        let (stream, _) = self.connect().await?;
+        self.begin_over(stream, request).await
+    }
+
+    async fn begin_over(
+        &self,
+        stream: UnixStream,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Failure> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broke_off(e))?;
         // How it ends is told by the answer, or by that there is none.
         tokio::spawn(async move { drop(connection.await) });
@@ -205,7 +243,7 @@ impl Client {
 
     fn broke_off(&self, error: hyper::Error) -> Failure {
         let doing = format!("the supervisor at {} broke off before it had answered", self.socket.display());
-        Failure::failed(doing, error)
+        Failure::BrokeOff { doing, source: error.into() }
     }
 
     fn gone(&self, error: hyper::Error) -> Failure {
@@ -274,7 +312,7 @@ mod tests {
     use super::*;
 
     fn client(socket: &Path) -> Client {
-        Client { socket: socket.to_owned(), other: None }
+        Client { socket: socket.to_owned(), other: None, patience: PATIENCE }
     }
 
     fn failure(client: &Client) -> (u8, String) {
@@ -314,6 +352,57 @@ mod tests {
             assert_eq!(code, 1);
             assert!(sentence.contains("broke off before it had answered"), "{sentence}");
         });
+    }
+
+    /// The head and body of a request.
+    fn heard(stream: &mut std::os::unix::net::UnixStream) -> String {
+        use std::io::Read;
+        let mut text = [0; 4096];
+        let read = stream.read(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..read]).into_owned()
+    }
+
+    #[test]
+    fn what_broke_off_is_asked_once_more_by_the_same_key_and_never_a_third_time() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let client = client(&path);
+        for answers in [true, false] {
+            std::thread::scope(|scope| {
+                let served = scope.spawn(|| {
+                    let requests: Vec<String> = (0..2)
+                        .map(|n| {
+                            let (mut stream, _) = listener.accept().unwrap();
+                            let request = heard(&mut stream);
+                            if n == 1 && answers {
+                                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+                            }
+                            request
+                        })
+                        .collect();
+                    requests
+                });
+                let answer = client.post::<serde_json::Value>("/v1/x", &serde_json::json!({}));
+                // Whoever came a third time would wait in the backlog without an answer.
+                let key = |request: &String| {
+                    let line = request.lines().find(|line| line.starts_with("idempotency-key: ")).map(str::to_owned);
+                    line.unwrap_or_else(|| panic!("{request}"))
+                };
+                let requests = served.join().unwrap();
+                assert_eq!(key(&requests[0]), key(&requests[1]));
+                assert!(key(&requests[0]).len() > 40);
+                match answer {
+                    Ok(Ok(_)) => assert!(answers),
+                    Ok(Err(problem)) => panic!("{problem:?}"),
+                    Err(failure) => {
+                        assert!(!answers && failure.sentence().contains("broke off before it had answered"));
+                        assert_eq!(failure.exit().code(), 1);
+                    }
+                }
+            });
+        }
     }
 
     #[test]
