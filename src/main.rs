@@ -11,9 +11,9 @@ use pinfold::{
         args::{Cli, Command},
         ask::{Verb, ask},
         client::Client,
-        doctor, events,
+        completion, doctor, events,
         exit::{Exit, Failure, chain},
-        govern, logs, look,
+        govern, logs, look, man,
         paths::{self, Who},
         reexec as cli_reexec,
         render::Reader,
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Some(reexec::ROLE) => reexec::child_main(&std::env::args_os().skip(2).collect::<Vec<_>>()),
         Some(scope::ROLE) => scope::child_main(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => {
+            completion::answer();
             let cli = Cli::parse();
             report(client(&cli))
         }
@@ -171,6 +172,14 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
         Command::Reexec(args) => say(&cli_reexec::reexec(args, &to_supervisor()?)?),
         Command::Schema(_) => {
             print(&schema::text())?;
+            Ok(Exit::Ok)
+        }
+        Command::Completion(args) => {
+            print(&completion::text(args)?)?;
+            Ok(Exit::Ok)
+        }
+        Command::Man(args) => {
+            print(&man::man(args)?)?;
             Ok(Exit::Ok)
         }
         Command::Version(args) => {

@@ -6,6 +6,7 @@
 
 mod asking;
 mod own;
+mod shell;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use asking::{Ask, Count, Events, History, Logs, Named, Plan, Ps, Reexec, Restart, Scale, Set, Signal, Whom};
 pub use own::{Doctor, OnTerm, Run, Schema, Up, Validate, Version};
+pub use shell::{Completion, Man};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -82,6 +84,10 @@ pub enum Command {
     Schema(Schema),
     /// Say what this host and its delegation allow, and the exact fix for what is missing
     Doctor(Doctor),
+    /// Print what makes a shell complete commands, flags and the names of workers
+    Completion(Completion),
+    /// Print a manual page, or write all of them
+    Man(Man),
     /// Print the version
     Version(Version),
 }
@@ -177,6 +183,8 @@ impl Cli {
             Command::Validate(args) => &args.globals,
             Command::Schema(args) => &args.globals,
             Command::Doctor(args) => &args.globals,
+            Command::Completion(args) => &args.globals,
+            Command::Man(args) => &args.globals,
             Command::Version(args) => &args.globals,
         };
         let before = &self.globals;

@@ -7,12 +7,14 @@
 pub mod args;
 pub mod ask;
 pub mod client;
+pub mod completion;
 pub mod doctor;
 pub mod events;
 pub mod exit;
 pub mod govern;
 pub mod logs;
 pub mod look;
+pub mod man;
 pub mod paths;
 pub mod reexec;
 pub mod render;

@@ -1,15 +1,17 @@
 //! The commands that ask a supervisor through its socket.
 
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 
 use super::{FormatArg, Globals, OutputArg};
+use crate::cli::completion::workers;
 use crate::model::Stream;
 
 /// `pinfold ps`.
 #[derive(Debug, Args)]
 pub struct Ps {
     /// A name, or part of it with * and ?; several with commas [default: all]
-    #[arg(value_name = "PATTERN")]
+    #[arg(value_name = "PATTERN", add = ArgValueCompleter::new(workers))]
     pub pattern: Option<String>,
     /// Also workers that rest: stopped on request, done, or never started
     #[arg(short = 'a', long)]
@@ -28,7 +30,7 @@ pub struct Ps {
 #[derive(Debug, Args)]
 pub struct Named {
     /// The worker
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(workers))]
     pub name: String,
     /// `-o`.
     #[command(flatten)]
@@ -41,7 +43,7 @@ pub struct Named {
 #[derive(Debug, Args)]
 pub struct Count {
     /// A name, or part of it with * and ?; several with commas [default: all]
-    #[arg(value_name = "PATTERN")]
+    #[arg(value_name = "PATTERN", add = ArgValueCompleter::new(workers))]
     pub pattern: Option<String>,
     /// `-o`.
     #[command(flatten)]
@@ -54,7 +56,7 @@ pub struct Count {
 #[derive(Debug, Args)]
 pub struct Whom {
     /// Names, or parts of them with * and ?
-    #[arg(value_name = "PATTERN", required = true)]
+    #[arg(value_name = "PATTERN", required = true, add = ArgValueCompleter::new(workers))]
     pub patterns: Vec<String>,
     /// Wait no longer than this (30s, 1m30s); what was asked goes on [default: until it is done]
     #[arg(long, value_name = "DURATION", conflicts_with = "no_wait")]
@@ -136,7 +138,7 @@ pub struct Scale {
 #[derive(Debug, Args)]
 pub struct Set {
     /// The worker
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(workers))]
     pub name: String,
     /// Limits by their keys in the config.
     #[arg(
@@ -181,7 +183,7 @@ pub struct Events {
 #[derive(Debug, Args)]
 pub struct History {
     /// The worker
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(workers))]
     pub name: String,
     /// How many runs, the newest first, at most 1000
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
@@ -197,7 +199,7 @@ pub struct History {
 #[derive(Debug, Args)]
 pub struct Logs {
     /// The worker
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(workers))]
     pub name: String,
     /// Go on as more comes, and with the next run
     #[arg(short = 'f', long, conflicts_with = "previous")]
