@@ -83,9 +83,9 @@ impl Bench {
         let remembered = self.ledger.record_of(id).map(Box::new);
         let Recovered { last_run, newest, half_made, mut debris } = self.kernel.recover(id);
         let nothing = Found::Nothing { last_run };
-        let found = newest.map_or(nothing, |Left { pid, note, ended }| {
+        let found = newest.map_or(nothing, |Left { pid, note, ended, frozen }| {
             match Fate::of(note.run.number, ended, remembered.as_deref()) {
-                Fate::Alive => Found::Alive { pid, note },
+                Fate::Alive => Found::Alive { pid, note, frozen },
                 Fate::Over => Found::Over { note },
                 Fate::Debris => {
                     debris.push(note.run);

@@ -14,8 +14,8 @@ use std::{
 
 use futures_util::FutureExt;
 use pinfold::model::{
-    BreakerState, Class, Detail, Event, EventKind, ExitCause, HealthReport, KilledBy, ProbeKind, State, Trigger,
-    UnknownWhy, Verdict, WorkerId, WorkerStatus,
+    BreakerState, Class, Detail, Event, EventKind, ExitCause, HealthReport, KilledBy, ProbeKind, Readiness, RunId,
+    State, Trigger, UnknownWhy, Verdict, WorkerId, WorkerStatus,
 };
 use pinfold::policy::restart::{BudgetOverride, OnOpen, RestartMode, RestartPolicy};
 use pinfold::spec::types::{
@@ -292,6 +292,38 @@ fn no_restart_follows_a_stop(events: &[Event]) -> Result<(), String> {
     Ok(())
 }
 
+/// While a worker is frozen its health decides nothing: none of its checks is told to have failed, and no run of it is ended for it.
+fn a_frozen_worker_is_not_restarted_for_its_health(events: &[Event]) -> Result<(), String> {
+    let (mut frozen, mut ending) = (BTreeSet::new(), BTreeSet::new());
+    for event in events {
+        let Some(worker) = &event.worker else { continue };
+        if event.seq == 1 {
+            frozen.remove(worker);
+            ending.remove(worker);
+        }
+        match &event.kind {
+            EventKind::State { detail: Detail::Running(Readiness::Frozen), .. } => drop(frozen.insert(worker)),
+            EventKind::State { state: State::Stopping, .. } => ending.extend(frozen.take(worker)),
+            EventKind::State { .. } => {
+                frozen.remove(worker);
+                ending.remove(worker);
+            }
+            EventKind::Decision(d) if d.trigger == Trigger::Health && frozen.contains(worker) => {
+                return Err(format!("the health of {worker}, which is frozen, is decided about: {d:?}"));
+            }
+            EventKind::Exited { cause, .. } => {
+                let was_frozen = frozen.remove(worker) | ending.remove(worker);
+                let for_health = matches!(cause, ExitCause::Killed { policy: Some(policy), .. } if policy == "health");
+                if was_frozen && for_health {
+                    return Err(format!("{worker} was frozen, and is restarted for its health"));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn any_report(random: &mut fastrand::Rng) -> HealthReport {
     let observed = "seen".to_owned();
     match random.u32(0..6) {
@@ -307,7 +339,7 @@ fn ask_anything(
     Supervised { handle, spec, generation, .. }: &mut Supervised,
     random: &mut fastrand::Rng,
 ) -> (Option<bool>, Answer) {
-    match random.u32(0..18) {
+    match random.u32(0..22) {
         0..5 => (Some(true), handle.start(Trigger::Operator)),
         5..7 => (Some(true), handle.restart(random.bool())),
         7..9 => (Some(false), handle.stop(KilledBy::Stop)),
@@ -316,6 +348,7 @@ fn ask_anything(
         11 => (None, handle.signal(15)),
         12..15 => (None, handle.health(handle.status().run, any_report(random))),
         15 => (Some(true), handle.restart(true)),
+        18..22 => (None, handle.freeze(random.u32(0..3) > 0)),
         16 => {
             *generation += 1;
             let renew = if random.bool() { Renew::Yes } else { Renew::No };
@@ -386,6 +419,11 @@ async fn live(seed: u64) -> Result<usize, String> {
             }
             (None, answer) => answers.push(answer),
         }
+        // What notifications did not say is seen by whoever looks.
+        if random.u8(0..4) == 0 {
+            let worker = &workers[random.usize(0..workers.len())];
+            bench.shared.kernel.look_again(&RunId::new(worker.id.clone(), worker.handle.status().run));
+        }
         let pause = if random.bool() { 0 } else { random.u64(0..20_000) };
         tokio::time::sleep(Duration::from_millis(pause)).await;
         for worker in &workers {
@@ -444,6 +482,7 @@ async fn end(
     seq_is_gapless(&events)?;
     an_open_breaker_admits_nothing(&events)?;
     no_restart_follows_a_stop(&events)?;
+    a_frozen_worker_is_not_restarted_for_its_health(&events)?;
     every_run_ends_once(&events, &begun, &launched, crashed)?;
     Ok(begun.len())
 }

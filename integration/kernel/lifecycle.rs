@@ -207,7 +207,7 @@ async fn a_drain_always_ends_and_never_before_the_cgroup_is_empty() {
         program.wait();
         while watches.drain(&run, &dir).unwrap() {
             let hint = tokio::time::timeout(Duration::from_secs(10), hints.next()).await;
-            assert_eq!(hint.expect("the notification is lost").unwrap(), Hint::PopulatedMaybe(run.clone()));
+            assert_eq!(hint.expect("the notification is lost").unwrap(), Hint::Events(run.clone()));
         }
         assert!(!dir.populated().unwrap());
         watches.forget(&run);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::health::task::{Patient, RunSeen};
 use crate::kernel::host::HostKernel;
-use crate::model::{HealthReport, HealthVerdict, RunId, State, WorkerStatus, chain};
+use crate::model::{Detail, HealthReport, HealthVerdict, Readiness, RunId, State, WorkerStatus, chain};
 use crate::worker::effect::Refusal;
 use crate::worker::handle::{AskError, WorkerHandle};
 
@@ -26,6 +26,10 @@ fn runs(status: &WorkerStatus) -> bool {
     status.state == State::Running
 }
 
+fn is_frozen(status: &WorkerStatus) -> bool {
+    status.detail == Detail::Running(Readiness::Frozen)
+}
+
 impl Patient for Attended {
     async fn next_run(&self) -> Option<RunSeen> {
         let seen = self.seen.load(Ordering::Relaxed);
@@ -42,6 +46,18 @@ impl Patient for Attended {
 
     fn frozen(&self) -> bool {
         self.kernel.is_frozen(&RunId::new(self.worker.id().clone(), self.seen.load(Ordering::Relaxed)))
+    }
+
+    async fn freezes(&self, number: u32) {
+        let frozen = |status: &WorkerStatus| status.run == number && is_frozen(status);
+        if self.worker.wait_for(frozen).await.is_err() {
+            // An actor that has ended freezes nobody.
+            std::future::pending().await
+        }
+    }
+
+    async fn thaws(&self, number: u32) {
+        drop(self.worker.wait_for(|status| status.run != number || !is_frozen(status)).await);
     }
 
     async fn report(&self, number: u32, report: HealthReport) -> HealthVerdict {

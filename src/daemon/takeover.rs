@@ -142,13 +142,17 @@ impl Takeover {
                 continue;
             }
             let spec = Arc::new(types::Spec::new(vec![id.to_string()]));
-            if let Err(error) = kernel.adopt(note.clone(), &spec) {
-                tracing::error!(run = %note.run, error = %chain(&error), "a living run cannot be taken over");
-                continue;
-            }
+            let frozen = match kernel.adopt(note.clone(), &spec) {
+                Ok(frozen) => frozen,
+                Err(error) => {
+                    tracing::error!(run = %note.run, error = %chain(&error), "a living run cannot be taken over");
+                    continue;
+                }
+            };
             let what = format!("stopping {}: it lives, and no worker of the configuration has its name", note.run);
             chronicle.record(EventKind::Reconciled { what });
-            let found = actor::Found::Alive { pid, note: Box::new(RunNote { desired_up: false, ..note }) };
+            let note = Box::new(RunNote { desired_up: false, ..note });
+            let found = actor::Found::Alive { pid, note, frozen };
             let worker = actor::spawn(shared, Charge::new(id.clone(), Arc::clone(&spec), found));
             members.push(Member { enabled: false, ..Member::new(id, spec, worker) });
         }
@@ -257,10 +261,10 @@ pub(super) fn begin(
             let fate = known.fate(memory);
             let Known { pid, note, .. } = known;
             match kernel.adopt(note.clone(), &worker.spec) {
-                Ok(()) if fate == Fate::Over => actor::Found::Over { note: Box::new(note) },
-                Ok(()) => {
+                Ok(_) if fate == Fate::Over => actor::Found::Over { note: Box::new(note) },
+                Ok(frozen) => {
                     takeover.adopted.insert(worker.id.clone());
-                    actor::Found::Alive { pid, note: Box::new(note) }
+                    actor::Found::Alive { pid, note: Box::new(note), frozen }
                 }
                 Err(error) => {
                     tracing::error!(run = %note.run, %error, "a living run cannot be taken over");

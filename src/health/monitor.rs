@@ -13,7 +13,7 @@
 //! told again after each further `failure_threshold` failures, unless the answer was that a restart is on its way. A try
 //! that could not be made counts as neither, and `failure_threshold` of them in a row are told once.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::probe::{Finding, Outcome};
 use crate::model::{HealthReport, HealthVerdict, Mono, ProbeKind};
@@ -105,6 +105,13 @@ impl Monitor {
         let period = self.probe(kind).map(|probe| probe.period);
         if let (Some(period), Some(track)) = (period, self.track(kind)) {
             track.due = now + period;
+        }
+    }
+
+    /// So much time has passed that counts for nothing: everything is due by so much later.
+    pub fn put_off(&mut self, by: Duration) {
+        for track in [&mut self.startup, &mut self.liveness, &mut self.readiness].into_iter().flatten() {
+            track.due = track.due + by;
         }
     }
 

@@ -30,8 +30,14 @@ pub trait Patient: Send + Sync + 'static {
     /// Waits until run `number` does not run, which includes that it is being stopped.
     fn run_over(&self, number: u32) -> impl Future<Output = ()> + Send;
 
-    /// Whether it is frozen now: `frozen 1` in `cgroup.events`. Asked before each try.
+    /// Whether it is frozen now, by whomever. Asked before each try, and after one that failed.
     fn frozen(&self) -> bool;
+
+    /// Waits until run `number` is known to be frozen.
+    fn freezes(&self, number: u32) -> impl Future<Output = ()> + Send;
+
+    /// Waits until run `number` is not known to be frozen any more.
+    fn thaws(&self, number: u32) -> impl Future<Output = ()> + Send;
 
     /// Takes a report of run `number`. To [`HealthReport::Failed`] the answer is what follows from it, to all others
     /// [`HealthVerdict::Noted`]. Nothing is tried before the answer is there.
@@ -57,12 +63,32 @@ pub async fn attend(patient: impl Patient, prober: impl Prober, check: Arc<Healt
     }
 }
 
-/// Watches one run, for ever.
+/// Watches one run, for ever. While it is frozen nothing is tried and no time passes: a try that was in flight is dropped, and what
+/// was due is due by so much later.
 async fn watch(
     patient: &impl Patient,
     prober: &impl Prober,
     run: u32,
     mut monitor: Monitor,
+    clock: Clock,
+) -> Infallible {
+    loop {
+        tokio::select! {
+            biased;
+            () = patient.freezes(run) => {}
+            never = watch_unfrozen(patient, prober, run, &mut monitor, clock) => match never {},
+        }
+        let since = clock.now();
+        patient.thaws(run).await;
+        monitor.put_off(clock.now().since(since));
+    }
+}
+
+async fn watch_unfrozen(
+    patient: &impl Patient,
+    prober: &impl Prober,
+    run: u32,
+    monitor: &mut Monitor,
     clock: Clock,
 ) -> Infallible {
     loop {

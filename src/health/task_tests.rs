@@ -25,7 +25,10 @@ const fn secs(n: u64) -> Duration {
 struct Fake {
     /// The run that runs.
     runs: watch::Receiver<Option<RunSeen>>,
+    /// By another hand, of which nobody is told.
     frozen: Arc<AtomicBool>,
+    /// As is known of it.
+    known: watch::Receiver<bool>,
     reports: mpsc::UnboundedSender<(u32, HealthReport)>,
     /// Open: reports are answered. Closed: they wait.
     answering: watch::Receiver<bool>,
@@ -47,7 +50,15 @@ impl Patient for Fake {
     }
 
     fn frozen(&self) -> bool {
-        self.frozen.load(Ordering::SeqCst)
+        self.frozen.load(Ordering::SeqCst) || *self.known.borrow()
+    }
+
+    async fn freezes(&self, _: u32) {
+        self.known.clone().wait_for(|frozen| *frozen).await.unwrap();
+    }
+
+    async fn thaws(&self, _: u32) {
+        self.known.clone().wait_for(|frozen| !frozen).await.unwrap();
     }
 
     async fn report(&self, number: u32, report: HealthReport) -> HealthVerdict {
@@ -97,6 +108,7 @@ struct Bed {
     clock: Clock,
     run: watch::Sender<Option<RunSeen>>,
     frozen: Arc<AtomicBool>,
+    known: watch::Sender<bool>,
     answering: watch::Sender<bool>,
     reports: mpsc::UnboundedReceiver<(u32, HealthReport)>,
     script: Script,
@@ -110,9 +122,11 @@ impl Bed {
         let clock = Clock::anchored_at(BEGIN);
         let (run, runs) = watch::channel(None);
         let (answering, answers) = watch::channel(true);
+        let (freezing, known) = watch::channel(false);
         let (sender, reports) = mpsc::unbounded_channel();
         let frozen = Arc::new(AtomicBool::new(false));
-        let fake = Fake { runs, frozen: Arc::clone(&frozen), reports: sender, answering: answers, verdict };
+        let icy = Arc::clone(&frozen);
+        let fake = Fake { runs, frozen: icy, known, reports: sender, answering: answers, verdict };
         let played = Script::default();
         *played.clock.lock().unwrap() = Some(clock);
         played.next.lock().unwrap().extend(script.iter().map(|(length, finding)| (secs(*length), *finding)));
@@ -122,7 +136,7 @@ impl Bed {
             count.fetch_add(1, Ordering::SeqCst);
             attend.as_mut().poll(cx)
         }));
-        Self { clock, run, frozen, answering, reports, script: played, woken, task }
+        Self { clock, run, frozen, known: freezing, answering, reports, script: played, woken, task }
     }
 
     fn starts(&self, number: u32) {
@@ -257,6 +271,46 @@ async fn a_frozen_worker_is_not_probed_and_its_failures_do_not_count() {
     assert_eq!(bed.tries(), [(0, 1), (10, 1), (60, 1)]);
     assert!(matches!(bed.report().await, (1, HealthReport::Alive { .. })));
     assert!(bed.reports.is_empty(), "what failed in the freezer was not told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_in_the_freezer_counts_for_nothing_and_a_try_that_it_met_is_made_again() {
+    let mut bed = Bed::new(liveness(1), RESTARTING, &[(0, Finding::Passed), (5, Finding::Failed)]);
+    bed.starts(1);
+    bed.pass(12).await;
+    assert_eq!(bed.in_flight(), 1);
+    bed.known.send_replace(true);
+    bed.pass(1).await;
+    assert_eq!(bed.in_flight(), 0, "it could not be answered");
+    // Thawed before its timeout: the try would have failed for the time that it stood still.
+    bed.known.send_replace(false);
+    bed.pass(15).await;
+    assert_eq!(
+        bed.tries(),
+        [(0, 1), (10, 1), (21, 1)],
+        "due ten seconds after the last one, and one that did not count"
+    );
+    bed.known.send_replace(true);
+    bed.pass(1000).await;
+    bed.known.send_replace(false);
+    bed.pass(4).await;
+    assert_eq!(bed.tries().len(), 4, "28 s into it three seconds were left, and still are: {:?}", bed.tries());
+    assert!(matches!(bed.report().await, (1, HealthReport::Alive { .. })));
+    assert!(bed.reports.is_empty(), "nothing failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_frozen_run_is_the_end_of_its_watch() {
+    let bed = Bed::new(liveness(1), RESTARTING, &[]);
+    bed.starts(1);
+    bed.pass(1).await;
+    bed.known.send_replace(true);
+    bed.pass(1).await;
+    bed.ends();
+    bed.known.send_replace(false);
+    bed.starts(2);
+    bed.pass(1).await;
+    assert_eq!(bed.tries(), [(0, 1), (2, 2)]);
 }
 
 #[tokio::test(start_paused = true)]

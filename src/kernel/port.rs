@@ -30,11 +30,12 @@ pub trait Kernel: Send + Sync + 'static {
     /// Answer: `Launched` or `LaunchFailed`, in any case one of them, within a deadline.
     fn launch(&self, run: &RunId, spec: &Arc<Spec>, way: Way);
 
-    /// Sends `signal`. A run that has just ended is no error.
+    /// Sends `signal`. A run that has just ended is no error. One that is frozen, by whomever, hears it when it is thawed: at once
+    /// where this `thaws` it.
     ///
     /// # Errors
     /// Where the kernel refuses.
-    fn signal(&self, run: &RunId, signal: i32, to: Target) -> Result<(), KernelError>;
+    fn signal(&self, run: &RunId, signal: i32, to: Target, thaws: bool) -> Result<(), KernelError>;
 
     /// Writes `cgroup.kill`: every process of the run, also forking and frozen ones. That it succeeds is not death.
     ///
@@ -66,6 +67,14 @@ pub trait Kernel: Send + Sync + 'static {
     /// Answer: `LimitsSet`, with what was changed; where it failed, everything is as it was before.
     fn change_limits(&self, run: &RunId, spec: &Arc<Spec>, lifted: bool);
 
+    /// Has a living run `frozen` (`cgroup.freeze`), or thawed.
+    /// Answer: `Frozen`, with how it is now; and again whenever that changes, until it has been told that it is thawed. Not asked
+    /// while limits of it are being changed.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn freeze(&self, run: &RunId, frozen: bool) -> Result<(), KernelError>;
+
     /// Sets the pressure triggers of a living run anew, as `spec` has them.
     fn rewatch(&self, run: &RunId, spec: &Arc<Spec>);
 
@@ -78,6 +87,10 @@ pub trait Kernel: Send + Sync + 'static {
     /// What keeps a killed run from ending: its processes, with the place in the kernel where each waits (`wchan`,
     /// `proc_pid_wchan(5)`). `None` where nothing can be told.
     fn stuck_on(&self, run: &RunId) -> Option<String>;
+
+    /// What keeps a run from being `frozen`, or from being thawed: the processes that cannot be interrupted, with the place in the
+    /// kernel where each waits, or a frozen cgroup above it. `None` where nothing can be told.
+    fn freeze_held_up(&self, run: &RunId, frozen: bool) -> Option<String>;
 
     /// Has the run's record say how it stands now.
     ///

@@ -1,5 +1,5 @@
 //! One inotify for all runs. It owns the watches on `memory.events` and `pids.events` of each run, on `cgroup.events`
-//! of a run that drains, on the parent directories, and on `memory.events.local` of the cgroups above, and turns what they
+//! of a run that drains or is frozen, on the parent directories, and on `memory.events.local` of the cgroups above, and turns what they
 //! say into [`Hint`]s. A hint makes the
 //! driver read the file again ([`super::cgroup::events`]); it is never counted, because the kernel joins and delays
 //! notifications (one in 10 ms for a file), and says nothing of what happened.
@@ -32,7 +32,7 @@ use std::{
 
 use futures_util::StreamExt;
 use inotify::{EventStream, Inotify, WatchMask};
-use state::{Drain, File, Rest, Run, State, Use};
+use state::{Events, File, Rest, Run, State, Use};
 use tokio::sync::Notify;
 
 use super::cgroup::{Dir, DirError};
@@ -49,8 +49,9 @@ const BUFFER: usize = 4096;
 pub enum Hint {
     /// A counter of the run may have changed. Read it, then say what was [`Watches::seen`].
     Changed(RunId, Source),
-    /// A draining run may be empty. Read `populated`.
-    PopulatedMaybe(RunId),
+    /// What `cgroup.events` of the run says may have changed, or somebody wants it looked at. Read what is waited for: `populated`
+    /// of one that drains, `frozen` of another.
+    Events(RunId),
     /// The run's directory is gone, and not by our hand.
     Removed(RunId),
     /// The limit of this cgroup above runs may have been reached. Read its counters, then say what was
@@ -233,7 +234,14 @@ impl Watches {
     /// Where a watch is refused. The run is known then all the same, with the watches it got.
     pub fn add(&self, run: &RunId, dir: &Arc<Dir>, interest: Interest) -> Result<(), WatchError> {
         let mut state = self.shared.lock();
-        let known = Run { dir: Arc::clone(dir), memory: File::default(), pids: File::default(), drain: Drain::No };
+        let known = Run {
+            dir: Arc::clone(dir),
+            memory: File::default(),
+            pids: File::default(),
+            events: Events::No,
+            drains: false,
+            freezes: false,
+        };
         state.runs.insert(run.clone(), known);
         for (wanted, source) in [(interest.memory, Source::Memory), (interest.pids, Source::Pids)] {
             if wanted {
@@ -276,24 +284,51 @@ impl Watches {
         }
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
-        if state.runs.get(run).is_some_and(|r| matches!(r.drain, Drain::No)) {
-            let drain = match state.add(dir, "cgroup.events", WatchMask::MODIFY, &run.to_string()) {
-                Ok(watch) => {
-                    state.uses.insert(watch.clone(), Use::Drain(run.clone()));
-                    Drain::Watched(watch)
-                }
-                Err(WatchError::NoneLeft { .. }) => {
-                    self.shared.sooner.notify_one();
-                    Drain::Looked(state.look_again(run, now))
-                }
-                Err(e) => return Err(e),
-            };
-            if let Some(known) = state.runs.get_mut(run) {
-                known.drain = drain;
-            }
+        if let Some(known) = state.runs.get_mut(run) {
+            known.drains = true;
         }
+        let new = state.eye(run, dir, now)?;
         drop(state);
+        if new {
+            self.shared.sooner.notify_one();
+        }
         Ok(dir.populated()?)
+    }
+
+    /// Keeps an eye on whether a run is frozen: hints at every change from here on, until it is [found thawed](Self::thawed) and
+    /// not asked to be `frozen`. `None` asks nothing of that. Whether the eye is new: look then, and no change is missed.
+    ///
+    /// The run must have been [added](Self::add). Where no watch is left, it is looked at ten times a second instead.
+    ///
+    /// # Errors
+    /// Where a watch is refused.
+    pub fn freezer(&self, run: &RunId, dir: &Dir, frozen: Option<bool>) -> Result<bool, WatchError> {
+        let now = self.shared.clock.now();
+        let mut state = self.shared.lock();
+        if let (Some(known), Some(frozen)) = (state.runs.get_mut(run), frozen) {
+            known.freezes = frozen;
+        }
+        let new = state.eye(run, dir, now)?;
+        drop(state);
+        if new {
+            self.shared.sooner.notify_one();
+        }
+        Ok(new)
+    }
+
+    /// The run was read to be thawed: nothing is waited for any more, unless it was asked to be frozen, or drains.
+    pub fn thawed(&self, run: &RunId) {
+        let mut state = self.shared.lock();
+        let Some(known) = state.runs.get_mut(run).filter(|known| !known.drains && !known.freezes) else { return };
+        if let Events::Watched(watch) = std::mem::take(&mut known.events) {
+            state.drop_watch(Some(watch));
+        }
+    }
+
+    /// Has [`Hint::Events`] come of the run, as if something had fired.
+    pub fn look(&self, run: &RunId) {
+        self.shared.lock().looks.push(run.clone());
+        self.shared.sooner.notify_one();
     }
 
     /// The state of a draining run could not be read, for want of descriptors or memory: it is looked at ten times a second from here
@@ -302,12 +337,12 @@ impl Watches {
     pub fn unread(&self, run: &RunId) -> bool {
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
-        let watch = match state.runs.get_mut(run).map(|known| std::mem::replace(&mut known.drain, Drain::No)) {
-            Some(Drain::Watched(watch)) => Some(watch),
-            Some(Drain::No) => None,
-            Some(looked @ Drain::Looked(_)) => {
+        let watch = match state.runs.get_mut(run).map(|known| std::mem::replace(&mut known.events, Events::No)) {
+            Some(Events::Watched(watch)) => Some(watch),
+            Some(Events::No) => None,
+            Some(looked @ Events::Looked(_)) => {
                 if let Some(known) = state.runs.get_mut(run) {
-                    known.drain = looked;
+                    known.events = looked;
                 }
                 return false;
             }
@@ -316,7 +351,7 @@ impl Watches {
         state.drop_watch(watch);
         let serial = state.look_again(run, now);
         if let Some(known) = state.runs.get_mut(run) {
-            known.drain = Drain::Looked(serial);
+            known.events = Events::Looked(serial);
         }
         drop(state);
         self.shared.sooner.notify_one();
@@ -327,9 +362,9 @@ impl Watches {
     pub fn forget(&self, run: &RunId) {
         let mut state = self.shared.lock();
         if let Some(known) = state.runs.remove(run) {
-            let drain = match known.drain {
-                Drain::Watched(watch) => Some(watch),
-                Drain::No | Drain::Looked(_) => None,
+            let drain = match known.events {
+                Events::Watched(watch) => Some(watch),
+                Events::No | Events::Looked(_) => None,
             };
             for watch in [known.memory.watch, known.pids.watch, drain] {
                 state.drop_watch(watch);
@@ -367,7 +402,14 @@ impl Hints {
             if let Some(hint) = self.ready.pop_front() {
                 return Ok(hint);
             }
-            let due = self.shared.lock().due();
+            let due = {
+                let mut state = self.shared.lock();
+                self.ready.extend(std::mem::take(&mut state.looks).into_iter().map(Hint::Events));
+                state.due()
+            };
+            if !self.ready.is_empty() {
+                continue;
+            }
             let rested = async {
                 match due {
                     Some(at) => tokio::time::sleep_until(self.clock.instant(at)).await,
@@ -482,7 +524,7 @@ mod tests {
         std::fs::write(dir.path().join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
         assert!(f.watches.drain(&run(1), &dir).unwrap());
         dir.write("cgroup.events", "populated 0\nfrozen 0\n").unwrap();
-        assert_eq!(f.hints.next().await.unwrap(), Hint::PopulatedMaybe(run(1)));
+        assert_eq!(f.hints.next().await.unwrap(), Hint::Events(run(1)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -528,10 +570,10 @@ mod tests {
         {
             let mut state = f.watches.shared.lock();
             let serial = state.look_again(&run(1), now);
-            state.runs.get_mut(&run(1)).unwrap().drain = Drain::Looked(serial);
+            state.runs.get_mut(&run(1)).unwrap().events = Events::Looked(serial);
         }
         for _ in 0..3 {
-            assert_eq!(f.hints.next().await.unwrap(), Hint::PopulatedMaybe(run(1)));
+            assert_eq!(f.hints.next().await.unwrap(), Hint::Events(run(1)));
         }
         assert_eq!(f.hints.clock.now().since(now).as_millis() / 100, 3);
         f.watches.forget(&run(1));
@@ -549,7 +591,7 @@ mod tests {
         assert!(!f.watches.unread(&run(1)), "it is not");
         let start = f.hints.clock.now();
         for _ in 0..3 {
-            assert_eq!(f.hints.next().await.unwrap(), Hint::PopulatedMaybe(run(1)));
+            assert_eq!(f.hints.next().await.unwrap(), Hint::Events(run(1)));
         }
         assert_eq!(f.hints.clock.now().since(start).as_millis() / 100, 3);
         f.watches.forget(&run(1));

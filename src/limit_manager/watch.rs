@@ -158,7 +158,7 @@ impl Watch {
     fn hear(&mut self, hint: &Hint) -> Result<(), Gone> {
         match hint {
             Hint::Changed(_, source) => self.read(*source),
-            Hint::PopulatedMaybe(_) => self.is_empty(),
+            Hint::Events(_) => self.is_empty(),
             Hint::Rescan => {
                 self.read(Source::Memory)?;
                 self.is_empty()

@@ -61,6 +61,8 @@ pub enum KernelEventKind {
     },
     /// The limits of a living run were changed, or are as they were before.
     LimitsSet(Result<Vec<LimitSet>, StartError>),
+    /// Whether all of it is frozen (`frozen` of `cgroup.events`), by whomever.
+    Frozen(bool),
     /// Its directory is gone by our hand; everything about the run is released.
     Removed,
     /// Somebody else removed its directory.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+mod freezer;
 mod happenings;
 
 use crate::clock::Clock;
@@ -48,6 +49,7 @@ pub enum Call {
     Sample(RunId),
     Tripwire(RunId, bool),
     Limits(RunId),
+    Freeze(RunId, bool),
     Rewatch(RunId),
 }
 
@@ -73,6 +75,8 @@ pub struct Left {
     pub note: Box<RunNote>,
     /// Its keeper has seen its end.
     pub ended: bool,
+    /// It is frozen.
+    pub frozen: bool,
 }
 
 struct World {
@@ -114,6 +118,9 @@ struct Run {
     gone: bool,
     removing: bool,
     limits: InForce,
+    freezer: freezer::Freezer,
+    /// How many supervisors have found it.
+    takeovers: u32,
     /// Nobody was told how its main process ended.
     exit_lost: bool,
     /// The global environment it was launched with.
@@ -244,7 +251,9 @@ impl FakeKernel {
         world.last_run.insert(worker.clone(), last_run);
         let mut found = Recovered { last_run, newest: None, half_made: None, debris: Vec::new() };
         world.runs.retain(|id, run| id.worker != *worker || !run.removing);
+        self.found_in_the_freezer(&mut world, worker);
         for (id, run) in world.runs.iter_mut().filter(|(id, _)| id.worker == *worker) {
+            run.takeovers += 1;
             run.draining = false;
             run.told_empty = false;
             run.found_empty = !run.populated();
@@ -259,7 +268,7 @@ impl FakeKernel {
                     continue;
                 }
             };
-            let newest = Left { pid, note: Box::new(run.note.clone()), ended };
+            let newest = Left { pid, note: Box::new(run.note.clone()), ended, frozen: run.freezer.frozen };
             found.debris.extend(found.newest.replace(newest).map(|earlier| earlier.note.run));
         }
         let numbers = (&found.newest, &found.half_made);
@@ -390,6 +399,8 @@ impl Kernel for FakeKernel {
             gone: false,
             removing: false,
             limits: InForce::default(),
+            freezer: freezer::Freezer::default(),
+            takeovers: 0,
             exit_lost: false,
             env: BTreeMap::new(),
         };
@@ -417,8 +428,11 @@ impl Kernel for FakeKernel {
         }
     }
 
-    fn signal(&self, run: &RunId, signal: i32, to: Target) -> Result<(), KernelError> {
+    fn signal(&self, run: &RunId, signal: i32, to: Target, thaws: bool) -> Result<(), KernelError> {
         let mut world = self.world();
+        if thaws {
+            self.write_freeze(&mut world, run, false);
+        }
         let Some(found) = world.called(self.clock.now(), Call::Signal(run.clone(), signal, to), run) else {
             return Ok(());
         };
@@ -508,8 +522,19 @@ impl Kernel for FakeKernel {
             Some(error) => Err(error.clone()),
             None => Ok(found.limits.set(&spec.limits, lifted)),
         };
-        let (id, takes) = (run.clone(), found.script.limits_take);
-        self.later(&mut world, takes, move |_, world| world.tell(&id, KernelEventKind::LimitsSet(set)));
+        let (id, takes, takeovers) = (run.clone(), found.script.limits_take, found.takeovers);
+        let ice = world.form_ice(run);
+        self.later(&mut world, takes, move |this, world| {
+            // Nobody carries on what a supervisor had begun that is gone.
+            if world.runs.get(&id).is_none_or(|run| run.takeovers == takeovers) {
+                this.melt_ice(world, &id, ice);
+                world.tell(&id, KernelEventKind::LimitsSet(set));
+            }
+        });
+    }
+
+    fn freeze(&self, run: &RunId, frozen: bool) -> Result<(), KernelError> {
+        self.freeze_or_thaw(run, frozen)
     }
 
     fn rewatch(&self, run: &RunId, _spec: &Arc<Spec>) {
@@ -530,6 +555,13 @@ impl Kernel for FakeKernel {
             world.tell(run, KernelEventKind::Exited { status, counters, populated, above });
         }
         self.tell_if_empty(&mut world, run);
+        world.look_at_the_freezer(run);
+    }
+
+    fn freeze_held_up(&self, run: &RunId, frozen: bool) -> Option<String> {
+        let world = self.world();
+        let found = world.runs.get(run)?;
+        (found.freezer.frozen != frozen).then(|| "not frozen yet: pid 300 (fake) D in folio_wait_bit".to_owned())
     }
 
     fn stuck_on(&self, run: &RunId) -> Option<String> {

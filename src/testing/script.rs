@@ -45,6 +45,14 @@ pub struct Script {
     pub limits_take: Duration,
     /// That the news of its end is lost, until somebody asks.
     pub exit_lost: bool,
+    /// How long it takes until all of it is frozen (D state).
+    pub freezes_slowly: Duration,
+    /// That it can be neither frozen nor thawed.
+    pub freeze_refused: bool,
+    /// That the news of its being frozen or thawed is lost, until somebody looks.
+    pub frozen_lost: bool,
+    /// When somebody else freezes it, counted from its launch, and for how long.
+    pub frozen_by_another: Option<(Duration, Duration)>,
 }
 
 /// How a launch is answered.
@@ -126,6 +134,10 @@ impl Default for Script {
             limits_refused: None,
             limits_take: Duration::ZERO,
             exit_lost: false,
+            freezes_slowly: Duration::ZERO,
+            freeze_refused: false,
+            frozen_lost: false,
+            frozen_by_another: None,
         }
     }
 }
@@ -199,6 +211,10 @@ impl Script {
             limits_refused: one_in(random, 4).then(|| StartError::refused(Stage::Limit, "not so")),
             limits_take: if random.bool() { Duration::ZERO } else { ms(random, 3000) },
             exit_lost: false,
+            freezes_slowly: if one_in(random, 3) { ms(random, 10_000) } else { Duration::ZERO },
+            freeze_refused: one_in(random, 12),
+            frozen_lost: one_in(random, 6),
+            frozen_by_another: one_in(random, 15).then(|| (ms(random, 10_000), ms(random, 20_000))),
         }
     }
 }

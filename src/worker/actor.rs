@@ -261,8 +261,8 @@ impl Actor {
                 self.next.push_back(Event::Prepared { run: run.number, result: Box::new(result) });
             }
             Effect::Launch(run, way) => self.shared.kernel.launch(&run, self.state.spec(), way),
-            Effect::Signal { run, signal, to } => {
-                let sent = self.shared.kernel.signal(&run, signal, to);
+            Effect::Signal { run, signal, to, thaws } => {
+                let sent = self.shared.kernel.signal(&run, signal, to, thaws);
                 self.record_failure(&run, sent);
             }
             Effect::Kill(run) => {
@@ -286,6 +286,17 @@ impl Actor {
                 self.record_failure(&run, set);
             }
             Effect::Limits { run, spec, lifted } => self.shared.kernel.change_limits(&run, &spec, lifted),
+            Effect::Freeze { run, frozen } => {
+                if let Err(error) = self.shared.kernel.freeze(&run, frozen) {
+                    let why = chain(&error).into();
+                    self.next.push_back(Event::FreezeRefused { run: run.number, why });
+                }
+            }
+            Effect::InquireFreeze { run, frozen } => {
+                if let Some(what) = self.shared.kernel.freeze_held_up(&run, frozen) {
+                    self.next.push_back(Event::StuckOn { run: run.number, what: what.into() });
+                }
+            }
             Effect::Rewatch(run) => self.shared.kernel.rewatch(&run, self.state.spec()),
             Effect::Inquire(run) => {
                 if let Some(what) = self.shared.kernel.stuck_on(&run) {
@@ -496,3 +507,7 @@ mod policy_tests;
 #[cfg(test)]
 #[path = "begun_tests.rs"]
 mod begun_tests;
+
+#[cfg(test)]
+#[path = "freezer_tests.rs"]
+mod freezer_tests;

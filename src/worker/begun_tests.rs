@@ -98,7 +98,7 @@ async fn a_run_that_is_taken_over_keeps_what_began_it_or_is_called_adopted_where
     drop(worker);
     let note = bench.kernel.note_of(&RunId::new(id.clone(), 2)).unwrap();
     for (remembered, expected) in [(Some(Box::new(known)), Begun::Operator), (None, Begun::Adopted)] {
-        let found = Found::Alive { pid: note.pid, note: Box::new(note.clone()) };
+        let found = Found::Alive { pid: note.pid, note: Box::new(note.clone()), frozen: false };
         let charge = Charge { remembered, ..Charge::new(id.clone(), Arc::new(spec()), found) };
         let next = spawn(&bench.shared, charge);
         runs(&next, 2).await;

@@ -63,10 +63,11 @@ impl Charge {
             Found::Over { note: found } => {
                 State::over(id.clone(), spec, &adopted(known, &found, None, true, now), idle, now)
             }
-            Found::Alive { pid, note: found } => {
+            Found::Alive { pid, note: found, frozen } => {
                 let kept = known.and_then(|known| known.kept_of(found.run.number));
                 let running = kept.map_or(found.pid.is_some(), |kept| kept.outlook != Outlook::Launching);
-                State::adopted(id.clone(), spec, &adopted(known, &found, pid, running, now), idle, now)
+                let found = Adopted { frozen, ..adopted(known, &found, pid, running, now) };
+                State::adopted(id.clone(), spec, &found, idle, now)
             }
         };
         Taken { id, spec_hash, state, record, late, debris }
@@ -86,6 +87,8 @@ pub enum Found {
         pid: Option<i32>,
         /// Its record.
         note: Box<RunNote>,
+        /// Whether it is frozen, by whomever.
+        frozen: bool,
     },
     /// What is left of a run that has ended, as the store knows, and was not cleared away.
     Over {
@@ -155,5 +158,6 @@ fn adopted(record: Option<&Record>, note: &RunNote, pid: Option<i32>, recorded_r
         wish: record.and_then(|record| record.wish.as_ref()).map(|(wish, _)| wish.clone()),
         cause: ended.map(|ended| ended.cause.clone()).or_else(|| story.and_then(|story| story.cause())),
         ending: note.ending,
+        frozen: false,
     }
 }

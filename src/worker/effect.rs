@@ -23,6 +23,8 @@ pub enum Effect {
         signal: i32,
         /// To which of its processes.
         to: Target,
+        /// Whether a frozen run is thawed to hear it.
+        thaws: bool,
     },
     /// Write `cgroup.kill`.
     Kill(RunId),
@@ -55,6 +57,22 @@ pub enum Effect {
         spec: Arc<Spec>,
         /// Whether `memory.high` is out of force, and to be left so.
         lifted: bool,
+    },
+    /// Freeze the run, or thaw it. The answer is [`Frozen`](crate::model::KernelEventKind::Frozen), or
+    /// [`Event::FreezeRefused`](super::event::Event::FreezeRefused).
+    Freeze {
+        /// Which run.
+        run: RunId,
+        /// Whether it is to be frozen.
+        frozen: bool,
+    },
+    /// Find out what keeps the run from being frozen, or from being thawed. The answer is
+    /// [`Event::StuckOn`](super::event::Event::StuckOn), in the same turn.
+    InquireFreeze {
+        /// Which run.
+        run: RunId,
+        /// Whether it is to be frozen.
+        frozen: bool,
     },
     /// Set the run's pressure triggers anew, as the spec now in force has them.
     Rewatch(RunId),

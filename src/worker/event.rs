@@ -37,7 +37,8 @@ pub enum Event {
         /// As it was asked.
         periodic: bool,
     },
-    /// The answer to [`Effect::Inquire`](super::effect::Effect::Inquire).
+    /// The answer to [`Effect::Inquire`](super::effect::Effect::Inquire) and
+    /// [`Effect::InquireFreeze`](super::effect::Effect::InquireFreeze).
     StuckOn {
         /// Of which run.
         run: u32,
@@ -48,6 +49,13 @@ pub enum Event {
     KillRefused {
         /// Of which run.
         run: u32,
+    },
+    /// This run could not be frozen, or thawed.
+    FreezeRefused {
+        /// Of which run.
+        run: u32,
+        /// Why not.
+        why: Box<str>,
     },
     /// The moment that `State::deadline` named has come. Too early or once too often does nothing.
     Deadline,
@@ -62,7 +70,7 @@ impl Event {
             Ask::Start { trigger } => matches!(trigger, Trigger::Operator),
             Ask::Stop { by } | Ask::Kill { by } => !matches!(by, KilledBy::Shutdown),
             Ask::Restart { .. } | Ask::Reset => true,
-            Ask::Signal { .. } | Ask::Health { .. } | Ask::Update(_) => false,
+            Ask::Signal { .. } | Ask::Freeze { .. } | Ask::Health { .. } | Ask::Update(_) => false,
         }
     }
 }
@@ -89,7 +97,12 @@ pub enum Ask {
         /// Also while a class of the restart breaker is open.
         force: bool,
     },
-    /// Only a signal to the main process: nothing is wished, nothing waited for.
+    /// That the present run stands still, or goes on. Done when the kernel says so; at once where it is so already.
+    Freeze {
+        /// Whether it is to stand still.
+        frozen: bool,
+    },
+    /// Only a signal to the main process: nothing is wished, nothing waited for. One that is frozen hears it when it is thawed.
     Signal {
         /// The signal's number.
         signal: i32,

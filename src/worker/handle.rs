@@ -141,9 +141,14 @@ impl WorkerHandle {
         self.ask(Ask::Restart { seen, force })
     }
 
-    /// Asks for a signal to its main process. Answered when it is sent.
+    /// Asks for a signal to its main process. Answered when it is sent; one that is frozen hears it when it is thawed.
     pub fn signal(&self, signal: i32) -> Answer {
         self.ask(Ask::Signal { signal })
+    }
+
+    /// Asks for its present run to stand still, or to go on. Answered when the kernel says that all of it does.
+    pub fn freeze(&self, frozen: bool) -> Answer {
+        self.ask(Ask::Freeze { frozen })
     }
 
     /// Tells what a health check says of run `run`. Answered when it is acted on: a failure when its new run runs, or with

@@ -275,7 +275,7 @@ async fn a_run_taken_over_is_remembered_where_the_store_has_lost_it() {
     let disk: std::sync::Arc<SlowDisk> = std::sync::Arc::default();
     let empty = on(&disk);
     bench.shared = empty.shared.clone();
-    let charge = Charge::new(id, failing(1).into(), Found::Alive { pid, note });
+    let charge = Charge::new(id, failing(1).into(), Found::Alive { pid, note, frozen: false });
     let worker = spawn(&bench.shared, charge);
     wait_for(&worker, SEC, |s| s.state == Public::Running).await.unwrap();
     tokio::time::sleep(SEC).await;

@@ -19,10 +19,12 @@ use crate::spec::types::Spec;
 
 use super::event::{Ticket, Update};
 
+mod freezer;
 mod past;
 mod readings;
 mod shown;
 
+pub(super) use freezer::{Asked as AskedOfFreezer, Freezer};
 pub use past::{Adopted, Remembered, Unseen};
 pub(super) use readings::Readings;
 
@@ -114,6 +116,8 @@ impl From<KilledBy> for Behalf {
 pub(super) enum Goal {
     Up,
     Down,
+    /// That the present run is frozen, or that it is not.
+    Frozen(bool),
 }
 
 /// What it does.
@@ -169,8 +173,12 @@ pub(super) struct Life {
     pub(super) unready: bool,
     /// Its liveness check was told to have failed, and has not passed since.
     pub(super) unhealthy: bool,
-    /// What keeps it from ending, once it is stuck.
+    /// What keeps it from ending, once it is stuck, or from being frozen or thawed.
     pub(super) stuck_on: Option<Box<str>>,
+    /// Boxed: most runs are never frozen.
+    pub(super) freezer: Option<Box<Freezer>>,
+    /// How many changes of its limits are not answered yet.
+    pub(super) changes: u8,
     /// Somebody removed its directory: there is nothing left to kill or to drain there.
     pub(super) cgroup_gone: bool,
     /// Its launch was not answered in time, and it was killed for that.
@@ -286,8 +294,9 @@ impl State {
             // Preparing is answered within the turn; nothing is awaited of the others but what only an event can bring.
             Phase::Resting(_) | Phase::Preparing { .. } | Phase::Stuck { .. } => None,
             Phase::Running { life, .. } => {
-                let due = life.pending.map(|pending| pending.due);
-                earlier(due, earlier(life.sample_at, life.watch.deadline(&self.rules())))
+                let due = life.pending_now().map(|pending| pending.due);
+                let inquire = life.asked_of_freezer().and_then(|asked| asked.inquire_at);
+                earlier(earlier(due, inquire), earlier(life.sample_at, life.watch_deadline(&self.rules())))
             }
             Phase::Waiting { due, .. } => Some(*due),
             Phase::Launching { patience, .. } => Some(*patience),
@@ -346,7 +355,8 @@ impl State {
     #[must_use]
     pub fn can_be_left(&self) -> bool {
         match &self.phase {
-            Phase::Resting(_) | Phase::Waiting { .. } | Phase::Running { .. } | Phase::Stuck { .. } => true,
+            Phase::Resting(_) | Phase::Waiting { .. } | Phase::Stuck { .. } => true,
+            Phase::Running { life, .. } => life.asked_of_freezer().is_none(),
             Phase::Terminating { after, .. } | Phase::Killing { body: Body::Alive(_), after, .. } => {
                 *after == After::Policy && self.owed.is_empty()
             }
@@ -394,6 +404,8 @@ impl Life {
             unready: false,
             unhealthy: false,
             stuck_on: None,
+            freezer: None,
+            changes: 0,
             cgroup_gone: false,
             left_behind: false,
             above: None,

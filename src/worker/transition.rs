@@ -69,14 +69,17 @@ impl State {
             Event::KillRefused { run } if run == t.s.last_run => t.kill_refused(),
             Event::Sampled { run, sample, periodic } if run == t.s.last_run => t.sampled(&sample, periodic),
             Event::StuckOn { run, what } if run == t.s.last_run => t.stuck_on(what),
+            Event::FreezeRefused { run, why } if run == t.s.last_run => t.freeze_refused(&why),
             // A run that is over cannot touch the one there is.
             Event::Kernel(_)
             | Event::Prepared { .. }
             | Event::KillRefused { .. }
             | Event::Sampled { .. }
-            | Event::StuckOn { .. } => {}
+            | Event::StuckOn { .. }
+            | Event::FreezeRefused { .. } => {}
             Event::Deadline => t.deadline(),
         }
+        t.freezer_matters();
         t.tell_of_the_breaker();
         t.remember(&memory, ordered);
         let (state, detail) = t.s.public();
@@ -98,6 +101,7 @@ impl State {
 }
 
 mod asked;
+mod freezer;
 mod news;
 mod update;
 mod verdict;
@@ -216,6 +220,7 @@ impl Transition<'_> {
         }
         self.breaker_in_time();
         self.look();
+        self.inquire_freezer();
         let now = self.now;
         let due = |at: Mono| at <= now;
         match self.take() {
@@ -334,7 +339,7 @@ impl Transition<'_> {
             before,
             after,
             doomed: life.readings.doomed(),
-            own_oom: life.readings.own_oom() || life.watch.explains_oom_kill(self.now),
+            own_oom: life.readings.own_oom() || life.watch.explains_oom_kill(life.own_time(self.now)),
             above: life.above.as_deref(),
             asked: life.asked,
             oom_takes_all: self.s.oom_takes_all(),
@@ -468,7 +473,7 @@ impl Transition<'_> {
     }
 
     fn signal(&mut self, signal: i32, to: Target) {
-        self.out.push(Effect::Signal { run: self.s.run(), signal, to });
+        self.out.push(Effect::Signal { run: self.s.run(), signal, to, thaws: true });
     }
 
     /// Rewrites the run's record, where there is one to write on.

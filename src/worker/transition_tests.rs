@@ -32,6 +32,9 @@ enum Drawn {
     KillRefused {
         back: u32,
     },
+    FreezeRefused {
+        back: u32,
+    },
     Sampled {
         sample: Box<Sample>,
         back: u32,
@@ -103,6 +106,7 @@ fn any_ask() -> impl Strategy<Value = Ask> {
         Just(Ask::Kill { by: KilledBy::Operator }),
         Just(Ask::Signal { signal: 10 }),
         Just(Ask::Reset),
+        any::<bool>().prop_map(|frozen| Ask::Freeze { frozen }),
         (any_report(), 0..6u32).prop_map(|(report, run)| Ask::Health { run, report }),
         any_update().prop_map(|update| Ask::Update(Box::new(update))),
     ]
@@ -167,6 +171,7 @@ fn any_drawn() -> impl Strategy<Value = Drawn> {
             any_error().prop_map(|error| KernelEventKind::LimitsSet(Err(error))),
             Just(KernelEventKind::LimitsSet(Ok(vec![LimitSet { file: "pids.max", value: "7".into() }]))),
         ],
+        3 => any::<bool>().prop_map(KernelEventKind::Frozen),
         3 => Just(KernelEventKind::Removed),
         1 => Just(KernelEventKind::CgroupGone),
         2 => (0..Limit::ALL.len()).prop_map(|limit| KernelEventKind::Pressed(Limit::ALL[limit])),
@@ -178,6 +183,7 @@ fn any_drawn() -> impl Strategy<Value = Drawn> {
         5 => (prop_oneof![4 => any_counters().prop_map(Ok), 1 => any_error().prop_map(Err)], back.clone())
             .prop_map(|(result, back)| Drawn::Prepared { result, back }),
         1 => back.clone().prop_map(|back| Drawn::KillRefused { back }),
+        1 => back.clone().prop_map(|back| Drawn::FreezeRefused { back }),
         3 => (any_sample(), back).prop_map(|(sample, back)| Drawn::Sampled { sample: Box::new(sample), back }),
         3 => (0..20_000u64).prop_map(|ms| Drawn::Wait(Duration::from_millis(ms))),
         3 => Just(Drawn::Due),
@@ -283,6 +289,8 @@ impl Witness {
             | Effect::Sample { run, .. }
             | Effect::Tripwire { run, .. }
             | Effect::Limits { run, .. }
+            | Effect::Freeze { run, .. }
+            | Effect::InquireFreeze { run, .. }
             | Effect::Rewatch(run)
             | Effect::Inquire(run) => {
                 prop_assert!(self.a_finished_run_is_left_alone(run.number), "{effect:?} of a run that is over");
@@ -326,7 +334,7 @@ fn what_can_never_come_has_a_deadline(state: &State) -> bool {
 
 fn nobody_waits_for_a_worker_that_does_nothing(state: &State) -> bool {
     let idle = match &state.phase {
-        Phase::Running { life, .. } => life.pending.is_none(),
+        Phase::Running { life, .. } => life.pending.is_none() && life.asked_of_freezer().is_none(),
         phase => matches!(phase, Phase::Resting(_) | Phase::Stuck { .. }),
     };
     !idle || state.owed() == 0
@@ -337,6 +345,7 @@ fn news_of_another_run(state: &State, event: &Event) -> bool {
         Event::Kernel(news) => news.run.number != state.last_run && news.kind != KernelEventKind::Removed,
         Event::Prepared { run, .. }
         | Event::KillRefused { run }
+        | Event::FreezeRefused { run, .. }
         | Event::Sampled { run, .. }
         | Event::StuckOn { run, .. } => *run != state.last_run,
         Event::Begin | Event::Operator { .. } | Event::Deadline => false,
@@ -362,7 +371,12 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
                 Ask::Stop { .. } | Ask::Kill { .. } => true,
                 Ask::Start { trigger: Cause::Operator } | Ask::Restart { .. } => false,
                 // The configuration is no person.
-                Ask::Start { .. } | Ask::Signal { .. } | Ask::Reset | Ask::Health { .. } | Ask::Update(_) => w.down,
+                Ask::Start { .. }
+                | Ask::Signal { .. }
+                | Ask::Freeze { .. }
+                | Ask::Reset
+                | Ask::Health { .. }
+                | Ask::Update(_) => w.down,
             };
         }
         let again = step(before.clone(), event.clone(), Turn { now, jitter: 0.3 });
@@ -394,6 +408,7 @@ fn live_through(mut state: State, drawn: Vec<Drawn>) -> Result<(), TestCaseError
             Drawn::News { kind, back } => Event::Kernel(Box::new(KernelEvent { run: run(back), kind: *kind })),
             Drawn::Prepared { result, back } => Event::Prepared { run: run(back).number, result: Box::new(result) },
             Drawn::KillRefused { back } => Event::KillRefused { run: run(back).number },
+            Drawn::FreezeRefused { back } => Event::FreezeRefused { run: run(back).number, why: "not so".into() },
             Drawn::Sampled { sample, back } => Event::Sampled { run: run(back).number, sample, periodic: back == 0 },
             Drawn::Wait(time) => {
                 now = now + time;
@@ -464,6 +479,7 @@ proptest! {
                     wish: None,
                     cause: (from > 8).then_some(ExitCause::Exited { code: 3 }),
                     ending,
+                    frozen: from == 1,
                 };
                 if from > 8 {
                     State::over(id, spec, &found, from == 10, now)

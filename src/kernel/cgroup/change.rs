@@ -164,8 +164,9 @@ impl<'d> Ice<'d> {
         if ours {
             dir.set_xattr(namespace, FROZEN_BY_US, b"1").map_err(|e| e.at(Stage::Limit))?;
             kill::freeze(dir).map_err(|e| e.at(Stage::Limit))?;
-            wait_frozen(dir).map_err(|e| e.at(Stage::Limit))?;
         }
+        // Somebody else's freeze may be on its way.
+        wait_frozen(dir).map_err(|e| e.at(Stage::Limit))?;
         Ok(ice)
     }
 

@@ -11,9 +11,11 @@ use crate::spec::types::Spec;
 /// Has its limits changed aside: freezing and reclaiming take as long as they take.
 pub(super) fn change_limits(inner: &Arc<Inner>, run: &RunId, spec: &Arc<Spec>, lifted: bool) {
     let (inner, run, spec) = (Arc::clone(inner), run.clone(), Arc::clone(spec));
+    inner.changes_limits(&run, true);
     tokio::task::spawn_blocking(move || {
         let gone = || StartError::refused(Stage::Limit, "its cgroup is gone");
         let set = inner.dir(&run).ok_or_else(gone).and_then(|dir| inner.change_limits(&run, &dir, &spec, lifted));
+        inner.changes_limits(&run, false);
         inner.tell(&run, KernelEventKind::LimitsSet(set));
     });
 }

@@ -9,12 +9,13 @@
 //! What decides is elsewhere: this module reads, writes and passes on. Every answer is a level that was read, never a
 //! notification that was counted. The table's lock is held for map operations only, never across a system call.
 //!
-//! * `table`: what is known of each run. `start`: how one begins; `living`, `tripwire`: what is changed while it lives; `end`:
-//!   what is read when it loses a process and when it ends; `janitor`: its directory removed.
+//! * `table`: what is known of each run. `start`: how one begins; `living`, `tripwire`, `freezer`: what is changed while it lives;
+//!   `end`: what is read when it loses a process and when it ends; `janitor`: its directory removed.
 //! * `places`: the directories that runs stand in. `scan`, `takeover`: what an earlier supervisor left. `pump`: all news.
 //!   `stuck`: what a process that survives SIGKILL waits in.
 
 mod end;
+mod freezer;
 mod gate;
 mod janitor;
 mod living;
@@ -181,10 +182,10 @@ impl HostKernel {
         self.inner.places.undeclare(slice)
     }
 
-    /// Whether the run is frozen now. One that cannot be read is not said to be.
+    /// Whether the run is frozen now, or being frozen, by whomever. One that cannot be read is not said to be.
     #[must_use]
     pub fn is_frozen(&self, run: &RunId) -> bool {
-        self.inner.dir(run).is_some_and(|dir| dir.frozen().unwrap_or(false))
+        self.inner.dir(run).is_some_and(|dir| freezer::is_frozen(&dir))
     }
 
     /// Has the keeper become one of the binary `file` once we have ended.
@@ -237,8 +238,8 @@ impl Kernel for HostKernel {
         start::launch(&self.inner, run, spec, way);
     }
 
-    fn signal(&self, run: &RunId, signal: i32, to: Target) -> Result<(), KernelError> {
-        if let Some(Err(e)) = self.inner.dir(run).map(|dir| signal::make_heard(&dir)) {
+    fn signal(&self, run: &RunId, signal: i32, to: Target, thaws: bool) -> Result<(), KernelError> {
+        if thaws && let Some(Err(e)) = self.inner.dir(run).map(|dir| signal::make_heard(&dir)) {
             tracing::warn!(%run, error = %chain(&e), "a frozen run cannot be thawed");
         }
         match to {
@@ -325,6 +326,10 @@ impl Kernel for HostKernel {
         living::change_limits(&self.inner, run, spec, lifted);
     }
 
+    fn freeze(&self, run: &RunId, frozen: bool) -> Result<(), KernelError> {
+        freezer::freeze(&self.inner, run, frozen)
+    }
+
     fn rewatch(&self, run: &RunId, spec: &Arc<Spec>) {
         living::rewatch(&self.inner, run, spec);
     }
@@ -339,6 +344,10 @@ impl Kernel for HostKernel {
 
     fn stuck_on(&self, run: &RunId) -> Option<String> {
         stuck::describe(&signal::processes_below(&*self.inner.dir(run)?).ok()?)
+    }
+
+    fn freeze_held_up(&self, run: &RunId, frozen: bool) -> Option<String> {
+        freezer::held_up(&self.inner, run, frozen)
     }
 
     fn note(&self, run: &RunId, now: Standing) -> Result<(), KernelError> {

@@ -131,7 +131,7 @@ impl Pump {
     fn look(&self, hint: Hint) {
         match hint {
             Hint::Changed(run, source) => self.inner.look_at_counters(&run, source),
-            Hint::PopulatedMaybe(run) => self.inner.look_whether_empty(&run),
+            Hint::Events(run) => self.inner.look_at_events(&run),
             Hint::Above(path) => self.look_above(&path),
             Hint::Removed(run) => self.inner.tell(&run, KernelEventKind::CgroupGone),
             Hint::Rescan => self.rescan(),
@@ -186,7 +186,16 @@ impl Inner {
         let draining = self.table().runs.get(run).is_some_and(|r| r.draining);
         if draining {
             self.look_whether_empty(run);
+        } else {
+            // By the pump alone: of two who read and tell, the one with the older reading could be the second to tell.
+            self.watches.look(run);
         }
+    }
+
+    /// A frozen run that ends is thawed for it, or killed: while it drains only its end is waited for.
+    fn look_at_events(&self, run: &RunId) {
+        let draining = self.table().runs.get(run).is_some_and(|r| r.draining);
+        if draining { self.look_whether_empty(run) } else { self.look_whether_frozen(run) }
     }
 
     fn look_at_counters(&self, run: &RunId, source: Source) {

@@ -1,4 +1,4 @@
-//! What keeps a killed run from ending: its processes, and where in the kernel each waits.
+//! What keeps a killed run from ending, or one from being frozen: its processes, and where in the kernel each waits.
 
 use procfs::process::{Process, Stat};
 
@@ -15,6 +15,13 @@ pub(super) fn describe(pids: &[i32]) -> Option<String> {
         named.push(format!("{} more", pids.len() - NAMED));
     }
     Some(named.join(", "))
+}
+
+/// Those of `pids` with a thread that cannot be interrupted, for they are what a freeze waits for; all, where there is none.
+pub(super) fn uninterruptible(pids: &[i32]) -> Vec<i32> {
+    let waits = |pid: &&i32| Process::new(**pid).is_ok_and(|it| threads(&it).any(|(_, stat)| stat.state == 'D'));
+    let waiting: Vec<i32> = pids.iter().filter(waits).copied().collect();
+    if waiting.is_empty() { pids.to_vec() } else { waiting }
 }
 
 fn one(pid: i32) -> Option<String> {

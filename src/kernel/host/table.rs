@@ -38,11 +38,33 @@ pub(super) struct Run {
     pub(super) draining: bool,
     /// Whether `memory.high` was last asked to be out of force.
     pub(super) lifted: bool,
+    pub(super) freezer: Freezer,
+}
+
+/// What is known of a run's freezer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Freezer {
+    /// Whether it was frozen when that was read last.
+    pub(super) frozen: bool,
+    /// Somebody asked for it to be frozen or thawed, and waits to be told how it is.
+    pub(super) owed: bool,
+    /// How many changes of its limits are under way, which freeze and thaw as they like.
+    pub(super) changes: u8,
 }
 
 impl Run {
     pub(super) fn new(dir: Arc<Dir>, place: Arc<Place>, note: Option<RunNote>, kills: Kills) -> Box<Self> {
-        Box::new(Self { dir, place, note, kills, ended: false, empty: false, draining: false, lifted: false })
+        Box::new(Self {
+            dir,
+            place,
+            note,
+            kills,
+            ended: false,
+            empty: false,
+            draining: false,
+            lifted: false,
+            freezer: Freezer::default(),
+        })
     }
 }
 

@@ -22,11 +22,12 @@ impl HostKernel {
         self.inner.scan()
     }
 
-    /// Takes over a run that an earlier supervisor started, to be watched as `spec` says. Its events come from now on.
+    /// Takes over a run that an earlier supervisor started, to be watched as `spec` says. Its events come from now on. Whether it
+    /// is frozen.
     ///
     /// # Errors
     /// Where its directory cannot be opened or read.
-    pub fn adopt(&self, note: RunNote, spec: &Spec) -> Result<(), DirError> {
+    pub fn adopt(&self, note: RunNote, spec: &Spec) -> Result<bool, DirError> {
         let place = self.inner.place_of(&note.run);
         let dir = Arc::new(place.dir.open_below(&note.run.to_string())?);
         self.inner.thaw_if_left(&note.run, &dir);
@@ -35,8 +36,11 @@ impl HostKernel {
         let run = note.run.clone();
         self.inner.watch(&run, &dir);
         self.inner.pressure.watch(&run, &dir, triggers(&spec.limits));
-        self.inner.table().runs.insert(run, Run::new(dir, place, Some(note), kills));
-        Ok(())
+        let frozen = self.inner.find_frozen(&run, &dir)?;
+        let mut known = Run::new(dir, place, Some(note), kills);
+        known.freezer.frozen = frozen;
+        self.inner.table().runs.insert(run, known);
+        Ok(frozen)
     }
 
     /// Looks for the main process of a run of this boot that the keeper knows nothing of. Before it is adopted.

@@ -22,7 +22,7 @@ use crate::{
 const FIRST_REST: Duration = Duration::from_secs(1);
 /// … up to this.
 const LONGEST_REST: Duration = Duration::from_secs(10);
-/// Where no watch is left for a run that drains, it is looked at this often, until it is empty.
+/// Where no watch is left for a run that drains or is frozen, it is looked at this often, until it is empty or thawed.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(super) struct State {
     resting: BinaryHeap<Reverse<(Mono, u64, Rest)>>,
     /// Tells equal deadlines apart in the order they were made.
     serial: u64,
+    /// Runs that somebody wants looked at, although nothing has fired.
+    pub(super) looks: Vec<RunId>,
 }
 
 #[derive(Debug)]
@@ -45,11 +47,16 @@ pub(super) struct Run {
     pub(super) dir: Arc<Dir>,
     pub(super) memory: File,
     pub(super) pids: File,
-    pub(super) drain: Drain,
+    pub(super) events: Events,
+    /// Its end is waited for.
+    pub(super) drains: bool,
+    /// It was asked to be frozen, and not to be thawed since.
+    pub(super) freezes: bool,
 }
 
+/// The eye on a run's `cgroup.events`: one for all that it says, because the kernel has one watch for a file.
 #[derive(Debug, Default)]
-pub(super) enum Drain {
+pub(super) enum Events {
     #[default]
     No,
     Watched(WatchDescriptor),
@@ -61,7 +68,7 @@ pub(super) enum Drain {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rest {
     Counter(RunId, Source),
-    Drain(RunId),
+    Events(RunId),
     Above(Arc<str>),
 }
 
@@ -77,7 +84,7 @@ pub(super) struct File {
 #[derive(Debug, Clone)]
 pub(super) enum Use {
     Counter(RunId, Source),
-    Drain(RunId),
+    Events(RunId),
     Parent,
     Above(Arc<str>),
 }
@@ -92,6 +99,7 @@ impl State {
             above: HashMap::new(),
             resting: BinaryHeap::new(),
             serial: 0,
+            looks: Vec::new(),
         }
     }
 
@@ -159,7 +167,7 @@ impl State {
         match rest {
             Rest::Counter(run, source) => self.file(run, *source),
             Rest::Above(name) => self.above.get_mut(name).map(|(_, file)| file),
-            Rest::Drain(_) => None,
+            Rest::Events(_) => None,
         }
     }
 
@@ -177,9 +185,28 @@ impl State {
         true
     }
 
+    /// Sets an eye on the run's `cgroup.events`, where there is none yet. Whether it is new.
+    pub(super) fn eye(&mut self, run: &RunId, dir: &Dir, now: Mono) -> Result<bool, WatchError> {
+        if self.runs.get(run).is_none_or(|known| !matches!(known.events, Events::No)) {
+            return Ok(false);
+        }
+        let eye = match self.add(dir, "cgroup.events", WatchMask::MODIFY, &run.to_string()) {
+            Ok(watch) => {
+                self.uses.insert(watch.clone(), Use::Events(run.clone()));
+                Events::Watched(watch)
+            }
+            Err(WatchError::NoneLeft { .. }) => Events::Looked(self.look_again(run, now)),
+            Err(e) => return Err(e),
+        };
+        if let Some(known) = self.runs.get_mut(run) {
+            known.events = eye;
+        }
+        Ok(true)
+    }
+
     pub(super) fn look_again(&mut self, run: &RunId, now: Mono) -> u64 {
         self.serial += 1;
-        self.resting.push(Reverse((now + LOOK_AGAIN, self.serial, Rest::Drain(run.clone()))));
+        self.resting.push(Reverse((now + LOOK_AGAIN, self.serial, Rest::Events(run.clone()))));
         self.serial
     }
 
@@ -199,14 +226,14 @@ impl State {
             && *at <= now
         {
             let Some(Reverse((_, serial, rest))) = self.resting.pop() else { return };
-            if let Rest::Drain(run) = &rest {
-                let looked = |r: &Run| matches!(r.drain, Drain::Looked(s) if s == serial);
+            if let Rest::Events(run) = &rest {
+                let looked = |r: &Run| matches!(r.events, Events::Looked(s) if s == serial);
                 if self.runs.get(run).is_some_and(looked) {
                     let next = self.look_again(run, now);
                     if let Some(known) = self.runs.get_mut(run) {
-                        known.drain = Drain::Looked(next);
+                        known.events = Events::Looked(next);
                     }
-                    ready.push_back(Hint::PopulatedMaybe(run.clone()));
+                    ready.push_back(Hint::Events(run.clone()));
                 }
                 continue;
             }
@@ -217,7 +244,7 @@ impl State {
             let (armed, hint) = match &rest {
                 Rest::Counter(run, source) => (self.arm(run, *source), Hint::Changed(run.clone(), *source)),
                 Rest::Above(name) => (self.arm_above(name), Hint::Above(Arc::clone(name))),
-                Rest::Drain(_) => continue,
+                Rest::Events(_) => continue,
             };
             if let Err(e) = armed {
                 tracing::warn!(error = %e, "a watch could not be set again; trying again later");
@@ -238,7 +265,7 @@ impl State {
         }
         match self.uses.get(&event.wd)? {
             Use::Counter(run, source) => Some(Hint::Changed(run.clone(), *source)),
-            Use::Drain(run) => Some(Hint::PopulatedMaybe(run.clone())),
+            Use::Events(run) => Some(Hint::Events(run.clone())),
             Use::Above(name) => Some(Hint::Above(Arc::clone(name))),
             Use::Parent => {
                 let run = RunId::from_dir_name(event.name.as_ref()?.to_str()?)?;

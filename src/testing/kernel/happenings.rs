@@ -65,9 +65,13 @@ impl FakeKernel {
             let id = id.clone();
             self.later(world, after, move |this, world| this.oom_kill(world, &id, what));
         }
+        if let Some((after, lasts)) = script.frozen_by_another {
+            let id = id.clone();
+            self.later(world, after, move |this, world| this.is_frozen_by_another(world, &id, lasts));
+        }
         if let Some((after, status)) = script.exits {
             let id = id.clone();
-            self.later(world, after, move |this, world| this.main_ends(world, &id, status));
+            self.later(world, after, move |this, world| this.main_would_end(world, &id, status));
         }
     }
 
@@ -89,7 +93,8 @@ impl FakeKernel {
 
     pub(super) fn is_throttled(&self, world: &mut World, id: &RunId, lasts: Duration) {
         let now = self.clock.now();
-        let Some(run) = world.runs.get_mut(id).filter(|run| run.populated()) else { return };
+        let works = |run: &&mut super::Run| run.populated() && !run.freezer.frozen;
+        let Some(run) = world.runs.get_mut(id).filter(works) else { return };
         run.throttled.0 = Some(now);
         world.tell(id, KernelEventKind::Pressed(Limit::CpuMax));
         let id = id.clone();
@@ -214,15 +219,20 @@ impl FakeKernel {
     }
 
     pub(super) fn react(&self, world: &mut World, id: &RunId, signal: i32) {
-        let Some(run) = world.runs.get(id) else { return };
+        let Some(run) = world.runs.get_mut(id) else { return };
+        if run.freezer.frozen && signal != SIGKILL {
+            return run.freezer.signals.push(signal);
+        }
         let (after, status) = match run.script.on_signal {
             _ if signal == SIGKILL => (run.script.dies_slowly, ExitStatus::Signaled { signal, core: false }),
             OnSignal::Dies(after) => (after, ExitStatus::Signaled { signal, core: false }),
             OnSignal::Exits(after, code) => (after, ExitStatus::Exited { code }),
             OnSignal::Ignores => return,
         };
-        let id = id.clone();
-        self.later(world, after, move |this, world| this.main_ends(world, &id, status));
+        let (id, killed) = (id.clone(), signal == SIGKILL);
+        self.later(world, after, move |this, world| {
+            if killed { this.main_ends(world, &id, status) } else { this.main_would_end(world, &id, status) }
+        });
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Adopted {
     pub cause: Option<ExitCause>,
     /// How it is being ended, where it is.
     pub ending: Option<Ending>,
+    /// Whether it is frozen, by whomever.
+    pub frozen: bool,
 }
 
 /// What a store remembers of a worker.
@@ -189,6 +191,7 @@ impl State {
             life.asked = Asked { stop, kill, policy };
             life.pending = restart.map(|(class, limit)| Pending { due: now, class, limit });
         }
+        life.freezer_says(found.frozen, now);
         (state, life)
     }
 

@@ -25,7 +25,7 @@ impl State {
             cause: self.cause.clone(),
             next_attempt: match &self.phase {
                 Phase::Waiting { due, .. } => Some(*due),
-                Phase::Running { life, .. } => life.pending.map(|pending| pending.due),
+                Phase::Running { life, .. } => life.pending_now().map(|pending| pending.due),
                 _ => None,
             },
             desired_up: self.wish == Wish::Up,
@@ -72,7 +72,9 @@ impl State {
     /// The worst of what can be said of a living run.
     fn readiness(&self, life: &Life) -> Readiness {
         let throttles = self.spec.limits.memory.high_policy == ViolationPolicy::Throttle && !life.lifted;
-        if self.breaker.any_open() {
+        if life.is_frozen() {
+            Readiness::Frozen
+        } else if self.breaker.any_open() {
             Readiness::Degraded
         } else if throttles && life.watch.open().any(|limit| limit == Limit::MemoryHigh) {
             Readiness::Throttled

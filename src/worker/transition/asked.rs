@@ -6,7 +6,7 @@ use crate::model::{Begun, EventKind, KilledBy, Target, Trigger};
 use crate::policy::decide::{self, Act, Order};
 
 use super::{Transition, breaker_open};
-use crate::worker::effect::Refusal;
+use crate::worker::effect::{Effect, Refusal};
 use crate::worker::event::{Ask, Ticket};
 use crate::worker::state::{After, Behalf, Body, Goal, Life, Main, Phase, Remains, Rest, Wish};
 
@@ -18,6 +18,8 @@ impl Transition<'_> {
             Ask::Restart { force: true, .. } => Some(("operator", "restart by force")),
             Ask::Signal { .. } => Some(("operator", "signal")),
             Ask::Reset => Some(("operator", "reset")),
+            Ask::Freeze { frozen: true } => Some(("operator", "freeze")),
+            Ask::Freeze { frozen: false } => Some(("operator", "thaw")),
             Ask::Start { .. } | Ask::Health { .. } | Ask::Update(_) => None,
             Ask::Stop { by } => Some((role(*by), "stop")),
             Ask::Kill { by } => Some((role(*by), "kill")),
@@ -40,7 +42,8 @@ impl Transition<'_> {
             }
             Ask::Signal { signal } => match self.s.main_process() {
                 Some(_) => {
-                    self.signal(signal, Target::Main);
+                    // A signal asks for nothing else: whoever has frozen it thaws it.
+                    self.out.push(Effect::Signal { run: self.s.run(), signal, to: Target::Main, thaws: false });
                     self.reply(ticket, Ok(()));
                 }
                 None => self.reply(ticket, Err(Refusal::NotRunning)),
@@ -53,6 +56,7 @@ impl Transition<'_> {
                 }
                 self.reply(ticket, Ok(()));
             }
+            Ask::Freeze { frozen } => self.freeze(frozen, ticket),
             Ask::Update(update) => self.update(*update, who, ticket),
             Ask::Health { run, report } => self.health(run, &report, ticket),
             Ask::Stop { by } => {

@@ -28,7 +28,11 @@ impl Transition<'_> {
             }
             KernelEventKind::CgroupGone => self.cgroup_gone(),
             KernelEventKind::Pressed(limit) => self.pressed(limit),
-            KernelEventKind::LimitsSet(result) => self.limits_set(result),
+            KernelEventKind::LimitsSet(result) => {
+                self.limits_set(result);
+                self.limits_have_changed();
+            }
+            KernelEventKind::Frozen(frozen) => self.freezer_says(frozen),
             KernelEventKind::Removed | KernelEventKind::LogDropped { .. } => {}
         }
     }
@@ -144,10 +148,11 @@ impl Transition<'_> {
         let (takes_all, rules, now) = (self.s.oom_takes_all(), self.s.rules(), self.now);
         let Some(life) = self.s.phase.life_mut() else { return Vec::new() };
         let grown = life.readings.read(counters, takes_all, now);
-        let findings = life.watch.counted(&rules, grown, now);
+        let own_time = life.own_time(now);
+        let findings = life.watch.counted(&rules, grown, own_time);
         // Behind a SIGKILL of ours it says nothing.
         if main_is_dying && life.asked.kill.is_none() && life.asked.stop.is_none_or(|(_, s)| s != SIGKILL) {
-            life.readings.doom(life.watch.explains_oom_kill(now));
+            life.readings.doom(life.watch.explains_oom_kill(own_time));
         }
         let own = life.watch.open().any(|limit| limit == Limit::MemoryMax);
         let kills = grown.hierarchical().map_or(0, |events| events.oom_kill);

@@ -118,12 +118,14 @@ impl Transition<'_> {
         let (spec, lifted) = (Arc::clone(&update.spec), life.lifted);
         self.out.push(Effect::Limits { run: self.s.run(), spec, lifted });
         self.s.changing = Some(Box::new(Changing { update, ticket }));
+        self.limits_change();
     }
 
     /// A run that was found alive is held to what is configured now.
     pub(super) fn hold_to_limits(&mut self) {
         let (spec, lifted) = (Arc::clone(&self.s.spec), self.s.phase.life().is_some_and(|life| life.lifted));
         self.out.push(Effect::Limits { run: self.s.run(), spec, lifted });
+        self.limits_change();
     }
 
     pub(super) fn limits_set(&mut self, result: Result<Vec<LimitSet>, StartError>) {

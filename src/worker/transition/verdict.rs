@@ -223,7 +223,7 @@ impl Transition<'_> {
     }
 
     pub(super) fn perform_pending(&mut self, life: Box<Life>, main: Main) {
-        match life.pending {
+        match life.pending_now() {
             Some(pending) if pending.due <= self.now => {
                 let policy = pending.limit.map_or(PolicyName::Health, Limit::policy);
                 self.terminate(life, main, Behalf::policy(policy), After::Policy, None);
@@ -259,6 +259,10 @@ impl Transition<'_> {
         };
         if run != self.s.last_run {
             return self.reply(ticket, Err(Refusal::NotRunning));
+        }
+        // What was asked of it before came too late for an answer.
+        if life.is_held() && matches!(report, HealthReport::Failed { .. }) {
+            return self.reply(ticket, Err(Refusal::NotNow("it is frozen".to_owned())));
         }
         let waits_for_readiness = self.s.spec.health.as_ref().is_some_and(|check| check.readiness.is_some());
         let healthy = match report {
@@ -356,8 +360,8 @@ impl Transition<'_> {
         if periodic {
             life.sample_at = interval.map(|interval| now + interval);
         }
-        if periodic || due(life.watch.deadline(&rules)) {
-            let wanted = if periodic { Wanted::ALL } else { life.watch.wanted(&rules, now) };
+        if periodic || due(life.watch_deadline(&rules)) {
+            let wanted = if periodic { Wanted::ALL } else { life.watch.wanted(&rules, life.own_time(now)) };
             self.out.push(Effect::Sample { run: self.s.run(), wanted, periodic });
         }
     }
@@ -366,7 +370,7 @@ impl Transition<'_> {
     pub(super) fn pressed(&mut self, limit: Limit) {
         let (rules, now) = (self.s.rules(), self.now);
         let Phase::Running { life, .. } = &mut self.s.phase else { return };
-        let findings = life.watch.pressed(&rules, limit, now);
+        let findings = life.watch.pressed(&rules, limit, life.own_time(now));
         let breaches = self.tell(findings, Counters::default());
         self.judge(breaches);
         self.look();
@@ -378,14 +382,19 @@ impl Transition<'_> {
         }
         let (rules, now) = (self.s.rules(), self.now);
         let Phase::Running { life, .. } = &mut self.s.phase else { return };
-        let findings = life.watch.sampled(&rules, sample, now);
+        if life.is_frozen() {
+            return;
+        }
+        let findings = life.watch.sampled(&rules, sample, life.own_time(now));
         let breaches = self.tell(findings, Counters::default());
         self.judge(breaches);
     }
 
     pub(super) fn stuck_on(&mut self, what: Box<str>) {
-        if let Phase::Stuck { life, .. } = &mut self.s.phase {
-            life.stuck_on = Some(what);
+        match &mut self.s.phase {
+            Phase::Stuck { life, .. } => life.stuck_on = Some(what),
+            Phase::Running { life, .. } if life.asked_of_freezer().is_some() => life.stuck_on = Some(what),
+            _ => {}
         }
     }
 
