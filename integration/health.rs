@@ -385,6 +385,12 @@ impl Patient for Puppet {
         false
     }
 
+    async fn freezes(&self, _: u32) {
+        std::future::pending().await
+    }
+
+    async fn thaws(&self, _: u32) {}
+
     async fn report(&self, number: u32, report: HealthReport) -> HealthVerdict {
         drop(self.reports.send((number, report)));
         HealthVerdict::Muted

@@ -346,6 +346,25 @@ fn a_disk_writer_gets_its_rate() {
 }
 
 #[test]
+fn what_cannot_be_frozen_is_named_and_nothing_else_waits_for_it() {
+    let case = Case::with_limits(true);
+    let disk = Disk::new(&case);
+    let dir = disk.dir.to_str().unwrap();
+    let mut up = Up::start(&case, &misbehaving("writer", &["write-disk", dir], &[]));
+    let main = up.started("writer", 1);
+    let frozen = disk.freeze();
+    wait_until("it is in uninterruptible sleep", || main.status("State").starts_with('D').then_some(()));
+    let ran = finish(case.pinfold("freeze").args(["writer", "--timeout", "3s"]));
+    let named = format!("it is running (ready), and goes on; not frozen yet: pid {} (misbehave) D in ", main.pid);
+    assert!(ran.code == Some(7) && ran.stderr.contains(&named), "{ran:?}");
+    assert!(case.ask("status", &["writer"]).stdout.contains("not frozen yet: pid "));
+    drop(frozen);
+    up.state("writer", State::Running, "frozen");
+    assert!(main.alive());
+    up.stop();
+}
+
+#[test]
 fn what_cannot_be_killed_is_never_called_stopped() {
     let case = Case::with_limits(true);
     let disk = Disk::new(&case);

@@ -165,6 +165,8 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
             say(&ask(&Verb::Signal(args.signal.clone()), &args.whom, args.output, &to_supervisor()?)?)
         }
         Command::Reset(args) => say(&ask(&Verb::Reset, &args.whom, args.output, &to_supervisor()?)?),
+        Command::Freeze(args) => say(&ask(&Verb::Freeze, &args.whom, args.output, &to_supervisor()?)?),
+        Command::Thaw(args) => say(&ask(&Verb::Thaw, &args.whom, args.output, &to_supervisor()?)?),
         Command::Plan(args) => say(&govern::plan(args, &to_supervisor()?)?),
         Command::Reload(args) => say(&govern::reload(args, &to_supervisor()?)?),
         Command::Scale(args) => say(&govern::scale(args, &to_supervisor()?)?),

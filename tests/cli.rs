@@ -46,8 +46,8 @@ fn the_help_names_every_command_and_flag() {
 fn the_help_of_what_talks_to_a_supervisor() {
     let dir = dir_with(&[]);
     let commands = [
-        "ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "why", "events", "history",
-        "logs", "reexec",
+        "ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "freeze", "thaw", "why",
+        "events", "history", "logs", "reexec",
     ];
     insta::assert_snapshot!(commands.map(|command| session(&[command, "-h"], dir.path())).join("\n"));
 }
@@ -69,6 +69,8 @@ fn without_a_supervisor_there_is_one_sentence_and_one_code() {
         &["kill", "a"],
         &["signal", "HUP", "a"],
         &["reset", "a"],
+        &["freeze", "a"],
+        &["thaw", "a"],
         &["why", "a"],
         &["logs", "a"],
         &["reexec"],

@@ -52,6 +52,39 @@ fn limits_grow_and_shrink_while_the_processes_go_on_and_a_shrink_below_the_use_i
 }
 
 #[test]
+fn a_frozen_worker_stays_frozen_while_its_memory_shrinks_and_one_that_is_frozen_meanwhile_does_so_too() {
+    let case = Case::with_limits(false);
+    let mut up = Up::start(&case, &hog(&case, 64, "512MiB"));
+    let main = up.started("hog", 1);
+    holds(&case);
+    case.ask("freeze", &["hog"]);
+    let frozen =
+        |case: &Case| (file(case, "cgroup.freeze"), tree::field(&case.run_dir("hog", 1), "cgroup.events", "frozen"));
+    assert_eq!(set(&case, &["memory.max_rss=256MiB"]).code, Some(0));
+    assert_eq!(file(&case, "memory.max"), (256 * MIB).to_string());
+    assert_eq!(frozen(&case), ("1".into(), 1));
+    // Refused, after all that could be was reclaimed: it is as frozen as before.
+    assert_eq!(set(&case, &["memory.max_rss=16MiB"]).code, Some(1));
+    assert_eq!((frozen(&case), file(&case, "memory.max")), (("1".into(), 1), (256 * MIB).to_string()));
+    case.ask("thaw", &["hog"]);
+    assert_eq!(frozen(&case), ("0".into(), 0));
+
+    // The one that freezes it for two seconds, in vain, thaws it: the other comes after that.
+    let mut shrinks = case.pinfold("set").args(["hog", "memory.max_rss=16MiB"]).spawn().unwrap();
+    wait_until("it is frozen for its limits", || (file(&case, "cgroup.freeze") == "1").then_some(()));
+    case.ask("freeze", &["hog"]);
+    assert_eq!(shrinks.wait().unwrap().code(), Some(1));
+    assert_eq!(frozen(&case), ("1".into(), 1));
+    assert_eq!(
+        up.states("hog").iter().filter(|state| *state == "running(frozen)").count(),
+        2,
+        "not by a change of limits"
+    );
+    assert!(main.alive());
+    up.stop();
+}
+
+#[test]
 fn a_reload_changes_limits_in_place_or_says_why_not() {
     let case = Case::with_limits(false);
     let mut up = Up::start(&case, &hog(&case, 64, "256MiB"));

@@ -389,6 +389,14 @@ pub(super) async fn reset(State(api): State<Api>, asker: Asker, Name(name): Name
     api.ask(&name, Verb::Reset, &ask, &asker).await
 }
 
+pub(super) async fn freeze(State(api): State<Api>, asker: Asker, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Freeze, &ask, &asker).await
+}
+
+pub(super) async fn thaw(State(api): State<Api>, asker: Asker, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
+    api.ask(&name, Verb::Thaw, &ask, &asker).await
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verb {
     Start,
@@ -397,6 +405,8 @@ enum Verb {
     Kill,
     Signal,
     Reset,
+    Freeze,
+    Thaw,
 }
 
 impl Verb {
@@ -415,6 +425,8 @@ impl Verb {
             Self::Restart => Action::Restart { force: ask.force },
             Self::Kill => Action::Kill,
             Self::Reset => Action::Reset,
+            Self::Freeze => Action::Freeze,
+            Self::Thaw => Action::Thaw,
             Self::Signal => {
                 let typed = ask.signal.as_deref().ok_or_else(|| bad("signal: which one is to be said".to_owned()))?;
                 let known = crate::spec::signal(typed);

@@ -219,6 +219,36 @@ async fn a_worker_is_started_stopped_restarted_signalled_reset_and_killed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_is_frozen_and_thawed_and_what_does_not_run_is_refused() {
+    let door = Door::new(&["a"]);
+    for verb in ["freeze", "thaw"] {
+        let (status, value) = door.post(&format!("/v1/workers/a/{verb}"), json!({})).await;
+        assert_eq!((status.as_u16(), &value["code"]), (409, &json!("not_running")), "{value}");
+    }
+    door.script("a", Script { freezes_slowly: Duration::from_secs(5), ..Script::default() });
+    door.post("/v1/workers/a/start", json!({})).await;
+    let (status, value) = door.post("/v1/workers/a/freeze", json!({"timeout": "1s"})).await;
+    assert_eq!((status.as_u16(), &value["code"]), (504, &json!("timed_out")));
+    let error =
+        "not done in time: it is running (ready), and goes on; not frozen yet: pid 300 (fake) D in folio_wait_bit";
+    assert_eq!(value["results"][0]["error"], error);
+    let (_, value) = door.post("/v1/workers/a/freeze", json!({"wait": false})).await;
+    assert_eq!(value["results"][0]["outcome"], "accepted");
+    for _ in 0..2 {
+        let (status, value) = door.post_raw("/v1/workers/a/freeze", "").await;
+        let result = &value["results"][0];
+        let told = (status.as_u16(), &result["outcome"], &result["state"], &result["detail"], &result["run"]);
+        assert_eq!(told, (200, &json!("done"), &json!("running"), &json!("frozen"), &json!(1)));
+    }
+    for _ in 0..2 {
+        let (status, value) = door.post_raw("/v1/workers/a/thaw", "").await;
+        assert_eq!((status.as_u16(), &value["results"][0]["detail"]), (200, &json!("ready")));
+    }
+    let (status, _) = door.post("/v1/workers/a/freeze", json!({"force": true})).await;
+    assert_eq!(status.as_u16(), 400, "force is a restart's");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_asked_is_recorded_with_the_peer_it_came_from() {
     let mut door = Door::new(&["a"]);
     door.post("/v1/workers/a/start", json!({})).await;

@@ -61,6 +61,8 @@ pub(super) fn routes() -> Vec<Route> {
             .lacks(&["force"])
             .needs(&["signal"]),
         verb("/v1/workers/{pattern}/reset", at::reset, "Close restart breakers").may(STARTED),
+        verb("/v1/workers/{pattern}/freeze", at::freeze, "Have every process of workers stand still"),
+        verb("/v1/workers/{pattern}/thaw", at::thaw, "Have frozen workers go on"),
         put("/v1/workers/{name}/instances", at::scale, "Make it so many instances")
             .takes::<Instances>()
             .gives::<Results>()

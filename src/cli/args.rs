@@ -60,6 +60,10 @@ pub enum Command {
     Signal(Signal),
     /// Close the restart breakers of workers; what an open one held down begins to start
     Reset(Ask),
+    /// Have every process of workers stand still where it is, until they are thawed; done when all of them do
+    Freeze(Ask),
+    /// Have frozen workers go on, by whomever they were frozen
+    Thaw(Ask),
     /// Say what a reload would do, and do nothing
     Plan(Plan),
     /// Read the config anew and bring every worker in line with it; what has not changed is not touched
@@ -172,6 +176,7 @@ impl Cli {
             Command::Logs(args) => &args.globals,
             Command::Count(args) => &args.globals,
             Command::Start(args) | Command::Stop(args) | Command::Kill(args) | Command::Reset(args) => &args.globals,
+            Command::Freeze(args) | Command::Thaw(args) => &args.globals,
             Command::Restart(args) => &args.globals,
             Command::Signal(args) => &args.globals,
             Command::Events(args) => &args.globals,

@@ -1,4 +1,4 @@
-//! `start`, `stop`, `restart`, `kill`, `signal` and `reset`: what is asked of workers.
+//! `start`, `stop`, `restart`, `kill`, `signal`, `reset`, `freeze` and `thaw`: what is asked of workers.
 
 use super::args::{Format, FormatArg, Whom};
 use super::client::{Client, encoded};
@@ -26,6 +26,10 @@ pub enum Verb {
     Signal(String),
     /// To close the restart breaker.
     Reset,
+    /// To stand still.
+    Freeze,
+    /// To go on.
+    Thaw,
 }
 
 impl Verb {
@@ -37,6 +41,8 @@ impl Verb {
             Self::Kill => "kill",
             Self::Signal(_) => "signal",
             Self::Reset => "reset",
+            Self::Freeze => "freeze",
+            Self::Thaw => "thaw",
         }
     }
 }

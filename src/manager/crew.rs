@@ -249,6 +249,23 @@ impl Manager {
         self.all_do(pattern, Action::Kill).await
     }
 
+    /// Has every process of those that `pattern` means stand still. Done when all of them do, also where they did already. It is for
+    /// the present run: a stop is heard all the same, and the next run is not frozen.
+    ///
+    /// # Errors
+    /// [`ManagerError`]: [`Refusal::NotRunning`](super::handle::Refusal::NotRunning) for one that does not run.
+    pub async fn freeze(&self, pattern: &str) -> Result<(), ManagerError> {
+        self.all_do(pattern, Action::Freeze).await
+    }
+
+    /// Has them go on, by whomever they were frozen.
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze).
+    pub async fn thaw(&self, pattern: &str) -> Result<(), ManagerError> {
+        self.all_do(pattern, Action::Thaw).await
+    }
+
     /// The environment below each worker's own. It reaches a worker at its next run.
     ///
     /// # Errors

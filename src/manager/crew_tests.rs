@@ -1,7 +1,7 @@
 //! In the terms of the package that users come from: `web-server`, of which there are three, and what is done to them.
 
 use super::*;
-use crate::model::{Detail, Mono, Stage, StartError, StoppedDetail};
+use crate::model::{Detail, Mono, Readiness, Stage, StartError, StoppedDetail};
 use crate::spec::types::{Limits, Pids};
 use crate::testing::{Bench, Launch, OnSignal, Script, wait_for};
 
@@ -214,6 +214,21 @@ async fn remove_of_a_running_worker_says_stop_first() {
     manager.remove("web-server-1").await.unwrap();
     assert!(matches!(manager.status("web-server-1"), Err(ManagerError::NoMatch(_))));
     manager.start(id("web-server-1"), nginx()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn freeze_and_thaw_are_for_what_runs() {
+    let bench = Bench::new(1);
+    let manager = three(&bench).await;
+    manager.freeze("web-server*").await.unwrap();
+    let details =
+        || manager.status_all("web-server*").unwrap().into_iter().map(|status| status.detail).collect::<Vec<_>>();
+    assert_eq!(details(), [Detail::Running(Readiness::Frozen); 3]);
+    manager.thaw("web-server*").await.unwrap();
+    assert_eq!(details(), [Detail::Running(Readiness::Ready); 3]);
+    manager.stop("web-server-1", None).await.unwrap();
+    let refused = manager.freeze("web-server-1").await;
+    assert_eq!(refused, Err(ManagerError::Refused { worker: id("web-server-1"), why: Refusal::NotRunning }));
 }
 
 #[tokio::test(start_paused = true)]

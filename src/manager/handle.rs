@@ -115,6 +115,10 @@ pub enum Action {
     Signal(i32),
     /// To close the restart breaker.
     Reset,
+    /// That the present run stands still.
+    Freeze,
+    /// That it goes on.
+    Thaw,
 }
 
 /// Why nobody was asked.
@@ -310,6 +314,8 @@ impl Action {
             Self::Kill => worker.kill(KilledBy::Operator),
             Self::Signal(signal) => worker.signal(signal),
             Self::Reset => worker.reset(),
+            Self::Freeze => worker.freeze(true),
+            Self::Thaw => worker.freeze(false),
         }
     }
 }

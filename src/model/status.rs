@@ -115,7 +115,8 @@ pub struct WorkerStatus {
     pub down_by: Option<KilledBy>,
     /// Whose policy it was, where it is down by one.
     pub down_policy: Option<PolicyName>,
-    /// What keeps it from ending, while it is `stopping(unkillable)`: its processes and what they wait for in the kernel.
+    /// What keeps it from ending, while it is `stopping(unkillable)`: its processes and what they wait for in the kernel. While it
+    /// runs, what keeps it from being frozen or thawed as was asked for.
     pub stuck_on: Option<String>,
     /// The number of the spec it should run by: each change of its configuration has a higher one.
     pub desired_generation: u64,

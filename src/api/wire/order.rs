@@ -12,7 +12,7 @@ use crate::model::{self, Detail, State, WorkerId, WorkerStatus};
 /// A length of time, as far as a regular expression can tell.
 const DURATION: &str = "^(0|([0-9]{1,4}(ms|s|m|h))+)$";
 
-/// The body of `POST /v1/workers/{pattern}/{start|stop|restart|kill|signal|reset}`. None at all is the default.
+/// The body of `POST /v1/workers/{pattern}/{start|stop|restart|kill|signal|reset|freeze|thaw}`. None at all is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ask {
@@ -149,7 +149,8 @@ impl Settled {
             Outcome::Done => (Word::Done, None, None),
             Outcome::Accepted => (Word::Accepted, None, None),
             Outcome::TimedOut => {
-                let so_far = format!("not done in time: it is {}, and goes on", said(&status));
+                let held_up = status.stuck_on.as_ref().map(|what| format!("; {what}")).unwrap_or_default();
+                let so_far = format!("not done in time: it is {}, and goes on{held_up}", said(&status));
                 (Word::Failed, Some(Code::TimedOut), Some(so_far))
             }
             Outcome::Refused(why) => (Word::Failed, Some(Code::of(why)), Some(model::chain(why))),

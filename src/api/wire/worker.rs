@@ -70,7 +70,7 @@ pub struct Worker {
     /// Whose policy it was, where it is down by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub down_policy: Option<PolicyName>,
-    /// What keeps it from ending, while it is `stopping(unkillable)`.
+    /// What keeps it from ending, while it is `stopping(unkillable)`; while it runs, from being frozen or thawed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stuck_on: Option<String>,
     /// The number of the spec it should run by: each change of its configuration has a higher one.

@@ -66,7 +66,7 @@ pub struct Whom {
     pub no_wait: bool,
 }
 
-/// `pinfold start`, `stop`, `kill` and `reset`.
+/// `pinfold start`, `stop`, `kill`, `reset`, `freeze` and `thaw`.
 #[derive(Debug, Args)]
 pub struct Ask {
     /// Whom.

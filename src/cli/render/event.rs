@@ -8,8 +8,8 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::reader::Tone;
 use super::words::{cause_sentence, duration, inert};
 use crate::model::{
-    BreakerState, Decision, Detail, Event, EventKind, ExitCause, KilledBy, State, StoppingDetail, Trigger, Verdict,
-    WorkerId,
+    BreakerState, Decision, Detail, Event, EventKind, ExitCause, KilledBy, Readiness, State, StoppingDetail, Trigger,
+    Verdict, WorkerId,
 };
 use crate::spec::types::{Spec, Worker};
 
@@ -68,7 +68,7 @@ impl EventLines {
 
     fn message(&self, event: &Event) -> Option<(Tone, String)> {
         Some(match &event.kind {
-            EventKind::State { state, detail } => return stage_of_a_stop(*state, *detail),
+            EventKind::State { state, detail } => return stage(*state, *detail),
             EventKind::Started { pid } => (Tone::Good, format!("started (pid {pid})")),
             EventKind::Exited { cause, confidence, evidence } => {
                 let spec = event.worker.as_ref().and_then(|id| self.specs.get(id));
@@ -130,7 +130,10 @@ pub fn json_line(event: &Event) -> Result<Vec<u8>, serde_json::Error> {
 }
 
 /// Only what no other event tells: starts, ends and restarts have their own lines.
-fn stage_of_a_stop(state: State, detail: Detail) -> Option<(Tone, String)> {
+fn stage(state: State, detail: Detail) -> Option<(Tone, String)> {
+    if detail == Detail::Running(Readiness::Frozen) {
+        return Some((Tone::Warn, "frozen: every process of it stands still".into()));
+    }
     let (State::Stopping, Detail::Stopping(detail)) = (state, detail) else { return None };
     Some(match detail {
         StoppingDetail::Term => (Tone::Plain, "stopping".into()),

@@ -6,7 +6,7 @@ use super::reader::{Reader, Tone, state_words};
 use super::words::{brief, duration, inert, size, text};
 use super::workers::next;
 use crate::api::wire::{Breaker, Worker};
-use crate::model::{BreakerState, KilledBy, PolicyName};
+use crate::model::{BreakerState, Detail, KilledBy, PolicyName, Readiness};
 
 /// A head line, and a line for each thing that there is to say, each with its end.
 #[must_use]
@@ -37,6 +37,9 @@ fn facts(worker: &Worker) -> Vec<(&'static str, String)> {
     }
     facts.extend(worker.cause.as_ref().map(|cause| ("last end", inert(&cause.to_string()).into_owned())));
     facts.extend(next(worker).map(|due| ("next try", format!("in {}", brief(due)))));
+    if worker.detail == Detail::Running(Readiness::Frozen) {
+        facts.push(("frozen", format!("every process stands still; pinfold thaw {} lets it go on", worker.id)));
+    }
     facts.extend(worker.stuck_on.as_ref().map(|what| ("stuck on", inert(what).into_owned())));
     facts
 }
