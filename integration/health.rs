@@ -386,7 +386,7 @@ impl Patient for Puppet {
     }
 
     async fn freezes(&self, _: u32) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn thaws(&self, _: u32) {}

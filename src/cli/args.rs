@@ -175,8 +175,12 @@ impl Cli {
             Command::Status(args) | Command::Why(args) => &args.globals,
             Command::Logs(args) => &args.globals,
             Command::Count(args) => &args.globals,
-            Command::Start(args) | Command::Stop(args) | Command::Kill(args) | Command::Reset(args) => &args.globals,
-            Command::Freeze(args) | Command::Thaw(args) => &args.globals,
+            Command::Start(args)
+            | Command::Stop(args)
+            | Command::Kill(args)
+            | Command::Reset(args)
+            | Command::Freeze(args)
+            | Command::Thaw(args) => &args.globals,
             Command::Restart(args) => &args.globals,
             Command::Signal(args) => &args.globals,
             Command::Events(args) => &args.globals,

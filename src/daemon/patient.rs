@@ -52,7 +52,7 @@ impl Patient for Attended {
         let frozen = |status: &WorkerStatus| status.run == number && is_frozen(status);
         if self.worker.wait_for(frozen).await.is_err() {
             // An actor that has ended freezes nobody.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
