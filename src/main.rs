@@ -11,7 +11,7 @@ use pinfold::{
         args::{Cli, Command},
         ask::{Verb, ask},
         client::Client,
-        completion, doctor, events,
+        completion, doctor, down, events,
         exit::{Exit, Failure, chain},
         govern, logs, look, man,
         paths::{self, Who},
@@ -22,7 +22,7 @@ use pinfold::{
         schema, validate, version,
     },
     clock,
-    daemon::{reexec, supervisor, up},
+    daemon::{detach, reexec, supervisor, up},
     keeper::{self, role, setup},
     kernel::{place::scope, signals},
     logger,
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Some(setup::ROLE) => keeper::main::main(),
         Some(role::LOGGER) => logger::main::main(),
         Some(role::SUPERVISOR) => report(supervise()),
+        Some(detach::ROLE) => report(detach::child_main()),
         Some(reexec::ROLE) => reexec::child_main(&std::env::args_os().skip(2).collect::<Vec<_>>()),
         Some(scope::ROLE) => scope::child_main(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => {
@@ -127,10 +128,12 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
     let who = Who { root, cwd: &cwd, var: &|name| std::env::var_os(name) };
     let to_supervisor = || Client::new(&globals, &who);
     match &cli.command {
-        Command::Up(args) => match up::up(args, &globals) {
+        Command::Up(args) if args.detach => say(&detach::up(args, &globals, &to_supervisor()?)?),
+        Command::Up(args) => match up::up(args, &globals, None) {
             Err(failure) => Err(failure),
             Ok(never) => match never {},
         },
+        Command::Down(args) => say(&down::down(args, &to_supervisor()?)?),
         Command::Run(args) => run::run(args, paths::cgroup_root(&globals, &who).as_deref()),
         Command::Validate(args) => {
             let source = paths::config(&globals, &args.files, &who).map_err(|err| Failure::Usage(err.to_string()))?;

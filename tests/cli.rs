@@ -47,7 +47,7 @@ fn the_help_of_what_talks_to_a_supervisor() {
     let dir = dir_with(&[]);
     let commands = [
         "ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "freeze", "thaw", "why",
-        "events", "history", "logs", "reexec",
+        "events", "history", "logs", "reexec", "down",
     ];
     insta::assert_snapshot!(commands.map(|command| session(&[command, "-h"], dir.path())).join("\n"));
 }
@@ -74,6 +74,8 @@ fn without_a_supervisor_there_is_one_sentence_and_one_code() {
         &["why", "a"],
         &["logs", "a"],
         &["reexec"],
+        &["down"],
+        &["down", "--no-wait"],
     ];
     for args in lines {
         let args = [args, &["--socket", "none.sock"]].concat();
@@ -113,6 +115,9 @@ fn what_is_asked_wrongly_is_usage_and_asks_nobody() {
         &["stop", "a", "--timeout", "soon"],
         &["stop", "a", "--timeout", "1s", "--no-wait"],
         &["stop", "a", "--force"],
+        &["down", "--timeout", "soon"],
+        &["down", "--timeout", "1s", "--no-wait"],
+        &["down", "web"],
         &["ps", "a", "b"],
         &["ps", "-q", "-o", "json"],
         &["status"],

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
                 logger_leaf: leaf("logger"),
                 logger,
                 state: None,
+                waiter: None,
                 keep: Vec::new(),
             };
             eprintln!("testbed: {}", setup.become_keeper());

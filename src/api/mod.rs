@@ -12,7 +12,7 @@
 //!  routes  what they do ── extract  what a request brings ── wait  for something new
 //!  events  the stream ── filter  who wants which of it
 //!  logs    a worker's output, on a thread for each reader ── patience  how long a reader may take
-//!  govern  who changes what is configured
+//!  govern  who changes what is configured ── reexec, shutdown  the supervisor's own end
 //!  wire    every shape ── problem  every error ── moment  every date ── usage  what running workers use
 //! ```
 //!
@@ -36,6 +36,7 @@ mod problem;
 mod reexec;
 mod routes;
 mod serve;
+mod shutdown;
 pub mod socket;
 mod table;
 mod usage;
@@ -50,4 +51,5 @@ pub use peer::{Peer, Role};
 pub use reexec::{Upgrades, Wish};
 pub use routes::{Api, Told};
 pub use serve::{Bounds, Server};
+pub use shutdown::Shutdowns;
 pub use usage::Meter;

@@ -28,6 +28,7 @@ use super::moment::{Calendar, Moment};
 use super::once::Memory;
 use super::peer::Peer;
 use super::reexec::Upgrades;
+use super::shutdown::Shutdowns;
 use super::table;
 use super::usage::{self, Meter};
 use super::wait::Wait;
@@ -49,6 +50,7 @@ const PIECE: usize = 64;
 pub struct Api {
     inner: Arc<Inner>,
     governor: Option<Arc<dyn Governor>>,
+    shutdowns: Option<Shutdowns>,
 }
 
 struct Inner {
@@ -107,7 +109,7 @@ impl Api {
             memory: Memory::new(clock),
             upgrades: None,
         };
-        Self { inner: Arc::new(inner), governor: None }
+        Self { inner: Arc::new(inner), governor: None, shutdowns: None }
     }
 
     /// The same, where what is configured can be changed through `governor`.
@@ -140,6 +142,16 @@ impl Api {
             inner.upgrades = Some(upgrades);
         }
         self
+    }
+
+    /// The same, and it can be ended by `shutdowns`.
+    #[must_use]
+    pub fn with_shutdowns(self, shutdowns: Shutdowns) -> Self {
+        Self { shutdowns: Some(shutdowns), ..self }
+    }
+
+    pub(super) fn shutdowns(&self) -> Option<&Shutdowns> {
+        self.shutdowns.as_ref()
     }
 
     pub(super) fn upgrades(&self) -> Option<&Upgrades> {
@@ -314,6 +326,7 @@ pub(super) async fn health(State(api): State<Api>) -> Json<Health> {
         status: status.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        keeper: rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs()),
         uptime_ms: calendar.now().since_ms(*began),
         workers: all.len(),
         running,
@@ -363,7 +376,7 @@ pub(super) async fn history(State(api): State<Api>, Params(past): Params<Past>) 
     Ok(Json(History { worker, runs: runs.into_iter().map(PastRun::from).collect() }))
 }
 
-type Answered = Result<Json<Results>, Problem>;
+pub(super) type Answered = Result<Json<Results>, Problem>;
 
 pub(super) async fn start(State(api): State<Api>, asker: Asker, Name(name): Name, Body(ask): Body<Ask>) -> Answered {
     api.ask(&name, Verb::Start, &ask, &asker).await
@@ -481,7 +494,7 @@ pub(super) async fn set_limits(
     settled(&api.governor()?.set(name, ask, asker.to_string()).await?)
 }
 
-fn settled(told: &[(Arc<Member>, Outcome)]) -> Answered {
+pub(super) fn settled(told: &[(Arc<Member>, Outcome)]) -> Answered {
     let results: Vec<Settled> = told.iter().map(|(member, outcome)| Settled::new(member, outcome)).collect();
     match Problem::of(&results) {
         None => Ok(Json(Results { results })),

@@ -16,9 +16,10 @@ use super::logs::{self, logs};
 use super::openapi::document;
 use super::peer::Role;
 use super::reexec::reexec;
+use super::shutdown::shutdown;
 use super::routes::{self as at, Api};
 use super::wire::{
-    Ask, Code, EventLine, Health, History, Instances, LogLine, Plan, Reexec, Reloaded, Results, SetLimits, Why,
+    Ask, Code, EventLine, Health, History, Instances, LogLine, Plan, Reexec, Reloaded, Results, SetLimits, Shutdown, Why,
 };
 use super::wire::{Worker, Workers};
 
@@ -101,6 +102,12 @@ pub(super) fn routes() -> Vec<Route> {
             .takes::<at::Nothing>()
             .gives::<Reexec>()
             .may(&[Code::NotNow, Code::GoingDown]),
+        post("/v1/shutdown", shutdown, "Stop every worker, then end the supervisor")
+            .only(Role::Admin)
+            .takes::<Shutdown>()
+            .gives::<Results>()
+            .may(ASKED)
+            .may(&[Code::GoingDown]),
         get("/v1/health", at::health, "How pinfold itself does").gives::<Health>(),
         get("/openapi.json", document, "This document").streams(&[("application/json", None)]),
     ]

@@ -13,7 +13,7 @@ mod stream;
 mod worker;
 
 pub use health::{Health, StoreHealth};
-pub use order::{Ask, Carried, Instances, Reexec, Reloaded, Results, SetLimits, Settled, Word};
+pub use order::{Ask, Carried, Instances, Reexec, Reloaded, Results, SetLimits, Settled, Shutdown, Word};
 pub use problem::{Code, Problem, Wrong};
 pub use runs::{History, Limits, LogLine, PastRun, Why};
 pub use stream::{EventLine, Marker, MarkerWord, Placed};

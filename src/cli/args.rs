@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use asking::{Ask, Count, Events, History, Logs, Named, Plan, Ps, Reexec, Restart, Scale, Set, Signal, Whom};
+pub use asking::{Ask, Count, Down, Events, History, Logs, Named, Plan, Ps, Reexec, Restart, Scale, Set, Signal, Whom};
 pub use own::{Doctor, OnTerm, Run, Schema, Up, Validate, Version};
 pub use shell::{Completion, Man};
 
@@ -38,8 +38,10 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the supervisor in the foreground and start what the config declares
+    /// Run the supervisor, in the foreground or with -d in the background, and start what the config declares
     Up(Up),
+    /// Stop every worker, then the supervisor, and wait until it is gone
+    Down(Down),
     /// Run one command in its own cgroup, without a supervisor; exit with its code
     Run(Box<Run>),
     /// List workers: what they do, what they use, what comes next
@@ -170,6 +172,7 @@ impl Cli {
     pub fn globals(&self) -> Globals {
         let behind = match &self.command {
             Command::Up(args) => &args.globals,
+            Command::Down(args) => &args.globals,
             Command::Run(args) => &args.globals,
             Command::Ps(args) => &args.globals,
             Command::Status(args) | Command::Why(args) => &args.globals,

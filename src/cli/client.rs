@@ -12,6 +12,7 @@ use hyper::client::conn::http1;
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
@@ -55,6 +56,17 @@ impl Client {
     #[must_use]
     pub fn within(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// The process that listens, by its number here; `None` where it cannot be seen from here (another pid namespace).
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn listener(&self) -> Result<Option<i32>, Failure> {
+        let stream = std::os::unix::net::UnixStream::connect(&self.socket).map_err(|e| self.no_connection(e))?;
+        let credentials = getsockopt(&stream, PeerCredentials);
+        let credentials = credentials.map_err(|e| Failure::failed("cannot tell who listens", io::Error::from(e)))?;
+        Ok(Some(credentials.pid()).filter(|pid| *pid > 0))
     }
 
     /// Reads what is under `path`.

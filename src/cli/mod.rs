@@ -9,6 +9,7 @@ pub mod ask;
 pub mod client;
 pub mod completion;
 pub mod doctor;
+pub mod down;
 pub mod events;
 pub mod exit;
 pub mod govern;

@@ -16,7 +16,10 @@ pub struct Said {
 }
 
 /// A JSON document for stdout, its end included.
-pub(super) fn document(value: &impl Serialize) -> Result<String, Failure> {
+///
+/// # Errors
+/// [`Failure`], where it cannot be written as JSON.
+pub fn document(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Failure::failed("cannot write the answer", e))?;
     Ok(text + "\n")
 }

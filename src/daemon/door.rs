@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::api::socket::{self, Socket, SocketError, SocketFile};
-use crate::api::{Api, Bounds, Governor, Meter, Server, Told, Upgrades};
+use crate::api::{Api, Bounds, Governor, Meter, Server, Shutdowns, Told, Upgrades};
 use crate::clock::Clock;
 use crate::kernel::host::HostKernel;
 use crate::manager::handle::Manager;
@@ -34,6 +34,7 @@ pub(super) struct Behind {
     pub(super) told: Told,
     pub(super) governor: Arc<dyn Governor>,
     pub(super) upgrades: Upgrades,
+    pub(super) shutdowns: Shutdowns,
 }
 
 /// A socket that is answered.
@@ -68,9 +69,9 @@ impl Door {
     /// # Errors
     /// Where a thread cannot be had.
     pub(super) fn open(self, behind: Behind) -> io::Result<OpenDoor> {
-        let Behind { manager, kernel, clock, logs, store, told, governor, upgrades } = behind;
+        let Behind { manager, kernel, clock, logs, store, told, governor, upgrades, shutdowns } = behind;
         let api = Api::new(manager, Arc::new(Gauge(kernel)), clock, logs, store.watch(), store, told);
-        let api = api.governed_by(governor).with_upgrades(upgrades);
+        let api = api.governed_by(governor).with_upgrades(upgrades).with_shutdowns(shutdowns);
         let (listener, file) = self.socket.into_parts();
         Ok(OpenDoor { server: Server::start(listener, api.router(), Bounds::default())?, file })
     }

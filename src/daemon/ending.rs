@@ -1,11 +1,15 @@
 //! How the supervisor ends: every worker stopped, what is shown finished, the tree left as it was found.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{Outcomes, Shutdowns};
 use crate::cli::exit::Failure;
 use crate::kernel::cgroup::Dir;
 use crate::kernel::host::Lost;
 use crate::kernel::place::{self, record, settle};
+use crate::manager::handle::{Member, Outcome};
 use crate::model::{Detail, KilledBy, RunId, State, StoppingDetail, WorkerId};
 use crate::worker::handle::WorkerHandle;
 
@@ -32,6 +36,46 @@ pub(super) enum End {
     MakeWay(Verified),
 }
 
+/// Takes wishes for the end that come over the socket, and tells whoever has one what came of it.
+#[derive(Debug)]
+pub(super) struct Farewell {
+    wishes: mpsc::UnboundedReceiver<String>,
+    ended: watch::Sender<Option<Arc<Outcomes>>>,
+    shutdowns: Shutdowns,
+}
+
+impl Farewell {
+    pub(super) fn new() -> Self {
+        let (sender, wishes) = mpsc::unbounded_channel();
+        let (ended, told) = watch::channel(None);
+        Self { wishes, ended, shutdowns: Shutdowns { wishes: sender, ended: told } }
+    }
+
+    /// For the API.
+    pub(super) fn shutdowns(&self) -> Shutdowns {
+        self.shutdowns.clone()
+    }
+
+    /// Who wishes for the end. Cancel safe.
+    pub(super) async fn wished(&mut self) -> String {
+        match self.wishes.recv().await {
+            Some(who) => who,
+            // Never: one of its senders is our own.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The end has begun: who wishes for it now waits for this one.
+    pub(super) fn begins(&mut self) {
+        self.wishes.close();
+    }
+
+    /// Every worker is stopped, or will never be.
+    pub(super) fn tell(&self, outcomes: Outcomes) {
+        self.ended.send_replace(Some(Arc::new(outcomes)));
+    }
+}
+
 /// Takes the socket's file away, while the place is still held: whoever gets that next must not find a listener.
 pub(super) fn leave(door: Option<OpenDoor>) {
     if let Some(door) = door {
@@ -45,28 +89,32 @@ pub(super) async fn close(door: Option<OpenDoor>) {
     }
 }
 
-/// Stops every worker at once; a second interrupt kills. The runs that could not be ended.
-pub(super) async fn stop(handles: &[WorkerHandle], signals: &mut Signals) -> Vec<RunId> {
+/// Stops every worker at once; a second interrupt kills. What came of it for each, and the runs that could not be ended.
+pub(super) async fn stop(members: Vec<Arc<Member>>, signals: &mut Signals) -> (Outcomes, Vec<RunId>) {
+    let handles: Vec<WorkerHandle> = members.iter().map(|member| member.worker.clone()).collect();
     let answers: Vec<_> = handles.iter().map(|handle| handle.stop(KilledBy::Shutdown)).collect();
+    let mut outcomes = Outcomes::new();
     let all_down = async {
-        for answer in answers {
-            // Refused: not every process could be ended, which its status shows.
-            drop(answer.await);
+        for (member, answer) in members.into_iter().zip(answers) {
+            // Refused: not every process could be ended, which its status shows, too.
+            outcomes.push((member, Outcome::of(answer.await)));
         }
     };
-    tokio::pin!(all_down);
-    loop {
-        tokio::select! {
-            () = &mut all_down => break,
-            () = signals.again() => {
-                for handle in handles {
-                    drop(handle.kill(KilledBy::Shutdown));
+    {
+        tokio::pin!(all_down);
+        loop {
+            tokio::select! {
+                () = &mut all_down => break,
+                () = signals.again() => {
+                    for handle in &handles {
+                        drop(handle.kill(KilledBy::Shutdown));
+                    }
                 }
             }
         }
     }
     let tidy = async {
-        for handle in handles.iter().filter(|h| !is_unkillable(h)) {
+        for handle in handles.iter().filter(|handle| !is_unkillable(handle)) {
             // An actor that is gone has nothing left.
             drop(handle.at_rest().await);
         }
@@ -74,7 +122,8 @@ pub(super) async fn stop(handles: &[WorkerHandle], signals: &mut Signals) -> Vec
     if tokio::time::timeout(TIDY, tidy).await.is_err() {
         tracing::error!("run directories could not be removed; the next start removes them");
     }
-    handles.iter().filter(|h| is_unkillable(h)).map(|h| RunId::new(h.id().clone(), h.status().run)).collect()
+    let left = handles.iter().filter(|handle| is_unkillable(handle));
+    (outcomes, left.map(|handle| RunId::new(handle.id().clone(), handle.status().run)).collect())
 }
 
 fn is_unkillable(handle: &WorkerHandle) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! up.rs          the process that was typed: checks, finds its place, starts the logger, becomes the keeper
+//! detach.rs      the same in the background, and whoever waits until it has begun
 //! supervisor.rs  the keeper's child: builds kernel and actors, takes over, starts, stops
 //! settings.rs    what it is started with
 //! signals.rs     what it is asked by
@@ -23,6 +24,7 @@
 mod applied;
 mod chronicle;
 mod console;
+pub mod detach;
 mod door;
 mod ending;
 mod household;

@@ -35,7 +35,7 @@ use super::applied::{self, InForce, lay_over, scale};
 use super::chronicle::Chronicle;
 use super::console::Console;
 use super::door::{Behind, Door};
-use super::ending::{End, TIDY, close, finish, go_home, leave, lost_sight, stop};
+use super::ending::{End, Farewell, TIDY, close, finish, go_home, leave, lost_sight, stop};
 use super::household::Household;
 use super::memory;
 use super::orphans;
@@ -214,6 +214,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         chronicle: chronicle.clone(),
         sinks: stream.sinks(),
     });
+    let mut farewell = Farewell::new();
     let behind = Behind {
         manager: manager.clone(),
         kernel: kernel.clone(),
@@ -223,6 +224,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         told: stream.told(),
         governor: Arc::new(reloader.clone()),
         upgrades: desk.upgrades(),
+        shutdowns: farewell.shutdowns(),
     };
     let door = door.map(|door| door.open(behind)).transpose().map_err(failed("cannot listen for commands"))?;
 
@@ -254,6 +256,12 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
                 return Err(lost_sight(lost));
             }
             end = signals.end(settings.on_term) => break end,
+            who = farewell.wished() => {
+                // Before anything else: a next supervisor starts nothing any more.
+                kernel.going_down();
+                chronicle.record(EventKind::Operator { who, what: "shutdown".to_owned() });
+                break End::Stop;
+            }
             // Its sender is in `shared`, which the actors hold.
             Some(worker) = given_up.recv() => break End::GiveUp(worker),
             verified = desk.next() => match verified {
@@ -267,6 +275,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     };
     // Whoever wishes for another binary now is told that it is too late.
     drop(desk);
+    farewell.begins();
     // What has been announced is true no longer.
     announcement.abort();
     manager.close();
@@ -274,8 +283,10 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     if let Some(hangups) = hangups {
         hangups.abort();
     }
-    let handles: Vec<WorkerHandle> = manager.all().iter().map(|member| member.worker.clone()).collect();
+    let members = manager.all();
+    let handles: Vec<WorkerHandle> = members.iter().map(|member| member.worker.clone()).collect();
     if let End::MakeWay(successor) = end {
+        drop(farewell);
         reexec::leave(&handles).await;
         stream.let_go().await;
         close(door).await;
@@ -295,6 +306,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     if matches!(end, End::Detach) {
         chronicle.supervisor("ending; the workers go on".to_owned());
         kernel.notify("STOPPING=1");
+        drop(farewell);
         stream.let_go().await;
         close(door).await;
         // Nothing ends, or is cleared away, that the store is not told of.
@@ -305,14 +317,15 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     }
     kernel.notify("STOPPING=1\nSTATUS=stopping every worker");
     chronicle.supervisor(format!("stopping {} workers", handles.len()));
-    let left = tokio::select! {
+    let (outcomes, left) = tokio::select! {
         lost = &mut pump => {
             leave(door);
             memory.close().await;
             return Err(lost_sight(lost));
         }
-        left = stop(&handles, &mut signals) => left,
+        stopped = stop(members, &mut signals) => stopped,
     };
+    farewell.tell(outcomes);
     stream.let_go().await;
     close(door).await;
     // The runs are over, and with them their probes: what those had started is on its way out.

@@ -24,11 +24,11 @@ use super::applied::{self, Applied, Scaled};
 use super::reexec;
 use super::supervisor::Settings;
 
-/// `pinfold up`. Returns only where it fails.
+/// `pinfold up`. Returns only where it fails. `waiter` is told when every worker was started.
 ///
 /// # Errors
 /// [`Failure`]. Nothing of ours runs then.
-pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
+pub fn up(args: &Up, globals: &Globals, waiter: Option<OwnedFd>) -> Result<Infallible, Failure> {
     let paths = resolve(globals, args)?;
     let applied = Applied { from: Some(paths.config.clone()), sources: read_config(&paths)?, scaled: Scaled::new() };
     let lock = Lock::take(&paths.state).map_err(|e| Failure::failed("cannot start", e))?;
@@ -74,6 +74,7 @@ pub fn up(args: &Up, globals: &Globals) -> Result<Infallible, Failure> {
         logger_leaf: Some(leaf(Leaf::Logger)?),
         logger: Some(RunningLogger { pid: logger.child.pid, socket: logger.socket }),
         state: None,
+        waiter,
         keep: vec![descriptor(lock.share())?, descriptor(root.try_clone_fd().map_err(DirError::into_io))?],
     };
     Err(Failure::failed("cannot become the keeper", setup.become_keeper()))
@@ -83,7 +84,7 @@ fn no_place(error: PlaceError) -> Failure {
     Failure::failed("cannot make a place for the workers", error)
 }
 
-fn resolve(globals: &Globals, args: &Up) -> Result<Paths, Failure> {
+pub(super) fn resolve(globals: &Globals, args: &Up) -> Result<Paths, Failure> {
     let cwd = std::env::current_dir().map_err(|e| Failure::failed("cannot tell the working directory", e))?;
     let var = |name: &str| std::env::var_os(name);
     let who = Who { root: rustix::process::geteuid().is_root(), cwd: &cwd, var: &var };
@@ -91,7 +92,7 @@ fn resolve(globals: &Globals, args: &Up) -> Result<Paths, Failure> {
 }
 
 /// The configuration's text, proved to be good.
-fn read_config(paths: &Paths) -> Result<Vec<Source>, Failure> {
+pub(super) fn read_config(paths: &Paths) -> Result<Vec<Source>, Failure> {
     let files = paths.config.files().map_err(|e| Failure::Config(e.to_string()))?;
     if files.iter().any(|f| f.as_os_str() == "-" || f.ends_with("-")) {
         return Err(Failure::Usage("a supervisor's configuration is kept in a file, not in the standard input".into()));

@@ -115,6 +115,14 @@ impl Client {
         self.send(&ToKeeper::TookOver, Vec::new())
     }
 
+    /// The end of everything was asked for: should we die over it, the next one is to go on with that.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn going_down(&self) -> Result<(), TransportError> {
+        self.send(&ToKeeper::GoingDown, Vec::new())
+    }
+
     /// Signals the main process of `run`. One that has ended is no error.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 mod launching;
 mod lives;
 mod reexec;
+mod waiter;
 
 use std::ffi::OsString;
 use std::io;
@@ -34,6 +35,7 @@ use crate::model::{ExitStatus, Mono, RunId, Way, chain};
 const SIGNALS: u64 = 0;
 const SUPERVISOR: u64 = 1;
 const LOGGER: u64 = 2;
+const WAITER: u64 = 3;
 const FIRST_LAUNCH: u64 = 16;
 
 /// The keeper, from [`Setup`] in its standard input to the exit of its supervisor.
@@ -69,6 +71,8 @@ struct Keeper {
     wants_room: [bool; 2],
     /// Held, and given to each supervisor to hold, so that no other takes our place while one of us lives.
     keep: Vec<OwnedFd>,
+    /// Who waits until every worker was started, until they are.
+    waiter: Option<OwnedFd>,
     /// A binary that is executed once the supervisor has ended.
     reexec: Option<reexec::Pending>,
     /// How often that was done.
@@ -111,6 +115,7 @@ impl Keeper {
             inbox: Inbox::default(),
             wants_room: [false; 2],
             keep: setup.keep,
+            waiter: setup.waiter,
             reexec: None,
             reexecs: 0,
         };
@@ -119,6 +124,9 @@ impl Keeper {
         epoll::add(&keeper.epoll, &keeper.signals, data(SIGNALS), readable).map_err(Failure::at("epoll"))?;
         if let Some(socket) = keeper.logs.socket() {
             epoll::add(&keeper.epoll, socket, data(LOGGER), readable).map_err(Failure::at("epoll"))?;
+        }
+        if let Some(waiter) = &keeper.waiter {
+            epoll::add(&keeper.epoll, waiter, data(WAITER), readable).map_err(Failure::at("epoll"))?;
         }
         if let Some(memfd) = setup.state {
             keeper.take_over(memfd, now)?;
@@ -155,6 +163,10 @@ impl Keeper {
                     LOGGER => {
                         self.logs.flush();
                         self.hear_logger(now);
+                        None
+                    }
+                    WAITER => {
+                        self.abandoned();
                         None
                     }
                     other => {
@@ -345,9 +357,13 @@ impl Keeper {
             ToKeeper::Ack { run } => self.runs.forget(&run),
             ToKeeper::List => self.list(now),
             ToKeeper::TookOver => self.supervisor.took_over(),
+            ToKeeper::GoingDown => self.supervisor.goes_down(),
             ToKeeper::Signal { run, signal } => self.signal_run(&run, signal),
             ToKeeper::Reexec { version } => self.accept(version, fds, now),
-            ToKeeper::Notify { state } => self.notify(&state),
+            ToKeeper::Notify { state } => {
+                self.tell_waiter(&state);
+                self.notify(&state);
+            }
             ToKeeper::Pong { .. } => {
                 if self.systemd.watchdog.is_some() {
                     self.notify("WATCHDOG=1");

@@ -21,6 +21,7 @@ pub mod client;
 pub mod handover;
 mod logs;
 pub mod main;
+pub mod own_log;
 pub mod protocol;
 pub mod role;
 mod runs;

@@ -56,6 +56,8 @@ pub enum ToKeeper {
     /// What lives is supervised again and what should live is about to: from here on a death says nothing about whether the next
     /// supervisor gets as far. At most once.
     TookOver,
+    /// Somebody has asked this supervisor for the end of everything: should it die over it, the next one goes on with that.
+    GoingDown,
     /// Signal the main process of a run. The keeper has not reaped it, so its number is its own.
     Signal {
         /// Which.

@@ -5,11 +5,12 @@
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use serde_bytes::ByteBuf;
 
+use super::own_log;
 use super::setup::{Leaf, bytes};
 use super::transport;
 use crate::kernel::launch::plan::{LaunchPlan, Session};
@@ -58,21 +59,12 @@ impl Binary {
         leaf: Option<(&Leaf, Method)>,
         session: Session,
     ) -> Result<Started, StartError> {
-        let (ours, theirs) = transport::pair()
-            .map_err(|e| StartError::os(Stage::Stdio, "socketpair", e.raw_os_error().unwrap_or(libc::EIO)))?;
+        let (ours, theirs) = pair()?;
         let words = [OsStr::new("pinfold"), OsStr::new(role)];
+        let argv = words.into_iter().chain(args.iter().map(OsString::as_os_str)).map(bytes).collect();
         let plan = LaunchPlan {
             cgroup_name: leaf.map(|(leaf, _)| leaf.name.clone()).unwrap_or_default(),
-            candidates: vec![ByteBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))],
-            argv: words.into_iter().chain(args.iter().map(OsString::as_os_str)).map(bytes).collect(),
-            env: own_env(),
-            working_directory: ByteBuf::from(*b"."),
-            ids: None,
-            umask: umask(),
-            rlimits: Vec::new(),
-            nice: None,
-            oom_score_adj: oom_score_adj(),
-            session,
+            ..self.plan(argv, session)
         };
         let (stdout, stderr) = (io::stdout(), io::stderr());
         let stdio = [theirs.as_fd(), stdout.as_fd(), stderr.as_fd()];
@@ -82,6 +74,47 @@ impl Binary {
         };
         Ok(Started { child, socket: ours })
     }
+
+    /// Starts the binary with these words, `argv[0]` among them, in a session of its own, with a socket to us as its standard input
+    /// and one more variable in its environment.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_apart(
+        &self,
+        words: &[OsString],
+        (variable, value): (&str, &str),
+        [stdout, stderr]: [BorrowedFd<'_>; 2],
+    ) -> Result<Started, StartError> {
+        let (ours, theirs) = pair()?;
+        let mut plan = self.plan(words.iter().map(|word| bytes(word)).collect(), Session::New);
+        let ours_alone = format!("{variable}=");
+        plan.env.retain(|entry| !entry.starts_with(ours_alone.as_bytes()));
+        plan.env.push(ByteBuf::from(ours_alone + value));
+        let child = launch::spawn_here(&plan, [theirs.as_fd(), stdout, stderr])?;
+        Ok(Started { child, socket: ours })
+    }
+
+    /// Ourselves once more, with these words.
+    fn plan(&self, argv: Vec<ByteBuf>, session: Session) -> LaunchPlan {
+        LaunchPlan {
+            cgroup_name: String::new(),
+            candidates: vec![ByteBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))],
+            argv,
+            env: own_env(),
+            working_directory: ByteBuf::from(*b"."),
+            ids: None,
+            umask: umask(),
+            rlimits: Vec::new(),
+            nice: None,
+            oom_score_adj: oom_score_adj(),
+            session,
+        }
+    }
+}
+
+fn pair() -> Result<(OwnedFd, OwnedFd), StartError> {
+    transport::pair().map_err(|e| StartError::os(Stage::Stdio, "socketpair", e.raw_os_error().unwrap_or(libc::EIO)))
 }
 
 /// Our environment without the service manager's channel to the main process.
@@ -130,6 +163,7 @@ pub fn offer(text: &[u8]) {
     if rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready == 1) {
         // There is nowhere to report that stderr is gone.
         stderr.lock().write_all(text).ok();
+        own_log::written(stderr.as_fd());
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Setup {
     pub logger: Option<RunningLogger>,
     /// What the keeper before has left, where this process was one already; it is not `up`'s to say.
     pub state: Option<OwnedFd>,
+    /// Where `up -d` waits until every worker was started.
+    pub waiter: Option<OwnedFd>,
     /// Descriptors to hold until the end: locks. At most ten.
     pub keep: Vec<OwnedFd>,
 }
@@ -59,7 +61,7 @@ pub struct RunningLogger {
 }
 
 /// [`Setup`] without its descriptors, which stand beside it in this order: supervisor's leaf, logger's leaf, logger's
-/// socket, what the keeper before has left, what is kept.
+/// socket, what the keeper before has left, where somebody waits, what is kept.
 #[derive(Serialize, Deserialize)]
 struct Wire {
     version: u32,
@@ -70,6 +72,8 @@ struct Wire {
     logger_pid: Option<i32>,
     #[serde(default)]
     state: bool,
+    #[serde(default)]
+    waiter: bool,
 }
 
 /// The word that makes the binary the keeper.
@@ -114,9 +118,11 @@ impl Setup {
             logger_leaf: self.logger_leaf.as_ref().map(|l| l.name.clone()),
             logger_pid: self.logger.as_ref().map(|l| l.pid),
             state: self.state.is_some(),
+            waiter: self.waiter.is_some(),
         };
         let leaves = [self.supervisor_leaf, self.logger_leaf].into_iter().flatten().map(|l| l.directory);
-        let fds: Vec<_> = leaves.chain(self.logger.map(|l| l.socket)).chain(self.state).chain(self.keep).collect();
+        let fds: Vec<_> =
+            leaves.chain(self.logger.map(|l| l.socket)).chain(self.state).chain(self.waiter).chain(self.keep).collect();
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         transport::send(ours.as_fd(), &transport::encode(&wire)?, &borrowed)?;
         Ok(keepers)
@@ -145,7 +151,8 @@ impl Setup {
             Some(pid) => Some(RunningLogger { pid, socket: next()? }),
             None => None,
         };
-        let state = wire.state.then(next).transpose()?;
+        let state = wire.state.then(&mut next).transpose()?;
+        let waiter = wire.waiter.then(next).transpose()?;
         Ok(Self {
             supervisor_args: wire.supervisor_args.into_iter().map(|a| OsString::from_vec(a.into_vec())).collect(),
             method: wire.method,
@@ -153,6 +160,7 @@ impl Setup {
             logger_leaf,
             logger,
             state,
+            waiter,
             keep: fds.collect(),
         })
     }

@@ -211,6 +211,12 @@ impl Supervisor {
         }
     }
 
+    /// It was asked for the end by somebody else than us.
+    pub(super) fn goes_down(&mut self) {
+        // What stops every worker, whatever SIGTERM does.
+        self.going_down = Some(libc::SIGINT);
+    }
+
     pub(super) fn give_up(&mut self, why: &'static str) {
         let Some(seat) = &mut self.seat else { return };
         seat.given_up = Some(why);

@@ -321,6 +321,7 @@ mod tests {
             }),
             Just(ToKeeper::List),
             Just(ToKeeper::TookOver),
+            Just(ToKeeper::GoingDown),
             (run(), any::<i32>()).prop_map(|(run, signal)| ToKeeper::Signal { run, signal }),
             "\\PC{0,300}".prop_map(|state| ToKeeper::Notify { state }),
             "\\PC{0,100}".prop_map(|version| ToKeeper::Reexec { version }),

@@ -356,7 +356,9 @@ impl Asked {
 }
 
 impl Outcome {
-    pub(super) fn of(answer: Result<(), AskError>) -> Self {
+    /// What `answer` says.
+    #[must_use]
+    pub fn of(answer: Result<(), AskError>) -> Self {
         match answer {
             Ok(()) => Self::Done,
             Err(AskError::Refused { why, .. }) => Self::Refused(why),

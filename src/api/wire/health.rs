@@ -15,6 +15,9 @@ pub struct Health {
     pub version: String,
     /// The supervisor's process.
     pub pid: u32,
+    /// Its parent, the keeper, which is the main process of a service.
+    #[serde(default)]
+    pub keeper: u32,
     /// For how long the API has been answering.
     pub uptime_ms: u64,
     /// How many workers there are.

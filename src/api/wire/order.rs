@@ -119,6 +119,18 @@ pub struct SetLimits {
     pub persist: bool,
 }
 
+/// The body of `POST /v1/shutdown`. None at all is the default. The answer is [`Results`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// Whether the answer comes when every worker is stopped, or at once.
+    pub wait: bool,
+    /// How long the answer may take: `500ms`, `30s`, `1m30s`. What is asked goes on afterwards.
+    #[schemars(regex(pattern = DURATION))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+}
+
 /// `POST /v1/reexec`: the binary is good, and takes over next. The supervisor that has answered ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reexec {
@@ -137,6 +149,12 @@ pub struct Reexec {
 impl Default for Ask {
     fn default() -> Self {
         Self { wait: true, timeout: None, force: false, signal: None }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { wait: true, timeout: None }
     }
 }
 

@@ -111,6 +111,22 @@ pub struct Signal {
     pub(super) globals: Globals,
 }
 
+/// `pinfold down`.
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Wait no longer than this (30s, 1m30s); what was asked goes on [default: until it is gone]
+    #[arg(long, value_name = "DURATION", conflicts_with = "no_wait")]
+    pub timeout: Option<String>,
+    /// Do not wait until it is done
+    #[arg(long)]
+    pub no_wait: bool,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    pub(super) globals: Globals,
+}
+
 /// `pinfold plan` and `pinfold reload`.
 #[derive(Debug, Args)]
 pub struct Plan {

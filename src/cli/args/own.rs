@@ -12,6 +12,9 @@ pub struct Up {
     /// Config files, beside those of --config
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    /// Go on in the background once every worker was started; its own messages go to pinfold.log in the state directory
+    #[arg(short = 'd', long)]
+    pub detach: bool,
     /// What SIGTERM does
     #[arg(long, value_name = "WHAT", default_value = "stop")]
     pub on_term: OnTerm,

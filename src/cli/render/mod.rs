@@ -24,7 +24,7 @@ mod workers;
 pub(crate) use event::tests::every_kind;
 pub use event::{EventLines, json_line};
 pub use history::history_table;
-pub use outcome::{Asked, failures, outcomes};
+pub use outcome::{Asked, failures, not_started, outcomes, started};
 pub use plan::{not_carried, plan, reloaded};
 pub use prefix::{MAX_LINE, Prefixer, Sgr, worker_style};
 pub use reader::Reader;

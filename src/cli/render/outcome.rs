@@ -2,7 +2,8 @@
 
 use super::reader::state_words;
 use super::words::{inert, text};
-use crate::api::wire::{Code, Settled, Word};
+use crate::api::wire::{Code, Settled, Word, Worker};
+use crate::model::ExitCause;
 
 /// What was asked for, as far as the words depend on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,32 @@ pub fn failures(results: &[Settled]) -> String {
         format!("pinfold: {worker}: {error}{advice}")
     };
     text(failed.map(line))
+}
+
+/// How workers are after the first start of each, for stdout: each line with its end. Who could not be started is not among them.
+#[must_use]
+pub fn started(workers: &[Worker]) -> String {
+    let line = |worker: &Worker| {
+        let state = state_words(worker.state, worker.detail);
+        match worker.pid {
+            Some(pid) => format!("{}: {state}, pid {pid}", worker.id),
+            None => format!("{}: {state}", worker.id),
+        }
+    };
+    text(workers.iter().filter(|worker| why_not_started(worker).is_none()).map(line))
+}
+
+/// Who could not be started, for stderr: each line with its end.
+#[must_use]
+pub fn not_started(workers: &[Worker]) -> String {
+    text(workers.iter().filter_map(|worker| {
+        let why = why_not_started(worker)?.to_string();
+        Some(format!("pinfold: {0}: {1}; see `pinfold why {0}`", worker.id, inert(&why)))
+    }))
+}
+
+fn why_not_started(worker: &Worker) -> Option<&ExitCause> {
+    worker.cause.as_ref().filter(|cause| worker.pid.is_none() && matches!(cause, ExitCause::StartFailed { .. }))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use super::super::samples::HOSTILE;
+use super::super::samples::{HOSTILE, worker};
 use super::*;
 use crate::model::{Detail, Readiness, State, StoppedDetail, StoppingDetail, WorkerId};
 
@@ -50,4 +50,20 @@ fn what_failed_is_a_line_of_stderr_that_says_what_to_do() {
     pinfold: broken: it could not be started: exec /none: No such file or directory; see `pinfold why broken`
     pinfold: hostile: x\u{1b}[2J\nroot#
     ");
+}
+
+#[test]
+fn after_up_d_each_worker_has_a_line_and_who_could_not_be_started_has_it_on_stderr() {
+    let ready = worker("web", State::Running, Detail::Running(Readiness::Ready));
+    let never = worker("off", State::Stopped, Detail::Stopped(StoppedDetail::Never));
+    let mut broken = worker("broken", State::Stopped, Detail::Stopped(StoppedDetail::Waiting));
+    broken.cause = Some(ExitCause::StartFailed { stage: crate::model::Stage::Exec, errno: 2 });
+    let again = Worker { pid: Some(4712), state: State::Running, detail: ready.detail, ..broken.clone() };
+    let workers = [Worker { pid: Some(4711), ..ready }, never, broken, again];
+    insta::assert_snapshot!(started(&workers), @r"
+    web: running, pid 4711
+    off: stopped (never)
+    broken: running, pid 4712
+    ");
+    insta::assert_snapshot!(not_started(&workers), @"pinfold: broken: start failed: exec: No such file or directory; see `pinfold why broken`");
 }

@@ -100,6 +100,7 @@ impl Keeper {
             logger_leaf: leaf(&self.logger_leaf).map_err(TransportError::Io)?,
             logger: None,
             state: Some(state.seal()?),
+            waiter: self.waiter.as_ref().map(OwnedFd::try_clone).transpose().map_err(TransportError::Io)?,
             keep: self.keep.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>().map_err(TransportError::Io)?,
         })
     }

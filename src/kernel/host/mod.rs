@@ -206,6 +206,11 @@ impl HostKernel {
         heard(self.inner.keeper.took_over());
     }
 
+    /// Tells the keeper that every worker is to be stopped.
+    pub fn going_down(&self) {
+        heard(self.inner.keeper.going_down());
+    }
+
     /// What a living run uses: memory, CPU time, processes. What cannot be read is absent; so is all of a run that is over.
     #[must_use]
     pub fn glance(&self, run: &RunId) -> Usage {
