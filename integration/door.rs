@@ -175,6 +175,66 @@ fn a_newcomer_takes_matters_into_his_own_hands() {
 }
 
 #[test]
+fn every_setting_is_shown_with_what_the_kernel_says_and_where_it_is_written() {
+    let case = Case::new();
+    fs::write(case.dir.path().join("secrets"), "FROM_FILE=hunter2\n").unwrap();
+    let unit = [
+        &format!("env_file: {}", case.file("secrets")),
+        "env: {PLAIN: text, EXPANDED: \"${PINFOLD_IT_SECRET}\"}",
+        "working_directory: /tmp",
+        "user: nobody",
+        "limits: {process: {max_file_descriptors: 99}}",
+    ];
+    let config = case.config_with("defaults: {stop: {timeout: 3s}}\n", &misbehaving("web", &["sleep"], &unit));
+    let mut up = Up::spawn(case.pinfold("up").arg(&config).env("PINFOLD_IT_SECRET", "hunter3"));
+    let main = up.started("web", 1);
+
+    let (code, shown) = json(&case, &["inspect", "web"]);
+    assert_eq!((code, &shown["pid"], &shown["run"]), (Some(0), &main.pid.into(), &1.into()));
+    assert_eq!(shown["cgroup"], case.run_dir("web", 1).to_str().unwrap());
+    let of = |name: &str| {
+        let found = shown["settings"].as_array().unwrap().iter().find(|setting| setting["name"] == name);
+        found.unwrap_or_else(|| panic!("{name}: {shown}")).clone()
+    };
+    let text = fs::read_to_string(&config).unwrap();
+    let line = |part: &str| text.lines().position(|line| line.contains(part)).unwrap() + 1;
+    let files = of("limits.process.max_file_descriptors");
+    assert_eq!((&files["requested"], &files["effective"]), (&"99".into(), &"99".into()), "{files}");
+    let source = serde_json::json!({"kind": "worker", "file": config, "line": line("max_file_descriptors")});
+    assert_eq!((&files["read_from"], &files["source"]), (&"Max open files".into(), &source));
+    assert_eq!((&of("user")["requested"], &of("user")["effective"]), (&"nobody".into(), &NOBODY.to_string().into()));
+    assert_eq!(of("working_directory")["effective"], "/tmp");
+    let timeout = serde_json::json!({"kind": "defaults", "file": config, "line": line("defaults:")});
+    assert_eq!((&of("stop.timeout")["requested"], &of("stop.timeout")["source"]), (&"3s".into(), &timeout));
+    let mode = serde_json::json!({"name": "stop.kill_mode", "requested": "mixed", "source": {"kind": "default"}});
+    assert_eq!(of("stop.kill_mode"), mode);
+    assert_eq!(of("env.PLAIN")["requested"], "text");
+    assert_eq!(of("env.EXPANDED")["requested"], "${PINFOLD_IT_SECRET}", "as it is written");
+    assert!(!shown.to_string().contains("hunter"), "{shown}");
+
+    let table = says(&case, &["inspect", "web"], 0);
+    assert_eq!(row(&table, "umask").unwrap(), ["umask", "0022", "umask 0022", "default"], "{table}");
+    assert!(!table.contains("hunter"), "{table}");
+    let nobody = complains(&case, &["inspect", "nobody"], 4);
+    assert!(nobody.contains("there is no worker \"nobody\""), "{nobody}");
+
+    // Whoever may only operate sees that there is a variable, and not what is in it.
+    let (_public, binary) = public_place();
+    for path in [case.dir.path().to_owned(), case.dir.path().join("run"), socket(&case)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let mut operator = Command::new(binary);
+    operator.args(["inspect", "web", "--socket"]).arg(socket(&case)).uid(NOBODY).gid(NOBODY).current_dir("/");
+    let ran = finish(&mut operator);
+    assert_eq!(row(&ran.stdout, "env.PLAIN").unwrap()[1], "(withheld)", "{ran:?}");
+
+    assert_eq!(says(&case, &["stop", "web"], 0), "web: stopped\n");
+    let (code, rests) = json(&case, &["inspect", "web"]);
+    assert_eq!((code, &rests["pid"], &rests["cgroup"]), (Some(0), &Value::Null, &Value::Null));
+    up.stop();
+}
+
+#[test]
 fn a_start_that_fails_says_why_and_where_to_read_more() {
     let case = Case::new();
     let mut up = Up::start(&case, &worker("none", &["/no/such/program"], &[]));

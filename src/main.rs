@@ -146,6 +146,7 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
         }
         Command::Ps(args) => say(&look::ps(args, &to_supervisor()?, &reader())?),
         Command::Status(args) => say(&look::status(args, &to_supervisor()?, &reader())?),
+        Command::Inspect(args) => say(&look::inspect(args, &to_supervisor()?, &reader())?),
         Command::Count(args) => say(&look::count(args, &to_supervisor()?)?),
         Command::History(args) => say(&look::history(args, &to_supervisor()?, &reader())?),
         Command::Events(args) => {

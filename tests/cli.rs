@@ -47,7 +47,7 @@ fn the_help_of_what_talks_to_a_supervisor() {
     let dir = dir_with(&[]);
     let commands = [
         "ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "freeze", "thaw", "why",
-        "events", "history", "logs", "reexec", "down",
+        "events", "history", "logs", "reexec", "down", "inspect",
     ];
     insta::assert_snapshot!(commands.map(|command| session(&[command, "-h"], dir.path())).join("\n"));
 }
@@ -72,6 +72,7 @@ fn without_a_supervisor_there_is_one_sentence_and_one_code() {
         &["freeze", "a"],
         &["thaw", "a"],
         &["why", "a"],
+        &["inspect", "a"],
         &["logs", "a"],
         &["reexec"],
         &["down"],

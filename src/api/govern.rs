@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use super::wire::{Plan, Problem, Reloaded, SetLimits};
+use super::wire::{Inspection, Plan, Problem, Reloaded, SetLimits};
 use crate::manager::handle::{Member, Outcome};
 
 /// What is answered once it is done.
@@ -22,6 +22,9 @@ pub trait Governor: Send + Sync + 'static {
 
     /// Makes it so many instances of a declaration.
     fn scale(&self, name: String, instances: usize) -> Answering<'_, Outcomes>;
+
+    /// Every setting of a worker; values of its environment only where `shows_env` is.
+    fn inspect(&self, name: String, shows_env: bool) -> Answering<'_, Inspection>;
 
     /// Changes the limits of a worker, on behalf of `who`.
     fn set(&self, name: String, ask: SetLimits, who: String) -> Answering<'_, Outcomes>;

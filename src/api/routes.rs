@@ -26,15 +26,15 @@ use super::guard::{self, Asker};
 use super::logs::Readers;
 use super::moment::{Calendar, Moment};
 use super::once::Memory;
-use super::peer::Peer;
+use super::peer::{Peer, Role};
 use super::reexec::Upgrades;
 use super::shutdown::Shutdowns;
 use super::table;
 use super::usage::{self, Meter};
 use super::wait::Wait;
 use super::wire::{
-    Ask, Code, Health, History, Instances, PastRun, Plan, Problem, Reloaded, Results, SetLimits, Settled, StoreHealth,
-    Why, Worker,
+    Ask, Code, Health, History, Inspection, Instances, PastRun, Plan, Problem, Reloaded, Results, SetLimits, Settled,
+    StoreHealth, Why, Worker,
 };
 use crate::clock::Clock;
 use crate::history::{Ring, Vitals};
@@ -314,6 +314,12 @@ pub(super) async fn why(State(api): State<Api>, Name(name): Name) -> Result<Json
     let worker = tell(&member, &api.inner.calendar.now());
     let stderr = |run: u32| api.inner.logs.join(&name).join(format!("{run}.stderr")).display().to_string();
     Ok(Json(Why::new(worker, &member.worker.story(), (&*member.spec).into(), stderr)))
+}
+
+/// What a worker's environment holds is for admins: a literal secret is one.
+pub(super) async fn inspect(State(api): State<Api>, peer: Peer, Name(name): Name) -> Result<Json<Inspection>, Problem> {
+    api.find(&name)?;
+    api.governor()?.inspect(name, peer.role == Role::Admin).await.map(Json)
 }
 
 pub(super) async fn health(State(api): State<Api>) -> Json<Health> {

@@ -16,10 +16,11 @@ use super::logs::{self, logs};
 use super::openapi::document;
 use super::peer::Role;
 use super::reexec::reexec;
-use super::shutdown::shutdown;
 use super::routes::{self as at, Api};
+use super::shutdown::shutdown;
 use super::wire::{
-    Ask, Code, EventLine, Health, History, Instances, LogLine, Plan, Reexec, Reloaded, Results, SetLimits, Shutdown, Why,
+    Ask, Code, EventLine, Health, History, Inspection, Instances, LogLine, Plan, Reexec, Reloaded, Results, SetLimits,
+    Shutdown, Why,
 };
 use super::wire::{Worker, Workers};
 
@@ -50,6 +51,13 @@ pub(super) fn routes() -> Vec<Route> {
         get("/v1/workers/{name}/why", at::why, "Why a worker ended last, and what was decided")
             .gives::<Why>()
             .may(&[Code::NotFound]),
+        get(
+            "/v1/workers/{name}/inspect",
+            at::inspect,
+            "Every setting of a worker: what is written, what holds, and where it is from",
+        )
+        .gives::<Inspection>()
+        .may(&[Code::NotFound, Code::GoingDown, Code::Failed]),
         get("/v1/workers/{name}/logs", logs, "What a worker wrote: as it was written, or line by line (`format=json`)")
             .query::<logs::Asked>()
             .streams(&[("application/octet-stream", None), ("application/x-ndjson", Some(shape::<LogLine>))])

@@ -6,6 +6,7 @@
 //! not known, or does not apply, is absent.
 
 mod health;
+mod inspect;
 mod order;
 mod problem;
 mod runs;
@@ -13,6 +14,7 @@ mod stream;
 mod worker;
 
 pub use health::{Health, StoreHealth};
+pub use inspect::{Inspection, Provenance, Setting};
 pub use order::{Ask, Carried, Instances, Reexec, Reloaded, Results, SetLimits, Settled, Shutdown, Word};
 pub use problem::{Code, Problem, Wrong};
 pub use runs::{History, Limits, LogLine, PastRun, Why};

@@ -48,6 +48,8 @@ pub enum Command {
     Ps(Ps),
     /// Say how one worker is; exit with 0 where it runs, with 3 where it does not
     Status(Named),
+    /// Show every setting of a worker: what is asked for, what the kernel holds it to, and where it is written
+    Inspect(Named),
     /// Count the workers that run
     Count(Count),
     /// Start workers, and wait until they run
@@ -175,7 +177,7 @@ impl Cli {
             Command::Down(args) => &args.globals,
             Command::Run(args) => &args.globals,
             Command::Ps(args) => &args.globals,
-            Command::Status(args) | Command::Why(args) => &args.globals,
+            Command::Status(args) | Command::Inspect(args) | Command::Why(args) => &args.globals,
             Command::Logs(args) => &args.globals,
             Command::Count(args) => &args.globals,
             Command::Start(args)

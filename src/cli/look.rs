@@ -1,4 +1,4 @@
-//! `ps`, `status`, `count`, `why` and `history`: what is read of a supervisor.
+//! `ps`, `status`, `inspect`, `count`, `why` and `history`: what is read of a supervisor.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use super::client::{Client, encoded};
 use super::exit::{Exit, Failure};
 use super::render::{self, Reader};
 use super::said::{Said, document};
-use crate::api::wire::{History, Why, Worker, Workers};
+use crate::api::wire::{History, Inspection, Why, Worker, Workers};
 use crate::model::State;
 
 /// `pinfold ps`.
@@ -50,6 +50,19 @@ pub fn status(args: &Named, client: &Client, reader: &Reader) -> Result<Said, Fa
     };
     let exit = if worker.state == State::Running { Exit::Ok } else { Exit::NotRunning };
     Ok(Said { out, err: String::new(), exit })
+}
+
+/// `pinfold inspect`.
+///
+/// # Errors
+/// [`Failure`].
+pub fn inspect(args: &Named, client: &Client, reader: &Reader) -> Result<Said, Failure> {
+    let inspection: Inspection = client.get(&format!("/v1/workers/{}/inspect", encoded(&args.name)))?;
+    let out = match args.output.format {
+        Format::Table => render::inspection(&inspection, reader),
+        Format::Json => document(&inspection)?,
+    };
+    Ok(Said { out, err: String::new(), exit: Exit::Ok })
 }
 
 /// `pinfold count`.

@@ -7,6 +7,7 @@
 //! One at a time. What is wrong changes nothing. What is to hold is on disk before the first step: a supervisor that dies
 //! in between is followed by one that brings the rest in line when it begins.
 
+mod inspect;
 mod limits;
 mod reading;
 
@@ -20,7 +21,7 @@ use std::{
 
 use tokio::signal::unix::Signal;
 
-use crate::api::wire::{Carried, Code, Plan, Problem, Reloaded, SetLimits, Step, Word, Wrong};
+use crate::api::wire::{Carried, Code, Inspection, Plan, Problem, Reloaded, SetLimits, Step, Word, Wrong};
 use crate::api::{Answering, Governor, Outcomes};
 use crate::cli::paths::ConfigSource;
 use crate::clock;
@@ -91,6 +92,8 @@ struct Passing {
     run: u32,
     set: BTreeMap<String, String>,
     serial: u64,
+    /// For how long, where not until the run's end.
+    within: Option<Duration>,
 }
 
 impl Reloader {
@@ -191,6 +194,11 @@ impl Governor for Reloader {
             let _one = inner.one.lock().await;
             inner.scale(&name, instances).await
         })
+    }
+
+    fn inspect(&self, name: String, shows_env: bool) -> Answering<'_, Inspection> {
+        let inner = Arc::clone(&self.inner);
+        self.aside(async move { inner.inspect(&name, shows_env).await })
     }
 
     fn set(&self, name: String, ask: SetLimits, who: String) -> Answering<'_, Outcomes> {

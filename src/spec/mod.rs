@@ -8,7 +8,8 @@
 //! - `files` reads from disk and refuses what root must not read; `tree` knows YAML and nothing of workers; `decode`
 //!   turns nodes into values, `declare` makes readers of declarations, and `raw` declares which keys there are; `units` and
 //!   `quantity` know how one value is written; `expand` puts in `${NAME}`; `validate`, `limits`, `health` and `sink` layer,
-//!   expand and check what keys say together; `schema` describes it all to editors.
+//!   expand and check what keys say together; `schema` describes it all to editors; `written` tells where a setting
+//!   stands.
 //! - Several files are one configuration: `env` and `defaults` are merged key by key, later files win; `workers`,
 //!   `slices` and `history` are put one after the other, and a worker may be in a slice of any file. `defaults` act on every worker of every file, so a file in `conf.d` can set them for all.
 //! - Nothing here reads the environment or a clock, and but for [`read_files`] nothing touches a file.
@@ -31,6 +32,7 @@ mod tree;
 pub mod types;
 mod units;
 mod validate;
+pub mod written;
 
 use decode::{Cx, Decode, FromWord};
 pub use files::read_files;

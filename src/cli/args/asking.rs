@@ -26,7 +26,7 @@ pub struct Ps {
     pub(super) globals: Globals,
 }
 
-/// `pinfold status` and `pinfold why`.
+/// `pinfold status`, `pinfold inspect` and `pinfold why`.
 #[derive(Debug, Args)]
 pub struct Named {
     /// The worker

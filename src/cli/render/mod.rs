@@ -8,6 +8,7 @@
 
 mod event;
 mod history;
+mod inspect;
 mod outcome;
 mod plan;
 mod prefix;
@@ -24,6 +25,7 @@ mod workers;
 pub(crate) use event::tests::every_kind;
 pub use event::{EventLines, json_line};
 pub use history::history_table;
+pub use inspect::inspection;
 pub use outcome::{Asked, failures, not_started, outcomes, started};
 pub use plan::{not_carried, plan, reloaded};
 pub use prefix::{MAX_LINE, Prefixer, Sgr, worker_style};

@@ -43,7 +43,7 @@ impl Inner {
                 let mut known = self.known();
                 known.serial += 1;
                 let serial = known.serial;
-                known.passing.insert(member.id().clone(), Passing { run, set, serial });
+                known.passing.insert(member.id().clone(), Passing { run, set, serial, within });
                 serial
             };
             if let Some(within) = within {

@@ -17,6 +17,7 @@
 mod end;
 mod freezer;
 mod gate;
+mod in_force;
 mod janitor;
 mod living;
 mod places;
@@ -55,6 +56,7 @@ use crate::model::{
 };
 use crate::spec::types::{Slice, Spec};
 
+pub use in_force::InForce;
 use janitor::Janitor;
 use places::{Place, Places};
 pub use pump::{Lost, Pump};
