@@ -23,10 +23,15 @@ use pinfold::{
     },
     clock,
     daemon::{detach, reexec, supervisor, up},
-    keeper::{self, role, setup},
+    keeper::{
+        self,
+        role::{self, Priority},
+        setup,
+    },
     kernel::{place::scope, signals},
     logger,
 };
+use tracing_subscriber::fmt::MakeWriter;
 
 fn main() -> ExitCode {
     let role = std::env::args_os().nth(1);
@@ -49,8 +54,12 @@ fn report(ended: Result<Exit, Failure>) -> ExitCode {
     match ended {
         Ok(exit) => exit.into(),
         Err(failure) => {
+            let mut sentence = failure.sentence() + "\n";
+            if role::is_journal() {
+                sentence = String::from_utf8_lossy(&role::prefixed(Priority::Error, sentence.as_bytes())).into_owned();
+            }
             // There is nowhere to report that stderr is gone.
-            writeln!(anstream::stderr(), "{}", failure.sentence()).ok();
+            anstream::stderr().write_all(sentence.as_bytes()).ok();
             failure.exit().into()
         }
     }
@@ -71,12 +80,46 @@ fn supervise() -> Result<Exit, Failure> {
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PINFOLD_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| Stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false)
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    if role::is_journal() {
+        log.with_ansi(false).without_time().with_level(false).with_writer(Journal).init();
+    } else {
+        let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        log.with_ansi(ansi).with_writer(|| Stderr).init();
+    }
+}
+
+/// Stderr that is the journal's: each line has the level of what is said.
+struct Journal;
+
+impl MakeWriter<'_> for Journal {
+    type Writer = JournalLine;
+
+    fn make_writer(&self) -> JournalLine {
+        JournalLine(Priority::Info)
+    }
+
+    fn make_writer_for(&self, meta: &tracing::Metadata<'_>) -> JournalLine {
+        JournalLine(match *meta.level() {
+            tracing::Level::ERROR => Priority::Error,
+            tracing::Level::WARN => Priority::Warning,
+            tracing::Level::INFO => Priority::Info,
+            _ => Priority::Debug,
+        })
+    }
+}
+
+struct JournalLine(Priority);
+
+impl io::Write for JournalLine {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        role::offer(&role::prefixed(self.0, bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Stderr that drops what it would have to wait for: a terminal that was stopped must not stop supervision.

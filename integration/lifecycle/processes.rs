@@ -1,12 +1,17 @@
 //! Keeper, supervisor and logger: what they cost, and what becomes of workers and their output when one of them dies.
 
-use std::{fs, os::unix::net::UnixDatagram, path::Path, time::Duration};
+use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command, time::Duration};
 
-use pinfold::model::{Event, EventKind, ExitCause, State};
+use pinfold::{
+    clock,
+    model::{Event, EventKind, ExitCause, State},
+};
 use rustix::process::Signal;
 
 use crate::MS;
-use crate::support::{self, Case, misbehaving, patience, process::Process, scaled, tree, up::Up, wait_until, worker};
+use crate::support::{
+    self, Case, misbehaving, patience, process::Process, run::finish, scaled, tree, up::Up, wait_until, worker,
+};
 
 #[test]
 fn keeper_and_logger_have_one_thread_and_at_most_a_megabyte_beside_their_program() {
@@ -204,4 +209,104 @@ fn what_a_worker_prints_is_in_its_log_to_the_last_line() {
     up.stop();
     let expected: Vec<String> = (1..=5000).map(|i| format!("line {i}")).collect();
     assert_eq!(logged(&case.dir.path().join("state/logs/printing")), expected);
+}
+
+#[test]
+fn we_are_the_last_for_the_oom_killer_and_have_room_for_descriptors_and_workers_have_what_was_there_before() {
+    let case = Case::new();
+    let config = case.config(&misbehaving("web", &["sleep"], &[]));
+    let pinfold = case.pinfold("up");
+    let mut limited = Command::new("/bin/sh");
+    limited.args(["-c", "ulimit -Sn 300 && exec \"$0\" \"$@\""]).arg(pinfold.get_program()).args(pinfold.get_args());
+    limited.arg(config).envs(case.mark()).current_dir("/");
+    let mut up = Up::spawn(&mut limited);
+    let web = up.started("web", 1);
+    let files = |process: &Process| {
+        let text = process.file("limits");
+        let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words[3].to_owned(), words[4].to_owned())
+    };
+    let hard = files(&web).1;
+    // Without the privilege (CAP_SYS_RESOURCE), which not every container's root has, all is as it was.
+    let may = finish(Command::new("/bin/sh").args(["-c", "echo -900 > /proc/self/oom_score_adj"])).code == Some(0);
+    let spared = if may { "-900" } else { "0" };
+    for leaf in ["keeper", "supervisor", "logger"] {
+        let role = case.role(leaf);
+        assert_eq!(role.file("oom_score_adj").trim(), spared, "{leaf}");
+        assert_eq!(files(&role), (hard.clone(), hard.clone()), "{leaf}");
+    }
+    assert_eq!(web.file("oom_score_adj").trim(), "0");
+    assert_eq!(files(&web), ("300".into(), hard));
+    // One that follows is as protected as the first.
+    case.role("supervisor").signal(Signal::KILL);
+    up.wait_for(
+        "the next one",
+        |e| matches!(&e.kind, EventKind::Supervisor { what } if what.contains("started again")),
+    );
+    assert_eq!(case.role("supervisor").file("oom_score_adj").trim(), spared);
+    up.signal(Signal::TERM);
+    end_of_a_replaced_supervisor(&mut up);
+}
+
+#[test]
+fn a_service_manager_is_told_how_workers_do_at_most_once_a_second_and_nothing_while_nothing_happens() {
+    let case = Case::alone();
+    let socket = case.dir.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    let hear = |within: Duration| {
+        manager.set_read_timeout(Some(within)).unwrap();
+        let mut bytes = [0; 4096];
+        let n = manager.recv(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes[..n]).into_owned())
+    };
+    let flapping = "restart: {policy: always, max_retries: 0, retry_delay: 20ms, backoff_rate: 1, jitter: 0}";
+    let workers = worker("a", &["/bin/sleep", "1000"], &[]) + &worker("flap", &["/bin/sleep", "0.02"], &[flapping]);
+    let mut up = Up::spawn(case.pinfold("up").arg(case.config(&workers)).env("NOTIFY_SOCKET", &socket));
+    let ready = hear(patience()).expect("READY");
+    assert!(ready.starts_with("READY=1\nSTATUS=") && ready.contains(" of 2 workers running"), "{ready}");
+
+    let begun = clock::monotonic();
+    let mut told = Vec::new();
+    while clock::monotonic().since(begun) < 4 * 1000 * MS {
+        told.extend(hear(500 * MS));
+    }
+    assert!(told.iter().all(|text| text.starts_with("STATUS=") && text.lines().count() == 1), "{told:?}");
+    assert!(told.len() <= 5, "four seconds are five lines at the most: {told:?}");
+    case.ask("stop", &["flap"]);
+    let last = loop {
+        let text = hear(patience()).expect("the last word on it");
+        if text == "STATUS=1 of 2 workers running" {
+            break text;
+        }
+    };
+    assert_eq!(hear(2 * 1000 * MS), None, "nothing happens: {last}");
+    up.signal(Signal::TERM);
+    let end = hear(patience()).expect("the end");
+    assert_eq!(end, "STOPPING=1\nSTATUS=stopping every worker");
+    assert_eq!(up.end().code, Some(0));
+}
+
+#[test]
+fn in_the_journal_each_line_has_its_priority_and_no_time_of_its_own() {
+    use std::os::unix::fs::MetadataExt;
+    let case = Case::new();
+    let path = case.dir.path().join("journal");
+    let journal = fs::File::options().create(true).append(true).open(&path).unwrap();
+    let meta = journal.metadata().unwrap();
+    let config = case.config(&worker("w", &["/bin/sleep", "1000"], &[]));
+    let mut command = case.pinfold("up");
+    command.arg(config).env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino())).env("PINFOLD_LOG", "info");
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(journal);
+    let mut up = command.spawn().unwrap();
+    let first = case.role("supervisor");
+    wait_until("it runs", || fs::read_dir(case.run_dir("w", 1)).ok().map(drop));
+    first.signal(Signal::KILL);
+    let said = || fs::read_to_string(&path).unwrap();
+    let gone = "<4>pinfold keeper: the supervisor is gone, ended by signal 9; the workers are untouched\n";
+    wait_until("the keeper's word", || said().contains(gone).then_some(()));
+    assert!(said().lines().all(|line| line.starts_with('<')), "{}", said());
+    wait_until("the next one", || (finish(case.pinfold("count").arg("w")).stdout == "1\n").then_some(()));
+    case.ask("down", &[]);
+    assert!(up.wait().unwrap().success());
 }

@@ -84,6 +84,42 @@ fn a_frozen_worker_stays_frozen_while_its_memory_shrinks_and_one_that_is_frozen_
 }
 
 #[test]
+fn what_is_asked_for_and_what_the_kernel_has_is_shown_side_by_side() {
+    let case = Case::with_limits(false);
+    let mut up = Up::start(&case, &hog(&case, 8, "256MiB"));
+    holds(&case);
+    assert_eq!(set(&case, &["pids.max=40", "--persist"]).code, Some(0));
+    let shown = || case.ask("inspect", &["hog"]).stdout;
+    let has = |table: &str, name: &str, columns: [&str; 3]| {
+        let words = |line: &str| line.split("  ").map(str::trim).filter(|w| !w.is_empty()).map(str::to_owned).collect();
+        let rows: Vec<Vec<String>> = table.lines().map(words).collect();
+        let row = rows.into_iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("{name}: {table}"));
+        assert_eq!(row[1..], columns, "{table}");
+    };
+    has(&shown(), "limits.pids.max", ["40", "pids.max 40", "set --persist"]);
+    assert_eq!(set(&case, &["memory.max_rss=512MiB", "--for", "1h"]).code, Some(0));
+    has(&shown(), "limits.memory.max_rss", ["512MiB", "memory.max 512 MiB", "set --for 1h"]);
+    has(&shown(), "limits.memory.swap_max", ["-", "memory.swap.max 0", "default"]);
+    case.ask("restart", &["hog"]);
+    let line = format!("{}:5", case.file("pinfold.yaml"));
+    has(&shown(), "limits.memory.max_rss", ["256MiB", "memory.max 256 MiB", &line]);
+    up.stop();
+}
+
+#[test]
+fn our_own_memory_is_not_reclaimed() {
+    let case = Case::with_limits(false);
+    let mut up = Up::start(&case, &hog(&case, 8, "256MiB"));
+    up.started("hog", 1);
+    for (leaf, mib) in [("keeper", 32), ("supervisor", 128), ("logger", 32)] {
+        assert_eq!(tree::read(&case.root.join(leaf), "memory.min").trim(), (mib * MIB).to_string(), "{leaf}");
+    }
+    assert_eq!(tree::read(&case.root, "memory.min").trim(), "0", "whose that is is not ours to say");
+    assert_eq!(file(&case, "memory.min"), "0", "a worker is held to its own limits");
+    up.stop();
+}
+
+#[test]
 fn a_reload_changes_limits_in_place_or_says_why_not() {
     let case = Case::with_limits(false);
     let mut up = Up::start(&case, &hog(&case, 64, "256MiB"));

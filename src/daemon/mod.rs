@@ -7,6 +7,7 @@
 //! settings.rs    what it is started with
 //! signals.rs     what it is asked by
 //! ending.rs      how it ends
+//! announce.rs    what the service manager is told meanwhile
 //! applied.rs     the configuration in force, kept for a supervisor that is started again
 //! memory.rs      the store: opened, judged, watched, closed
 //! chronicle.rs   the supervisor's own events
@@ -21,6 +22,7 @@
 //! reexec.rs      another binary in the place of this one
 //! ```
 
+mod announce;
 mod applied;
 mod chronicle;
 mod console;

@@ -246,7 +246,7 @@ impl Inner {
         self.manager.arrange(config.workers.iter().map(|worker| &worker.id));
         let failed = carried.iter().filter(|carried| carried.outcome == Word::Failed).count();
         self.chronicle.supervisor(format!("reloaded: {steps} steps, {failed} of them failed"));
-        self.kernel.notify(&format!("READY=1\nSTATUS={} workers", config.workers.len()));
+        self.kernel.notify("READY=1");
         Ok(Reloaded { steps: carried, untouched: plan.untouched })
     }
 

@@ -21,7 +21,7 @@ use crate::kernel::ancestors::Ancestors;
 use crate::kernel::auxiliary::{self, Auxiliary};
 use crate::kernel::cgroup::{Dir, Namespace};
 use crate::kernel::host::{HostKernel, Parts, Scan};
-use crate::kernel::launch::{Method, give_back, selftest};
+use crate::kernel::launch::{Method, selftest};
 use crate::kernel::place::{self, record, settle};
 use crate::manager::diff::diff;
 use crate::manager::handle::{Manager, Member};
@@ -31,6 +31,7 @@ use crate::worker::actor::Shared;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::rules;
 
+use super::announce::announce;
 use super::applied::{self, InForce, lay_over, scale};
 use super::chronicle::Chronicle;
 use super::console::Console;
@@ -238,7 +239,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         .map(|(_, handle)| handle.start(Trigger::Config))
         .collect();
     kernel.took_over();
-    let announcement = tokio::spawn(announce(started, kernel.clone(), handles.len()));
+    let announcement = tokio::spawn(announce(started, kernel.clone(), manager.clone(), stream.told().ring));
     // From now on manager and reloader have what is true.
     drop((config, handles));
     let hangups = signals.hangup.take().map(|hangup| {
@@ -433,21 +434,4 @@ impl Tree {
         let ancestors = Ancestors::open(&situation.mount.path, &ancestors.collect::<Vec<_>>());
         Ok(Self { limits: tree.host(), aux: tree.aux, workers: tree.workers, ancestors, namespace: tree.xattrs })
     }
-}
-
-/// Tells systemd once every worker runs, or could not be started for the first time.
-async fn announce(started: Vec<crate::worker::handle::Answer>, kernel: HostKernel, workers: usize) {
-    let mut failed = 0;
-    for answer in started {
-        if answer.await.is_err() {
-            failed += 1;
-        }
-    }
-    let status = match failed {
-        0 => format!("{workers} workers"),
-        n => format!("{workers} workers, {n} of them not started"),
-    };
-    kernel.notify(&format!("READY=1\nSTATUS={status}"));
-    // What a start of thousands took at once, and nobody needs again.
-    give_back();
 }

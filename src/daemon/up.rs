@@ -39,6 +39,7 @@ pub fn up(args: &Up, globals: &Globals, waiter: Option<OwnedFd>) -> Result<Infal
 
     // From here on something of ours would stay behind: an end that is asked for is the keeper's to bring about.
     signals::hold().map_err(|e| Failure::failed("cannot block signals", e))?;
+    role::protect().map_err(|e| Failure::failed("cannot tell the OOM killer to spare us", e))?;
     // It goes by itself when its socket is closed: with this process, unless that becomes the keeper.
     let logger = start_logger()?;
     let claimed = take_place(&paths, &situation, logger.child.pid)?;

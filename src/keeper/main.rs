@@ -83,6 +83,7 @@ impl Keeper {
     fn begin() -> Result<Self, Failure> {
         let setup = Setup::receive().map_err(Failure::Setup)?;
         drop(role::begin(c"pinfold-keeper").map_err(Failure::at("standard input"))?);
+        role::protect().map_err(Failure::at("oom_score_adj"))?;
         // Orphans of workers come to us, so that no zombie keeps a number that somebody still means.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(Failure::at("subreaper"))?;
         let signals = Signals::block().map_err(Failure::at("signalfd"))?;

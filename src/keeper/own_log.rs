@@ -54,15 +54,17 @@ fn name(meta: &std::fs::Metadata) -> String {
 /// Something was written to `stderr`: where that is our own file, it is kept short.
 pub(super) fn written(stderr: BorrowedFd<'_>) {
     static OURS: OnceLock<Option<File>> = OnceLock::new();
-    let ours = || -> Option<File> {
-        let known_as = std::env::var(VARIABLE).ok()?;
-        let file = File::from(stderr.try_clone_to_owned().ok()?);
-        (name(&file.metadata().ok()?) == known_as).then_some(file)
-    };
+    let ours = || is_named_by(stderr, VARIABLE).then(|| stderr.try_clone_to_owned().ok().map(File::from)).flatten();
     if let Some(file) = OURS.get_or_init(ours) {
         // There is nowhere to report that it cannot be shortened; the next line tries again.
         file.metadata().and_then(|meta| keep_within(file, meta.len(), MOST, KEPT)).ok();
     }
+}
+
+/// Whether `file` is the one whose device and inode this variable of our environment has.
+pub(super) fn is_named_by(file: BorrowedFd<'_>, variable: &str) -> bool {
+    let Ok(stat) = rustix::fs::fstat(file) else { return false };
+    std::env::var(variable).is_ok_and(|known_as| known_as == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 fn keep_within(file: &File, length: u64, most: u64, kept: usize) -> io::Result<()> {

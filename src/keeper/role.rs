@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 
 use serde_bytes::ByteBuf;
 
@@ -134,6 +135,25 @@ fn oom_score_adj() -> i32 {
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
+/// The OOM killer takes almost anything else first: what is gone with us is the supervision of all the others. Not −1000, which
+/// would have us outlive our own fault.
+const PROTECTED: i32 = -900;
+
+/// Has the OOM killer spare this process, and the roles that it starts. Workers, and what else is launched by a plan, have the score
+/// of theirs. Without the privilege (`CAP_SYS_RESOURCE`) everything stays as it is.
+///
+/// # Errors
+/// Where `/proc` is not mounted.
+pub fn protect() -> io::Result<()> {
+    if oom_score_adj() <= PROTECTED {
+        return Ok(());
+    }
+    match std::fs::write("/proc/self/oom_score_adj", PROTECTED.to_string()) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        written => written,
+    }
+}
+
 /// Takes the role's socket out of the standard input, which is `/dev/null` afterwards, and gives the process a name.
 ///
 /// # Errors
@@ -152,7 +172,34 @@ pub fn begin(name: &CStr) -> io::Result<OwnedFd> {
 
 /// One line on stderr. Dropped where it would have to wait: a stuck terminal or log must not stop the role.
 pub fn say(role: &str, line: &dyn std::fmt::Display) {
-    offer(format!("pinfold {role}: {line}\n").as_bytes());
+    let text = format!("pinfold {role}: {line}\n");
+    if is_journal() { offer(&prefixed(Priority::Warning, text.as_bytes())) } else { offer(text.as_bytes()) }
+}
+
+/// syslog(3)'s priorities, as far as we have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are syslog's")]
+pub enum Priority {
+    Error = 3,
+    Warning = 4,
+    Info = 6,
+    Debug = 7,
+}
+
+/// Whether stderr is the journal's (`JOURNAL_STREAM`, systemd.exec(5)). It has the time of each line by itself, and its priority from
+/// what [`prefixed`] puts before it. By prefix, and not through the journal's own socket: that waits where the journal is stuck.
+#[must_use]
+pub fn is_journal() -> bool {
+    static JOURNAL: OnceLock<bool> = OnceLock::new();
+    *JOURNAL.get_or_init(|| own_log::is_named_by(io::stderr().as_fd(), "JOURNAL_STREAM"))
+}
+
+/// Each line of `text` with its priority, as sd-daemon(3) has it.
+#[must_use]
+pub fn prefixed(priority: Priority, text: &[u8]) -> Vec<u8> {
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    let prefix = format!("<{}>", priority as u8);
+    lines.flat_map(|line| [prefix.as_bytes(), line].concat()).collect()
 }
 
 /// `text` on stderr, or nowhere: see [`say`].
@@ -176,4 +223,16 @@ pub fn raise_descriptor_limit() -> io::Result<rustix::process::Rlimit> {
     let before = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum })?;
     Ok(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_has_its_priority_and_none_can_have_another() {
+        assert_eq!(prefixed(Priority::Error, b"one\ntwo\n"), b"<3>one\n<3>two\n");
+        assert_eq!(prefixed(Priority::Debug, b"<0>forged"), b"<7><0>forged");
+        assert_eq!(prefixed(Priority::Info, b""), b"");
+    }
 }

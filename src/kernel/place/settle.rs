@@ -94,6 +94,9 @@ impl Tree {
         for leaf in Leaf::ALL {
             kill::remove(&self.root, leaf.name())?;
         }
+        if self.root.read("memory.min").is_ok_and(|min| min.trim() == protected_together().to_string()) {
+            self.root.write("memory.min", "0")?;
+        }
         if made {
             kill::remove(&self.root.above()?, self.root.name())?;
         }
@@ -146,7 +149,35 @@ pub fn settle(
             }
         }
     }
+    protect(&root, own_the_top);
     Ok(Tree { xattrs: Namespace::probe(&workers), root, workers, aux, runs, withheld, ancestors })
+}
+
+/// So much of our own memory is not reclaimed, however short it is: what workers, and the host, do not get back so. Far more than
+/// each of us uses, and only what is used counts.
+const PROTECTED: [(Leaf, u64); 3] = [(Leaf::Keeper, 32 << 20), (Leaf::Supervisor, 128 << 20), (Leaf::Logger, 32 << 20)];
+
+fn protected_together() -> u64 {
+    PROTECTED.iter().map(|(_, bytes)| bytes).sum()
+}
+
+/// Sets `memory.min` of our own leaves; and of ROOT, where nobody is above it who would have to grant it (a cgroup is protected only as
+/// far as those above it are).
+fn protect(root: &Dir, topmost: bool) {
+    let set = |dir: &Dir, bytes: u64| {
+        if dir.has("memory.min") {
+            // It is a help, and no reason not to begin.
+            dir.write("memory.min", &bytes.to_string()).unwrap_or_default();
+        }
+    };
+    for (leaf, bytes) in PROTECTED {
+        if let Ok(dir) = root.open_below(leaf.name()) {
+            set(&dir, bytes);
+        }
+    }
+    if topmost {
+        set(root, protected_together());
+    }
 }
 
 fn open_or_make(path: &Path) -> Result<Dir, PlaceError> {
@@ -282,6 +313,24 @@ mod tests {
         assert_eq!(dir.read("cgroup.subtree_control").unwrap(), "cpu pids\n", "nothing was written");
         enable(&dir, Controller::Memory).unwrap();
         assert_eq!(dir.read("cgroup.subtree_control").unwrap(), "+memory");
+    }
+
+    #[test]
+    fn our_own_leaves_are_protected_and_what_is_above_them_only_where_nobody_else_is() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = Dir::on_any_fs(tmp.path());
+        for leaf in [".", "keeper", "supervisor"] {
+            std::fs::create_dir_all(tmp.path().join(leaf)).unwrap();
+            std::fs::write(tmp.path().join(leaf).join("memory.min"), "0\n").unwrap();
+        }
+        let read = |leaf: &str| std::fs::read_to_string(tmp.path().join(leaf).join("memory.min")).unwrap();
+        protect(&root, false);
+        assert_eq!(
+            (read("keeper"), read("supervisor"), read(".")),
+            ("33554432".into(), "134217728".into(), "0\n".into())
+        );
+        protect(&root, true);
+        assert_eq!(read("."), "201326592");
     }
 
     #[test]
