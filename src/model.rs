@@ -26,7 +26,8 @@ pub use cause::{Confidence, ExitCause, ExitStatus, KilledBy, OomScope, UnknownWh
 pub use chain::chain;
 pub use check::{Check, Soundness};
 pub use counters::{
-    AboveReading, Counters, CpuStat, HostOom, Level, MemoryEvents, Pressures, Sample, Stalled, Usage, Wanted,
+    AboveReading, Ceilings, Counters, CpuStat, HostOom, Level, Measured, MemoryEvents, OwnUse, Pressures, Sample,
+    Stalled, Usage, Wanted,
 };
 pub use event::{KernelEvent, KernelEventKind, LimitSet, Target};
 pub use health::{HealthReport, HealthVerdict, ProbeKind};

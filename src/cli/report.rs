@@ -222,6 +222,7 @@ mod tests {
             memory_pressure_usec: Some(11),
             cpu_pressure_usec: Some(12),
             io_pressure_usec: None,
+            ..Usage::default()
         };
         Report {
             v: VERSION,

@@ -9,6 +9,7 @@ pub mod launch;
 pub mod news;
 pub mod note;
 pub mod orphan;
+pub mod own;
 pub mod pidfd;
 pub mod place;
 pub mod port;

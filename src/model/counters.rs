@@ -63,6 +63,66 @@ pub struct Usage {
     pub cpu_pressure_usec: Option<u64>,
     /// `total` of the `some` line of `io.pressure`.
     pub io_pressure_usec: Option<u64>,
+    /// `total` of the `full` line of `memory.pressure`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_pressure_full_usec: Option<u64>,
+    /// `total` of the `full` line of `cpu.pressure`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_pressure_full_usec: Option<u64>,
+    /// `total` of the `full` line of `io.pressure`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_pressure_full_usec: Option<u64>,
+    /// `rbytes` of `io.stat`, of all devices: one that lies on another counts beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_read_bytes: Option<u64>,
+    /// `wbytes` of `io.stat`, of all devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_written_bytes: Option<u64>,
+    /// `rios` of `io.stat`, of all devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_reads: Option<u64>,
+    /// `wios` of `io.stat`, of all devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_writes: Option<u64>,
+}
+
+/// What a living run uses and is held to, at one look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Measured {
+    /// What it uses, and has used in all.
+    pub used: Usage,
+    /// What it is held to.
+    pub ceilings: Ceilings,
+}
+
+/// What a process of ours uses itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OwnUse {
+    /// CPU time, in user mode and in the kernel, in seconds.
+    pub cpu_seconds: f64,
+    /// When it began: seconds since 1970.
+    pub start_seconds: f64,
+    /// Its resident memory.
+    pub resident_bytes: u64,
+    /// Its address space.
+    pub virtual_bytes: u64,
+    /// Its threads.
+    pub threads: u64,
+    /// Descriptors that are open.
+    pub open_fds: u64,
+    /// How many may be; `None` where there is no end.
+    pub max_fds: Option<u64>,
+}
+
+/// The limits in force, by the kernel's files. `None`: there is no such limit, or the kernel does not tell here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ceilings {
+    /// `memory.max`.
+    pub memory_max_bytes: Option<u64>,
+    /// `memory.high`.
+    pub memory_high_bytes: Option<u64>,
+    /// `pids.max`.
+    pub pids_max: Option<u64>,
 }
 
 /// Which numbers of a living run to read.

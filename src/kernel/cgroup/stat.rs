@@ -2,22 +2,31 @@
 //! totals of the pressure files.
 
 use super::dir::{Dir, flat};
-use crate::model::{CpuStat, Pressures, Sample, Stalled, Usage, Wanted};
+use crate::model::{Ceilings, CpuStat, Measured, Pressures, Sample, Stalled, Usage, Wanted};
 
 /// Reads all of it. What cannot be read is `None`: totals are a report, never a reason to fail.
 #[must_use]
 pub fn usage(dir: &Dir) -> Usage {
-    let mut buf = [0; 2048];
+    // The longest of them, io.stat, has a line for each disk.
+    let mut buf = [0; 8192];
     let mut usage = Usage {
         memory_current_bytes: number(dir, "memory.current", &mut buf),
         memory_peak_bytes: number(dir, "memory.peak", &mut buf),
         pids_current: number(dir, "pids.current", &mut buf),
         pids_peak: number(dir, "pids.peak", &mut buf),
-        memory_pressure_usec: stalled(dir, "memory.pressure", &mut buf),
-        cpu_pressure_usec: stalled(dir, "cpu.pressure", &mut buf),
-        io_pressure_usec: stalled(dir, "io.pressure", &mut buf),
         ..Usage::default()
     };
+    let memory = totals(dir, "memory.pressure", &mut buf);
+    (usage.memory_pressure_usec, usage.memory_pressure_full_usec) = both(memory);
+    let cpu = totals(dir, "cpu.pressure", &mut buf);
+    (usage.cpu_pressure_usec, usage.cpu_pressure_full_usec) = both(cpu);
+    let io = totals(dir, "io.pressure", &mut buf);
+    (usage.io_pressure_usec, usage.io_pressure_full_usec) = both(io);
+    if let Ok(text) = dir.read_into("io.stat", &mut buf) {
+        let sum = |key| Some(of_all_devices(text, key));
+        (usage.io_read_bytes, usage.io_written_bytes) = (sum("rbytes"), sum("wbytes"));
+        (usage.io_reads, usage.io_writes) = (sum("rios"), sum("wios"));
+    }
     if let Ok(text) = dir.read_into("cpu.stat", &mut buf) {
         for (key, value) in flat(text) {
             match key {
@@ -32,6 +41,19 @@ pub fn usage(dir: &Dir) -> Usage {
         }
     }
     usage
+}
+
+/// Reads all of it, and what the cgroup is held to.
+#[must_use]
+pub fn measure(dir: &Dir) -> Measured {
+    let mut buf = [0; 64];
+    // `max` is no number: there is no limit.
+    let ceilings = Ceilings {
+        memory_max_bytes: number(dir, "memory.max", &mut buf),
+        memory_high_bytes: number(dir, "memory.high", &mut buf),
+        pids_max: number(dir, "pids.max", &mut buf),
+    };
+    Measured { used: usage(dir), ceilings }
 }
 
 /// Reads what a person looks at first of a living cgroup: memory, CPU time, processes.
@@ -105,8 +127,18 @@ fn number(dir: &Dir, file: &str, buf: &mut [u8]) -> Option<u64> {
     dir.read_into(file, buf).ok()?.trim().parse().ok()
 }
 
-fn stalled(dir: &Dir, file: &str, buf: &mut [u8]) -> Option<u64> {
-    Some(totals(dir, file, buf)?.some_usec)
+const fn both(stalled: Option<Stalled>) -> (Option<u64>, Option<u64>) {
+    match stalled {
+        Some(Stalled { some_usec, full_usec }) => (Some(some_usec), Some(full_usec)),
+        None => (None, None),
+    }
+}
+
+/// The sum of `key` over the lines of `io.stat`: `8:0 rbytes=1 wbytes=2 rios=1 wios=1 dbytes=0 dios=0`.
+fn of_all_devices(text: &str, key: &str) -> u64 {
+    let pairs = text.split_ascii_whitespace().filter_map(|pair| pair.split_once('='));
+    let values = pairs.filter_map(|(name, value)| (name == key).then(|| value.parse::<u64>().ok())?);
+    values.fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -130,6 +162,16 @@ mod tests {
             ("cpu.pressure", psi(102)),
             ("io.pressure", psi(103)),
             (
+                "io.stat",
+                "8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n\
+                 253:0 rbytes=100 wbytes=0 rios=1 wios=0 dbytes=7 dios=7\n\
+                 7:0 \n"
+                    .to_owned(),
+            ),
+            ("memory.max", "16384\n".to_owned()),
+            ("memory.high", "max\n".to_owned()),
+            ("pids.max", "64\n".to_owned()),
+            (
                 "cpu.stat",
                 "usage_usec 70\nuser_usec 50\nsystem_usec 20\ncore_sched.force_idle_usec 1\nnr_periods 11\n\
                  nr_throttled 4\nthrottled_usec 900\nnr_bursts 0\nburst_usec 0\n"
@@ -152,8 +194,17 @@ mod tests {
             memory_pressure_usec: Some(101),
             cpu_pressure_usec: Some(102),
             io_pressure_usec: Some(103),
+            memory_pressure_full_usec: Some(3),
+            cpu_pressure_full_usec: Some(3),
+            io_pressure_full_usec: Some(3),
+            io_read_bytes: Some(4196),
+            io_written_bytes: Some(8192),
+            io_reads: Some(2),
+            io_writes: Some(2),
         };
         assert_eq!(usage(&Dir::on_any_fs(tmp.path())), expected);
+        let ceilings = Ceilings { memory_max_bytes: Some(16384), memory_high_bytes: None, pids_max: Some(64) };
+        assert_eq!(measure(&Dir::on_any_fs(tmp.path())), Measured { used: expected, ceilings }, "`max` is no limit");
         let first =
             Usage { memory_current_bytes: Some(4096), cpu_usec: Some(70), pids_current: Some(2), ..Usage::default() };
         assert_eq!(glance(&Dir::on_any_fs(tmp.path())), first);

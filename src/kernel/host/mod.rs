@@ -51,8 +51,8 @@ use crate::kernel::port::{Kernel, KernelError, RunNote, Standing};
 use crate::kernel::pressure::Pressure;
 use crate::kernel::watch::{self, Interest, WatchError, Watches};
 use crate::model::{
-    Counters, KernelEvent, KernelEventKind, LimitSet, RunId, Sample, SliceName, Stage, StartError, Target, Usage,
-    Wanted, Way, WorkerId, chain,
+    Counters, KernelEvent, KernelEventKind, LimitSet, Measured, RunId, Sample, SliceName, Stage, StartError, Target,
+    Usage, Wanted, Way, WorkerId, chain,
 };
 use crate::spec::types::{Slice, Spec};
 
@@ -217,6 +217,12 @@ impl HostKernel {
     #[must_use]
     pub fn glance(&self, run: &RunId) -> Usage {
         self.inner.dir(run).map(|dir| stat::glance(&dir)).unwrap_or_default()
+    }
+
+    /// All that a living run uses and is held to: a dozen files. What cannot be read is absent; so is all of a run that is over.
+    #[must_use]
+    pub fn measure(&self, run: &RunId) -> Measured {
+        self.inner.dir(run).map(|dir| stat::measure(&dir)).unwrap_or_default()
     }
 }
 
