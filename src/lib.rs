@@ -16,6 +16,7 @@ pub mod limit_manager;
 pub mod logger;
 pub mod logs;
 pub mod manager;
+pub mod metrics;
 pub mod model;
 pub mod policy;
 pub mod spec;

@@ -63,6 +63,7 @@ impl Bench {
             cpus: 2,
             boot_id: BOOT_ID.into(),
             seed,
+            latency: Arc::default(),
             seqs: Mutex::default(),
         };
         Self { kernel, ledger, shared: Arc::new(shared), records, given_up }

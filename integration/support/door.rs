@@ -1,6 +1,11 @@
 //! The control socket, spoken to without the product: HTTP by hyper, one connection that is kept.
 
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    os::unix::net::UnixStream as StdStream,
+    path::Path,
+};
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -85,4 +90,22 @@ impl Door {
         let body = serde_json::from_slice(&bytes);
         Answer { status, body: body.unwrap_or_else(|e| panic!("{what}: {status}: {e}")) }
     }
+}
+
+/// What `path` answers as text. HTTP/1.0, so that the body is all that comes until the end.
+pub(crate) fn text(socket: &Path, path: &str, accept: &str) -> String {
+    let mut stream = StdStream::connect(socket).unwrap_or_else(|e| panic!("{}: {e}", socket.display()));
+    stream.set_read_timeout(Some(patience())).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: pinfold\r\naccept: {accept}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+    body.to_owned()
+}
+
+/// The series of Prometheus' text format with their values.
+pub(crate) fn series(text: &str) -> BTreeMap<&str, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.rsplit_once(' ').map(|(name, value)| (name, value.parse().unwrap())).unwrap()).collect()
 }

@@ -232,6 +232,9 @@ impl Conversation {
                         continue;
                     }
                     self.over = !self.fresh;
+                    if self.over {
+                        self.api.ring().miss(fallen);
+                    }
                     return Some(vec![Told::Marker(missed(fallen, self.over))]);
                 }
                 Piece::Nothing if !self.asked.follow => return None,

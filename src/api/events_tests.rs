@@ -8,13 +8,22 @@ use super::*;
 use crate::api::{Meter, Told};
 use crate::history::{Scribe, Vitals};
 use crate::manager::handle::{Manager, Member};
-use crate::model::{Event, EventKind, ExitCause, RunId, Usage, WorkerId};
+use crate::metrics::Tally;
+use crate::model::{Event, EventKind, ExitCause, Measured, OwnUse, RunId, Usage, WorkerId};
 use crate::spec::types::Spec;
 use crate::testing::Bench;
 
 struct Nothing;
 
 impl Meter for Nothing {
+    fn measure(&self, _: &RunId) -> Measured {
+        Measured::default()
+    }
+
+    fn own(&self) -> Option<OwnUse> {
+        None
+    }
+
     fn read(&self, _: &RunId) -> Usage {
         Usage::default()
     }
@@ -44,7 +53,12 @@ impl Street {
         let manager = Manager::new(["web-1", "web-2", "db"].map(member).into());
         let scribe = Scribe::new("s");
         let ring = Ring::new(scribe.stream(), kept, 1 << 20);
-        let told = Told { ring: ring.clone(), began: BEGAN.parse().unwrap(), sinks: Vitals::default() };
+        let told = Told {
+            ring: ring.clone(),
+            began: BEGAN.parse().unwrap(),
+            sinks: Vitals::default(),
+            tally: Tally::default(),
+        };
         let runs = crate::store::MemoryStore::new();
         let day = Duration::from_secs(86_400);
         let runs = crate::store::StoreHandle::start(Box::new(runs), Vec::new(), day).unwrap();

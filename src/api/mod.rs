@@ -13,6 +13,7 @@
 //!  events  the stream ── filter  who wants which of it
 //!  logs    a worker's output, on a thread for each reader ── patience  how long a reader may take
 //!  govern  who changes what is configured ── reexec, shutdown  the supervisor's own end
+//!  metrics what a monitoring system reads
 //!  wire    every shape ── problem  every error ── moment  every date ── usage  what running workers use
 //! ```
 //!
@@ -27,6 +28,7 @@ mod govern;
 mod guard;
 mod keys;
 mod logs;
+mod metrics;
 mod moment;
 mod once;
 mod openapi;

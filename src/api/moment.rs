@@ -69,6 +69,13 @@ impl Moment {
         format!("{:.3}", Timestamp::from_nanosecond(wall).unwrap_or(Timestamp::MAX))
     }
 
+    /// Seconds since 1970.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "to a microsecond")]
+    pub fn seconds(&self, at: Mono) -> f64 {
+        (i128::from(self.zero) + i128::from(at.as_nanos())) as f64 / 1e9
+    }
+
     /// Milliseconds from `at` until now; 0 where it is to come.
     #[must_use]
     pub fn since_ms(&self, at: Mono) -> u64 {

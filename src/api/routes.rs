@@ -24,26 +24,28 @@ use super::extract::{Body, Name, Params, WAIT};
 use super::govern::Governor;
 use super::guard::{self, Asker};
 use super::logs::Readers;
+use super::metrics::Scraping;
 use super::moment::{Calendar, Moment};
 use super::once::Memory;
 use super::peer::{Peer, Role};
 use super::reexec::Upgrades;
 use super::shutdown::Shutdowns;
 use super::table;
-use super::usage::{self, Meter};
+use super::usage::{self, Look, Meter};
 use super::wait::Wait;
 use super::wire::{
     Ask, Code, Health, History, Inspection, Instances, PastRun, Plan, Problem, Reloaded, Results, SetLimits, Settled,
     StoreHealth, Why, Worker,
 };
 use crate::clock::Clock;
-use crate::history::{Ring, Vitals};
+use crate::history::{Ring, SinkHealth, Vitals};
 use crate::manager::handle::{Action, Manager, Member, Outcome};
+use crate::metrics::Tally;
 use crate::model::{Mono, RunId, State as WorkerState, WorkerId, chain};
 use crate::store::{self, StoreHandle};
 
 /// How many workers are told in one piece of a list: what a list costs at once, in time and memory, however long it is.
-const PIECE: usize = 64;
+pub(super) const PIECE: usize = 64;
 
 /// What the routes serve from. Cheap to clone.
 #[derive(Clone)]
@@ -67,6 +69,7 @@ struct Inner {
     waiting: Seats,
     readers: Readers,
     memory: Memory,
+    scraping: Scraping,
     upgrades: Option<Upgrades>,
 }
 
@@ -79,6 +82,8 @@ pub struct Told {
     pub began: Timestamp,
     /// The history sinks.
     pub sinks: Vitals,
+    /// What is counted of them.
+    pub tally: Tally,
 }
 
 impl Api {
@@ -107,6 +112,7 @@ impl Api {
             waiting: Seats::new("wait for something new"),
             readers: Readers::new(),
             memory: Memory::new(clock),
+            scraping: Scraping::new(),
             upgrades: None,
         };
         Self { inner: Arc::new(inner), governor: None, shutdowns: None }
@@ -128,6 +134,34 @@ impl Api {
 
     pub(super) fn began(&self) -> Timestamp {
         self.inner.told.began
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.inner.told.tally
+    }
+
+    pub(super) fn sinks(&self) -> Vec<SinkHealth> {
+        self.inner.told.sinks.read()
+    }
+
+    pub(super) fn store(&self) -> store::Health {
+        self.inner.store.borrow().clone()
+    }
+
+    pub(super) fn meter(&self) -> &Arc<dyn Meter> {
+        &self.inner.meter
+    }
+
+    pub(super) fn scraping(&self) -> &Scraping {
+        &self.inner.scraping
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        self.inner.calendar.now()
+    }
+
+    pub(super) fn now(&self) -> Mono {
+        self.moment().now
     }
 
     pub(super) fn seats(&self) -> &Seats {
@@ -204,13 +238,13 @@ impl Api {
     }
 
     /// Members as they are now.
-    async fn tell(&self, members: &[Arc<Member>], with_usage: bool) -> Vec<Worker> {
+    async fn tell(&self, members: &[Arc<Member>], look: Look) -> Vec<Worker> {
         let now = self.inner.calendar.now();
         let mut told: Vec<Worker> = members.iter().map(|member| tell(member, &now)).collect();
-        if with_usage {
+        if look != Look::False {
             let running: Vec<usize> = (0..told.len()).filter(|i| told[*i].state == WorkerState::Running).collect();
             let runs = running.iter().map(|i| RunId::new(told[*i].id.clone(), told[*i].run)).collect();
-            for (i, used) in running.into_iter().zip(usage::read(&self.inner.meter, runs).await) {
+            for (i, used) in running.into_iter().zip(usage::read(&self.inner.meter, runs, look).await) {
                 told[i].usage = Some(used);
             }
         }
@@ -229,7 +263,7 @@ pub(super) struct List {
     /// Names, or parts of them with `*` and `?`, several with commas; without one all.
     pattern: String,
     /// Whether what they use is read, too.
-    usage: bool,
+    usage: Look,
     /// Wait until the list's `generation` is greater than this.
     wait_generation: Option<u64>,
     /// How long that may take (`30s`, which it is without it; at most `10m`); then they are told as they are.
@@ -242,7 +276,7 @@ pub(super) struct List {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct One {
     /// Whether what it uses is read, too.
-    usage: bool,
+    usage: Look,
     /// Wait until its `generation` is greater than this.
     wait_generation: Option<u64>,
     /// How long that may take (`30s`, which it is without it; at most `10m`); then it is told as it is.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tower_service::Service;
 
 use super::*;
-use crate::model::{EventKind, Usage, WorkerId};
+use crate::model::{EventKind, Measured, OwnUse, Usage, WorkerId};
 use crate::spec::types::Spec;
 use crate::testing::{Bench, Launch, OnSignal, Script};
 
@@ -17,6 +17,14 @@ struct Echo;
 impl Meter for Echo {
     fn read(&self, run: &RunId) -> Usage {
         Usage { memory_current_bytes: Some(u64::from(run.number)), pids_current: Some(1), ..Usage::default() }
+    }
+
+    fn measure(&self, run: &RunId) -> Measured {
+        Measured { used: Usage { memory_peak_bytes: Some(70), ..self.read(run) }, ..Measured::default() }
+    }
+
+    fn own(&self) -> Option<OwnUse> {
+        None
     }
 }
 
@@ -108,7 +116,8 @@ impl Door {
 }
 
 fn told() -> Told {
-    Told { ring: Ring::new("s".into(), 9, 1 << 20), began: Timestamp::UNIX_EPOCH, sinks: Vitals::default() }
+    let (ring, sinks, tally) = (Ring::new("s".into(), 9, 1 << 20), Vitals::default(), Tally::default());
+    Told { ring, began: Timestamp::UNIX_EPOCH, sinks, tally }
 }
 
 /// A request of such a client.
@@ -163,6 +172,11 @@ async fn what_it_uses_is_read_of_what_runs_and_only_where_it_is_asked_for() {
     assert_eq!(value["workers"][1].get("usage"), None);
     let (_, value) = door.get("/v1/workers").await;
     assert_eq!(value["workers"][0].get("usage"), None);
+    let (_, mut value) = door.get("/v1/workers?usage=full").await;
+    let usage = value["workers"][0]["usage"].as_object_mut().unwrap();
+    assert!(usage.remove("at_usec").unwrap().as_u64().unwrap() > 0, "two readings are measured by their time");
+    assert_eq!(value["workers"][0]["usage"], json!({"memory_bytes": 1, "memory_peak_bytes": 70, "pids": 1}));
+    assert_eq!(code(&door.get("/v1/workers?usage=much").await), (400, "bad_request"));
     let (_, value) = door.get("/v1/workers/up?usage=true").await;
     assert_eq!(value["usage"]["memory_bytes"], 1);
 }

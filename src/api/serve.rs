@@ -86,8 +86,8 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
-            // What reads the kernel's files.
-            .max_blocking_threads(2)
+            // What reads the kernel's files, and writes metrics.
+            .max_blocking_threads(4)
             .thread_name("api-read")
             .build()?;
         let listener = {

@@ -10,7 +10,8 @@ use crate::api::peer::{Peer, Role};
 use crate::api::{Meter, Told};
 use crate::history::{Ring, Vitals};
 use crate::manager::handle::{Manager, Refusal};
-use crate::model::{RunId, Trigger, Usage, WorkerId};
+use crate::metrics::Tally;
+use crate::model::{Measured, OwnUse, RunId, Trigger, Usage, WorkerId};
 use crate::spec::types::Spec;
 use crate::store::{self, StoreHandle};
 use crate::testing::Bench;
@@ -20,6 +21,14 @@ struct Nothing;
 impl Meter for Nothing {
     fn read(&self, _: &RunId) -> Usage {
         Usage::default()
+    }
+
+    fn measure(&self, _: &RunId) -> Measured {
+        Measured::default()
+    }
+
+    fn own(&self) -> Option<OwnUse> {
+        None
     }
 }
 
@@ -45,8 +54,12 @@ impl Door {
         manager.find("up").unwrap().worker.start(Trigger::Config).await.unwrap();
         let runs = StoreHandle::start(Box::new(store::MemoryStore::new()), Vec::new(), Duration::from_secs(9)).unwrap();
         let (_, health) = watch::channel(store::Health::Ok { made_anew: None });
-        let told =
-            Told { ring: Ring::new("s".into(), 9, 1 << 20), began: Timestamp::UNIX_EPOCH, sinks: Vitals::default() };
+        let told = Told {
+            ring: Ring::new("s".into(), 9, 1 << 20),
+            began: Timestamp::UNIX_EPOCH,
+            sinks: Vitals::default(),
+            tally: Tally::default(),
+        };
         let clock = bench.shared.clock;
         let api = Api::new(manager.clone(), Arc::new(Nothing), clock, "/logs".into(), health, runs, told);
         let (sender, wishes) = mpsc::unbounded_channel();

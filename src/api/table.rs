@@ -13,6 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use super::events::{self, events};
 use super::guard::{Guard, guard};
 use super::logs::{self, logs};
+use super::metrics::metrics;
 use super::openapi::document;
 use super::peer::Role;
 use super::reexec::reexec;
@@ -117,6 +118,13 @@ pub(super) fn routes() -> Vec<Route> {
             .may(ASKED)
             .may(&[Code::GoingDown]),
         get("/v1/health", at::health, "How pinfold itself does").gives::<Health>(),
+        get(
+            "/metrics",
+            metrics,
+            "What a monitoring system reads: the text format of Prometheus, or OpenMetrics where it is asked for",
+        )
+        .streams(&[("text/plain", None), ("application/openmetrics-text", None)])
+        .may(&[Code::TooManyConnections]),
         get("/openapi.json", document, "This document").streams(&[("application/json", None)]),
     ]
 }

@@ -107,7 +107,7 @@ async fn the_shape_of_a_worker() {
     let bench = Bench::new(1);
     let member = member(&bench);
     let mut up = Worker::new(&member, running(), &now());
-    up.usage = Some(Usage { memory_bytes: Some(1 << 20), cpu_usec: Some(1500), pids: None });
+    up.usage = Some(Usage { memory_bytes: Some(1 << 20), cpu_usec: Some(1500), ..Usage::default() });
     insta::assert_json_snapshot!("a_running_worker", up);
     let down = WorkerStatus {
         state: State::Stopped,

@@ -10,9 +10,9 @@ use std::{
 use crate::api::socket::{self, Socket, SocketError, SocketFile};
 use crate::api::{Api, Bounds, Governor, Meter, Server, Shutdowns, Told, Upgrades};
 use crate::clock::Clock;
-use crate::kernel::host::HostKernel;
+use crate::kernel::{host::HostKernel, own};
 use crate::manager::handle::Manager;
-use crate::model::{RunId, Usage};
+use crate::model::{Measured, OwnUse, RunId, Usage};
 use crate::store::StoreHandle;
 
 /// How long the host's user database may take to tell the socket's group: it can come over a network.
@@ -97,5 +97,13 @@ struct Gauge(HostKernel);
 impl Meter for Gauge {
     fn read(&self, run: &RunId) -> Usage {
         self.0.glance(run)
+    }
+
+    fn measure(&self, run: &RunId) -> Measured {
+        self.0.measure(run)
+    }
+
+    fn own(&self) -> Option<OwnUse> {
+        own::read()
     }
 }

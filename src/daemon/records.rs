@@ -15,6 +15,7 @@ use crate::api::Told;
 use crate::clock;
 use crate::history::{History, Ring, Scribe, SinkState};
 use crate::kernel::place::record::boot_id;
+use crate::metrics::Tally;
 use crate::model::Event;
 use crate::spec::types::Sink;
 
@@ -70,10 +71,11 @@ impl Records {
         let mut history = History::default();
         history.configure(sinks);
         let ring = Ring::new(scribe.stream(), KEPT_EVENTS, KEPT_BYTES);
-        let told = Told { ring: ring.clone(), began: clock::wall(), sinks: history.vitals() };
+        let tally = Tally::default();
+        let told = Told { ring: ring.clone(), began: clock::wall(), sinks: history.vitals(), tally: tally.clone() };
         let (events, incoming) = mpsc::unbounded_channel();
         let (steps, orders) = mpsc::unbounded_channel();
-        let task = tokio::spawn(hand_on(incoming, orders, scribe, ring, history, shown));
+        let task = tokio::spawn(hand_on(incoming, orders, scribe, ring, history, tally, shown));
         Ok(Self { events, steps, told, task })
     }
 
@@ -131,6 +133,7 @@ async fn hand_on(
     mut scribe: Scribe,
     ring: Ring,
     mut history: History,
+    tally: Tally,
     shown: UnboundedSender<Event>,
 ) -> History {
     loop {
@@ -138,6 +141,7 @@ async fn hand_on(
             // The last events are before the end.
             biased;
             Some(event) = events.recv() => {
+                tally.note(&event);
                 // The console is gone only at the very end.
                 drop(shown.send(event.clone()));
                 let record = scribe.write(event);

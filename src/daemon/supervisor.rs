@@ -157,6 +157,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         cpus: rules::cpus(),
         boot_id: boot_id.as_str().into(),
         seed: fastrand::u64(..),
+        latency: Arc::clone(stream.told().tally.latency()),
         seqs: Mutex::default(),
     });
     if let Some(previous) = &told.previous {

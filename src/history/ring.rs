@@ -5,7 +5,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::watch;
@@ -26,6 +29,8 @@ struct Inner {
     news: watch::Sender<News>,
     events: usize,
     bytes: usize,
+    /// Events that somebody was too slow for.
+    missed: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -76,7 +81,9 @@ impl Ring {
     #[must_use]
     pub fn new(stream: Arc<str>, events: usize, bytes: usize) -> Self {
         let (news, _) = watch::channel(News::default());
-        Self { inner: Arc::new(Inner { stream, state: Mutex::default(), news, events, bytes }) }
+        Self {
+            inner: Arc::new(Inner { stream, state: Mutex::default(), news, events, bytes, missed: AtomicU64::new(0) }),
+        }
     }
 
     /// The next event. Never waits for a reader.
@@ -124,6 +131,17 @@ impl Ring {
     #[must_use]
     pub fn gone(&self) -> u64 {
         self.lock().gone
+    }
+
+    /// Counts what a reader was too slow for.
+    pub fn miss(&self, Fallen { missed }: Fallen) {
+        self.inner.missed.fetch_add(missed, Ordering::Relaxed);
+    }
+
+    /// How many events readers were too slow for, together.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.inner.missed.load(Ordering::Relaxed)
     }
 
     /// The oldest event that is kept.

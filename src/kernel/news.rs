@@ -10,7 +10,8 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::model::KernelEvent;
+use crate::clock;
+use crate::model::{KernelEvent, Mono};
 
 /// The kernel's end. Sending never waits.
 #[derive(Debug, Clone)]
@@ -28,13 +29,14 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Queue {
-    news: VecDeque<Box<KernelEvent>>,
+    /// Each with when it came.
+    news: VecDeque<(Mono, Box<KernelEvent>)>,
     closed: bool,
 }
 
 impl Queue {
     /// The next one. Behind the last one no room is kept: it can be days to another.
-    fn take(&mut self) -> Option<Box<KernelEvent>> {
+    fn take(&mut self) -> Option<(Mono, Box<KernelEvent>)> {
         let next = self.news.pop_front();
         if self.news.is_empty() {
             self.news.shrink_to_fit();
@@ -55,7 +57,7 @@ impl NewsSender {
     pub fn send(&self, event: KernelEvent) {
         let mut queue = self.0.queue();
         if !queue.closed {
-            queue.news.push_back(Box::new(event));
+            queue.news.push_back((clock::monotonic(), Box::new(event)));
             drop(queue);
             self.0.arrived.notify_one();
         }
@@ -63,8 +65,8 @@ impl NewsSender {
 }
 
 impl NewsReceiver {
-    /// The next event, as soon as there is one. Cancel-safe: it is taken or stays.
-    pub async fn recv(&mut self) -> Box<KernelEvent> {
+    /// The next event with when it came, as soon as there is one. Cancel-safe: it is taken or stays.
+    pub async fn recv(&mut self) -> (Mono, Box<KernelEvent>) {
         // One whose every answer is there at once, a launch that nobody takes for one, gives way now and then: nothing else
         // would run beside it.
         tokio::task::coop::consume_budget().await;
@@ -108,7 +110,7 @@ mod tests {
         let waiting = tokio::spawn(async move {
             let mut seen = Vec::new();
             for _ in 0..200 {
-                seen.push(*receiver.recv().await);
+                seen.push(*receiver.recv().await.1);
             }
             seen
         });
@@ -127,7 +129,7 @@ mod tests {
         sender.send(launched(0));
         let restless = tokio::spawn(async move {
             loop {
-                sender.send(*receiver.recv().await);
+                sender.send(*receiver.recv().await.1);
             }
         });
         // Never again, were it not to give way.

@@ -167,6 +167,7 @@ impl Crew {
             cpus: rules::cpus(),
             boot_id: boot.into(),
             seed: fastrand::u64(..),
+            latency: Arc::default(),
             seqs: Mutex::default(),
         };
         Ok(Self::new(Arc::new(shared)).keeping(keep))

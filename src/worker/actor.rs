@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock::{self, Clock};
 use crate::kernel::news::{NewsReceiver, news};
 use crate::kernel::port::{Kernel, RunNote, Standing};
+use crate::metrics::latency::Latency;
 use crate::model::{self, Begun, EventKind, Mono, RunEnd, RunId, Story, WorkerId, chain};
 use crate::spec::types::{Spec, ViolationPolicy};
 use crate::store::{Change, Kept, Ledger, Shown};
@@ -65,6 +66,8 @@ pub struct Shared {
     pub boot_id: Arc<str>,
     /// What jitter and runs' identities are drawn from, together with the worker's name: random, or fixed in a test.
     pub seed: u64,
+    /// How long decisions take.
+    pub latency: Arc<Latency>,
     /// The number of the last event of each worker: they go on where one comes back that was supervised before.
     pub seqs: Mutex<HashMap<WorkerId, Arc<AtomicU64>>>,
 }
@@ -130,6 +133,7 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
         random: fastrand::Rng::with_seed(hasher.finish()),
         next: VecDeque::new(),
         began,
+        came: now,
     };
     (WorkerHandle { id, who: None, commands, published }, actor.run(kernel_queue, command_queue))
 }
@@ -160,6 +164,8 @@ struct Actor {
     next: VecDeque<Event>,
     /// The main process of the current run and when its program began, until the run is over.
     began: Option<(i32, Mono)>,
+    /// When that came, or was due, whose turn it is.
+    came: Mono,
 }
 
 impl Actor {
@@ -184,9 +190,15 @@ impl Actor {
                 let event = tokio::select! {
                     biased;
                     // Cancel-safe: a message is taken or stays.
-                    news = kernel.recv() => Event::Kernel(news),
+                    (at, news) = kernel.recv() => {
+                        self.came = at;
+                        Event::Kernel(news)
+                    }
                     // Cancel-safe: made anew from the state in each turn.
-                    () = tokio::time::sleep_until(alarm), if deadline.is_some() => Event::Deadline,
+                    () = tokio::time::sleep_until(alarm), if deadline.is_some() => {
+                        self.came = deadline.unwrap_or(self.came);
+                        Event::Deadline
+                    }
                     // Cancel-safe: what is on its way stays so.
                     stored = poll_fn(|context| self.keeping.poll_stored(context)), if !self.keeping.is_idle() => {
                         self.stored(&stored);
@@ -194,7 +206,11 @@ impl Actor {
                     }
                     // Cancel-safe: a message is taken or stays.
                     message = commands.next(), if listening => match message {
-                        Some(Message::Ask(command)) => self.admit(*command),
+                        Some(Message::Ask(command)) => {
+                            // It waits in a queue that does not say since when.
+                            self.came = self.shared.clock.now();
+                            self.admit(*command)
+                        }
                         Some(Message::Leave { now: true }) => return,
                         Some(Message::Leave { now: false }) => {
                             leaving = true;
@@ -207,7 +223,10 @@ impl Actor {
                     },
                     // Cancel-safe: the event stays until it is taken.
                     () = tokio::task::yield_now(), if !self.next.is_empty() => match self.next.pop_front() {
-                        Some(next) => next,
+                        Some(next) => {
+                            self.came = self.shared.clock.now();
+                            next
+                        }
                         None => continue,
                     },
                 };
@@ -409,13 +428,17 @@ impl Actor {
                 tracing::info!(%worker, %limit, "violated: {evidence}; {rule}");
             }
         }
+        let now = self.shared.clock.now();
+        if matches!(kind, EventKind::Decision(_)) {
+            self.shared.latency.observe(now.since(self.came));
+        }
         let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
         let event = model::Event {
             v: EVENT_VERSION,
             epoch: self.shared.epoch,
             seq,
             time: format!("{at:.6}"),
-            mono_ns: self.shared.clock.now().as_nanos(),
+            mono_ns: now.as_nanos(),
             worker: Some(self.state.run().worker),
             run,
             kind,

@@ -74,6 +74,7 @@ fn on(disk: &std::sync::Arc<SlowDisk>) -> Bench {
         cpus: *cpus,
         boot_id: boot_id.clone(),
         seed: *seed,
+        latency: std::sync::Arc::default(),
         seqs: std::sync::Mutex::default(),
     });
     bench

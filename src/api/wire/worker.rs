@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::super::moment::Moment;
 use crate::manager::handle::Member;
 use crate::model::{
-    BreakerState, Class, Detail, ExitCause, KilledBy, Limit, PolicyName, RestartCounts, State, WorkerId, WorkerStatus,
+    BreakerState, Class, Detail, ExitCause, KilledBy, Limit, PolicyName, Pressures, RestartCounts, State, WorkerId,
+    WorkerStatus,
 };
 
 /// `GET /v1/workers`: in the order of their declaration.
@@ -81,7 +82,7 @@ pub struct Worker {
     pub observed_generation: u64,
     /// Grows with every change of the above.
     pub generation: u64,
-    /// What it uses now; only where it was asked for (`?usage=true`) and it runs.
+    /// What it uses now; only where it was asked for (`?usage=true`, `?usage=full`) and it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
@@ -106,7 +107,8 @@ pub struct Breaker {
     pub until_in_ms: Option<u64>,
 }
 
-/// What a run uses now. A number that the kernel does not tell here (its controller is missing) is absent, never 0.
+/// What a run uses now. A number that the kernel does not tell here (its controller is missing) is absent, never 0. What stands
+/// behind `pids` is read only where it is asked for (`?usage=full`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// `memory.current`: page cache included.
@@ -118,6 +120,45 @@ pub struct Usage {
     /// `pids.current`: processes and threads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
+    /// `memory.peak`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak_bytes: Option<u64>,
+    /// `memory.max` in force; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_max_bytes: Option<u64>,
+    /// `memory.high` in force; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_high_bytes: Option<u64>,
+    /// `nr_periods` of `cpu.stat`: enforcement periods of `cpu.max` that passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_periods: Option<u64>,
+    /// `nr_throttled` of `cpu.stat`: periods in which the quota ran out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_throttled_periods: Option<u64>,
+    /// `throttled_usec` of `cpu.stat`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_throttled_usec: Option<u64>,
+    /// `pids.max` in force; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids_max: Option<u64>,
+    /// How long tasks have stalled, since the run began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressures>,
+    /// `rbytes` of `io.stat`, of all devices: one that lies on another counts beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_read_bytes: Option<u64>,
+    /// `wbytes` of `io.stat`, of all devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_written_bytes: Option<u64>,
+    /// `rios` of `io.stat`, of all devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_reads: Option<u64>,
+    /// `wios` of `io.stat`, of all devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_writes: Option<u64>,
+    /// When it was read: microseconds of `CLOCK_MONOTONIC`, which two readings are measured by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_usec: Option<u64>,
 }
 
 impl Worker {

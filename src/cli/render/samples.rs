@@ -47,11 +47,16 @@ pub(super) fn worker(id: &str, state: State, detail: Detail) -> Worker {
     }
 }
 
-pub(super) fn running(id: &str, readiness: Readiness) -> Worker {
+pub(in crate::cli) fn running(id: &str, readiness: Readiness) -> Worker {
     Worker {
         pid: Some(4711),
         uptime_ms: Some(300_000),
-        usage: Some(Usage { memory_bytes: Some(31_457_280), cpu_usec: Some(12_345_678), pids: Some(4) }),
+        usage: Some(Usage {
+            memory_bytes: Some(31_457_280),
+            cpu_usec: Some(12_345_678),
+            pids: Some(4),
+            ..Usage::default()
+        }),
         ..worker(id, State::Running, Detail::Running(readiness))
     }
 }
