@@ -30,6 +30,28 @@ need_packages() {
     }
 }
 
+# need_unpacked PACKAGE FILE: returns once FILE of PACKAGE is in target/packages/PACKAGE. For what would start a service if it were
+# installed, or is used beside what this host has: nothing of the host is changed.
+need_unpacked() {
+    local dir=$PWD/target/packages/$1
+    [[ -e $dir/$2 ]] && return
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+        echo "${0##*/}: please put $2 of what Debian calls $1 into $dir" >&2
+        exit 1
+    fi
+    echo "${0##*/}: unpacking $1" >&2
+    mkdir -p "$dir"
+    (
+        cd "$dir"
+        apt-get download -qq "$1" >/dev/null 2>&1 || {
+            as_root apt-get update -qq >&2
+            apt-get download -qq "$1" >/dev/null
+        }
+        dpkg-deb -x "$1"_*.deb .
+        rm -- "$1"_*.deb
+    )
+}
+
 # as_root COMMAND...: runs it as root: at once, or by sudo where that asks nothing.
 as_root() {
     if ((EUID == 0)); then "$@"; else sudo -n "$@"; fi
