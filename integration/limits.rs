@@ -10,6 +10,8 @@
 mod host_oom;
 #[path = "limits/live.rs"]
 mod live;
+#[path = "limits/metrics.rs"]
+mod metrics;
 #[path = "limits/slices.rs"]
 mod slices;
 mod support;

@@ -19,7 +19,9 @@ use pinfold::{
         render::Reader,
         run,
         said::Said,
-        schema, validate, version,
+        schema,
+        stats::{self, Screen},
+        validate, version,
     },
     clock,
     daemon::{detach, reexec, supervisor, up},
@@ -158,6 +160,12 @@ fn width() -> Option<u16> {
     rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col).filter(|w| *w > 0)
 }
 
+/// Where a table can stand in the place of the one before.
+fn screen() -> Screen {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+    size.map(|size| size.ws_row).filter(|rows| *rows > 0).map_or(Screen::None, Screen::Lines)
+}
+
 /// Whoever reads our stdout.
 fn reader() -> Reader {
     let colour = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
@@ -188,6 +196,7 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
             Ok(answer.exit)
         }
         Command::Ps(args) => say(&look::ps(args, &to_supervisor()?, &reader())?),
+        Command::Stats(args) => stats::stats(args, &to_supervisor()?, &reader(), screen(), &mut anstream::stdout()),
         Command::Status(args) => say(&look::status(args, &to_supervisor()?, &reader())?),
         Command::Inspect(args) => say(&look::inspect(args, &to_supervisor()?, &reader())?),
         Command::Count(args) => say(&look::count(args, &to_supervisor()?)?),

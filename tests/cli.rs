@@ -46,8 +46,8 @@ fn the_help_names_every_command_and_flag() {
 fn the_help_of_what_talks_to_a_supervisor() {
     let dir = dir_with(&[]);
     let commands = [
-        "ps", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "freeze", "thaw", "why",
-        "events", "history", "logs", "reexec", "down", "inspect",
+        "ps", "stats", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "freeze", "thaw",
+        "why", "events", "history", "logs", "reexec", "down", "inspect",
     ];
     insta::assert_snapshot!(commands.map(|command| session(&[command, "-h"], dir.path())).join("\n"));
 }
@@ -58,6 +58,7 @@ fn without_a_supervisor_there_is_one_sentence_and_one_code() {
     let lines = [
         &["ps"][..],
         &["ps", "-o", "json"],
+        &["stats"],
         &["status", "a"],
         &["events"],
         &["history", "a"],

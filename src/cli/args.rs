@@ -12,7 +12,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use asking::{Ask, Count, Down, Events, History, Logs, Named, Plan, Ps, Reexec, Restart, Scale, Set, Signal, Whom};
+pub use asking::{
+    Ask, Count, Down, Events, History, Logs, Named, Plan, Ps, Reexec, Restart, Scale, Set, Signal, Stats, Whom,
+};
 pub use own::{Doctor, OnTerm, Run, Schema, Up, Validate, Version};
 pub use shell::{Completion, Man};
 
@@ -46,6 +48,8 @@ pub enum Command {
     Run(Box<Run>),
     /// List workers: what they do, what they use, what comes next
     Ps(Ps),
+    /// Show what running workers use, again and again: CPU, throttling, memory with its peak, processes, disks, stalls
+    Stats(Stats),
     /// Say how one worker is; exit with 0 where it runs, with 3 where it does not
     Status(Named),
     /// Show every setting of a worker: what is asked for, what the kernel holds it to, and where it is written
@@ -177,6 +181,7 @@ impl Cli {
             Command::Down(args) => &args.globals,
             Command::Run(args) => &args.globals,
             Command::Ps(args) => &args.globals,
+            Command::Stats(args) => &args.globals,
             Command::Status(args) | Command::Inspect(args) | Command::Why(args) => &args.globals,
             Command::Logs(args) => &args.globals,
             Command::Count(args) => &args.globals,

@@ -23,5 +23,6 @@ pub mod report;
 pub mod run;
 pub mod said;
 pub mod schema;
+pub mod stats;
 pub mod validate;
 pub mod version;

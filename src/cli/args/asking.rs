@@ -26,6 +26,22 @@ pub struct Ps {
     pub(super) globals: Globals,
 }
 
+/// `pinfold stats`.
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// A name, or part of it with * and ?; several with commas [default: all]
+    #[arg(value_name = "PATTERN")]
+    pub pattern: Option<String>,
+    /// Only once, measured over a second
+    #[arg(long)]
+    pub no_stream: bool,
+    /// `-o`.
+    #[command(flatten)]
+    pub output: FormatArg,
+    #[command(flatten)]
+    pub(super) globals: Globals,
+}
+
 /// `pinfold status`, `pinfold inspect` and `pinfold why`.
 #[derive(Debug, Args)]
 pub struct Named {

@@ -2,7 +2,7 @@
 //! colourful the reader is, so that every line has a snapshot.
 //!
 //! `words` has the sentences, `event` the lines of `up`, `prefix` the workers' own output, `summary` the table
-//! at the end. `workers`, `status`, `why`, `history`, `outcome` and `plan` are what the commands print that talk to a supervisor,
+//! at the end. `workers`, `stats`, `status`, `why`, `history`, `outcome` and `plan` are what the commands print that talk to a supervisor,
 //! for a
 //! `reader`.
 
@@ -14,7 +14,8 @@ mod plan;
 mod prefix;
 mod reader;
 #[cfg(test)]
-mod samples;
+pub(super) mod samples;
+mod stats;
 mod status;
 mod summary;
 mod why;
@@ -30,6 +31,7 @@ pub use outcome::{Asked, failures, not_started, outcomes, started};
 pub use plan::{not_carried, plan, reloaded};
 pub use prefix::{MAX_LINE, Prefixer, Sgr, worker_style};
 pub use reader::Reader;
+pub use stats::stats_table;
 pub use status::worker_status;
 pub use summary::Summary;
 pub use why::why;
