@@ -124,7 +124,7 @@ pub fn stats(
     let format = args.output.format;
     let once = args.no_stream || (format == Format::Table && screen == Screen::None);
     let mut looks = Looks::default();
-    let mut look = || client.get(&path).map(|Workers { workers }| looks.look(workers));
+    let mut look = || client.get(&path).map(|Workers { workers, .. }| looks.look(workers));
     if once {
         // One look knows no rate.
         look()?;
