@@ -68,7 +68,7 @@ pub enum Command {
     Signal(Signal),
     /// Close the restart breakers of workers; what an open one held down begins to start
     Reset(Ask),
-    /// Have every process of workers stand still where it is, until they are thawed; done when all of them do
+    /// Have every process of workers stand still where it is, until they are thawed
     Freeze(Ask),
     /// Have frozen workers go on, by whomever they were frozen
     Thaw(Ask),
