@@ -161,7 +161,11 @@ fn a_signal_waits_for_the_thaw() {
     assert_eq!(case.told("told"), ["ready"]);
     case.ask("thaw", &["w"]);
     wait_until("it has heard", || case.told("told").into_iter().find(|line| line == "heard"));
-    assert!(main.alive());
+    // By the kernel's rule: what would end it and is not handled does so at once.
+    case.ask("freeze", &["w"]);
+    case.ask("signal", &["USR2", "w"]);
+    assert_eq!(up.exited("w", 1), ExitCause::Signaled { signal: 12, core: false });
+    assert!(!main.alive());
     up.stop();
 }
 
@@ -179,6 +183,9 @@ fn what_another_hand_freezes_is_shown_by_the_next_who_looks_and_thawed_by_anybod
     up.state("w", State::Running, "frozen");
     next_supervisor(&case);
     assert_eq!(detail(&case, "w"), "frozen");
+    up.wait_for("it is taken over as it is", |event| {
+        is(event, "w") && matches!(&event.kind, EventKind::Reconciled { what } if what.ends_with(", frozen"))
+    });
     freeze("0");
     wait_until("its thaw is seen", || (detail(&case, "w") == "ready").then_some(()));
     freeze("1");

@@ -30,8 +30,8 @@ pub trait Kernel: Send + Sync + 'static {
     /// Answer: `Launched` or `LaunchFailed`, in any case one of them, within a deadline.
     fn launch(&self, run: &RunId, spec: &Arc<Spec>, way: Way);
 
-    /// Sends `signal`. A run that has just ended is no error. One that is frozen, by whomever, hears it when it is thawed: at once
-    /// where this `thaws` it.
+    /// Sends `signal`. A run that has just ended is no error. One that is frozen, by whomever, handles it when it is thawed: at once
+    /// where this `thaws` it. What is not handled and ends a program does so in the freezer, too.
     ///
     /// # Errors
     /// Where the kernel refuses.

@@ -102,7 +102,7 @@ pub enum Ask {
         /// Whether it is to stand still.
         frozen: bool,
     },
-    /// Only a signal to the main process: nothing is wished, nothing waited for. One that is frozen hears it when it is thawed.
+    /// Only a signal to the main process: nothing is wished, nothing waited for. One that is frozen is not thawed for it.
     Signal {
         /// The signal's number.
         signal: i32,

@@ -141,7 +141,8 @@ impl WorkerHandle {
         self.ask(Ask::Restart { seen, force })
     }
 
-    /// Asks for a signal to its main process. Answered when it is sent; one that is frozen hears it when it is thawed.
+    /// Asks for a signal to its main process. Answered when it is sent. One that is frozen hears what it handles when it is thawed; what it does not,
+    /// and would end it, ends it at once.
     pub fn signal(&self, signal: i32) -> Answer {
         self.ask(Ask::Signal { signal })
     }

@@ -125,7 +125,10 @@ impl Transition<'_> {
         }
         match self.take() {
             Phase::Running { life, main } => {
-                self.emit(EventKind::Reconciled { what: format!("taken over untouched, with pid {}", main.pid) });
+                let frozen = if life.is_frozen() { ", frozen" } else { "" };
+                self.emit(EventKind::Reconciled {
+                    what: format!("taken over untouched, with pid {}{frozen}", main.pid),
+                });
                 // A store that was made anew knows nothing of it.
                 self.out.push(Effect::Remember { durably: false });
                 match self.s.wish {
