@@ -527,6 +527,46 @@ mod tests {
         assert_eq!(f.hints.next().await.unwrap(), Hint::Events(run(1)));
     }
 
+    #[tokio::test]
+    async fn an_eye_on_a_freezer_stays_while_it_is_frozen_or_to_be_and_is_the_one_that_a_drain_needs() {
+        let mut f = Fixture::new();
+        let dir = f.add(1, &[]);
+        let says = |text: &str| std::fs::write(dir.path().join("cgroup.events"), text).unwrap();
+        says("populated 1\nfrozen 0\n");
+        assert!(f.watches.freezer(&run(1), &dir, Some(true)).unwrap(), "it is new");
+        assert!(!f.watches.freezer(&run(1), &dir, None).unwrap());
+        assert_eq!(f.watches.len(), 2, "the parent, and this");
+        f.watches.thawed(&run(1));
+        assert_eq!(f.watches.len(), 2, "not yet frozen is no reason to close it");
+        dir.write("cgroup.events", "populated 1\nfrozen 1\n").unwrap();
+        assert_eq!(f.hints.next().await.unwrap(), Hint::Events(run(1)));
+        f.watches.freezer(&run(1), &dir, Some(false)).unwrap();
+        // The kernel has one watch for a file: whoever took the first one off would take both.
+        assert!(f.watches.drain(&run(1), &dir).unwrap());
+        f.watches.thawed(&run(1));
+        assert_eq!(f.watches.len(), 2);
+        dir.write("cgroup.events", "populated 0\nfrozen 0\n").unwrap();
+        while f.hints.next().await.unwrap() != Hint::Events(run(1)) {}
+        f.watches.forget(&run(1));
+        assert_eq!(f.watches.len(), 1);
+
+        let dir = f.add(2, &[]);
+        std::fs::write(dir.path().join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        f.watches.freezer(&run(2), &dir, Some(false)).unwrap();
+        f.watches.thawed(&run(2));
+        assert_eq!(f.watches.len(), 1, "thawed, and nobody wants it otherwise");
+    }
+
+    #[tokio::test]
+    async fn who_wants_a_run_looked_at_gets_its_hint_though_nothing_fires() {
+        let mut f = Fixture::new();
+        f.add(1, &[]);
+        assert_eq!(f.pending().await, None);
+        let watches = f.watches.clone();
+        let (hint, ()) = tokio::join!(f.hints.next(), async { watches.look(&run(1)) });
+        assert_eq!(hint.unwrap(), Hint::Events(run(1)));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_noisy_watch_rests_longer_each_time_and_is_read_again_when_it_comes_back() {
         let mut f = Fixture::new();

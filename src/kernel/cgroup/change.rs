@@ -279,6 +279,18 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_has_frozen_is_so_after_a_shrink_and_after_one_that_is_refused() {
+        for (current, fits) in [("10\n", true), ("9000\n", false)] {
+            let (_tmp, dir) =
+                fixture(&[("cgroup.freeze", "1\n"), ("memory.current", current), ("memory.max", "16384\n")]);
+            let changed = live(&dir, Namespace::User, &[Setting::MemoryMax(8192)], false);
+            assert_eq!(changed.is_ok(), fits, "{changed:?}");
+            assert_eq!(dir.read("cgroup.freeze").unwrap().trim(), "1");
+            assert_eq!(dir.xattr(Namespace::User, FROZEN_BY_US).unwrap(), None, "it is not ours to thaw");
+        }
+    }
+
+    #[test]
     fn what_an_earlier_supervisor_froze_is_thawed_and_nothing_else_is() {
         let (_tmp, dir) = fixture(&[("cgroup.freeze", "1\n")]);
         thaw_if_left(&dir, Namespace::User).unwrap();
