@@ -253,7 +253,7 @@ impl Manager {
     /// the present run: a stop is heard all the same, and the next run is not frozen.
     ///
     /// # Errors
-    /// [`ManagerError`]: [`Refusal::NotRunning`](super::handle::Refusal::NotRunning) for one that does not run.
+    /// [`ManagerError`]: [`Refusal::NotRunning`] for one that does not run.
     pub async fn freeze(&self, pattern: &str) -> Result<(), ManagerError> {
         self.all_do(pattern, Action::Freeze).await
     }

@@ -26,7 +26,7 @@
 //! away, so the process is ended. What cannot be proved dead stays `Stuck`, published as `stopping(unkillable)`,
 //! and nothing is started over it.
 //!
-//! * [`state`], [`event`], [`effect`]: the nouns; `state::past` is what is left of a supervisor for the next one. [`transition::step`]: the rules, pure.
+//! * [`state`], [`event`], [`effect`]: the nouns; `state::past` is what is left of a supervisor for the next one, `state::freezer` whether a run stands still. [`transition::step`]: the rules, pure.
 //! * [`rules`]: the configured limits as the violation engine takes them.
 //! * `charge`: a worker to be supervised, and the state that begins in. [`actor`]: the task that gathers, steps, acts and publishes; `keeping`: what it has remembered, and answers that wait for that. [`handle`]: what everybody else holds of it.
 

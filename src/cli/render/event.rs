@@ -200,7 +200,7 @@ pub(super) mod tests {
     use super::*;
     use crate::cli::render::words::tests::evidence;
     use crate::model::{
-        Class, Confidence, Counters, ExitStatus, Limit, MemoryEvents, OomScope, Readiness, Sample, Stage, StartError,
+        Class, Confidence, Counters, ExitStatus, Limit, MemoryEvents, OomScope, Sample, Stage, StartError,
         StoppedDetail, Usage,
     };
 
@@ -261,6 +261,7 @@ pub(super) mod tests {
             of(EventKind::State { state: State::Starting, detail: Detail::Launching }),
             of(EventKind::Started { pid: 123 }),
             of(EventKind::State { state: State::Running, detail: Detail::Running(Readiness::Ready) }),
+            of(EventKind::State { state: State::Running, detail: Detail::Running(Readiness::Frozen) }),
             of(EventKind::Violation {
                 resource: "memory".into(),
                 limit: Limit::MemoryMax,
