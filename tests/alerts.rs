@@ -59,7 +59,7 @@ fn metrics(expr: &str) -> Vec<(String, Vec<(String, String)>)> {
         let matchers = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(inside, _)| inside);
         rest = &rest[if matchers.is_empty() { 0 } else { matchers.len() + 2 }..];
         let pair = |pair: &str| {
-            let (label, value) = pair.split_once("=").unwrap();
+            let (label, value) = pair.split_once('=').unwrap();
             (label.trim().to_owned(), value.trim().trim_matches('"').to_owned())
         };
         found.push((word.to_owned(), matchers.split(',').filter(|m| !m.is_empty()).map(pair).collect()));

@@ -42,7 +42,7 @@ need_unpacked() {
     echo "${0##*/}: unpacking $1" >&2
     mkdir -p "$dir"
     (
-        cd "$dir"
+        cd "$dir" || exit
         apt-get download -qq "$1" >/dev/null 2>&1 || {
             as_root apt-get update -qq >&2
             apt-get download -qq "$1" >/dev/null

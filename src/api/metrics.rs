@@ -116,7 +116,7 @@ impl Api {
         let members = self.manager().all();
         let patience = pin!(tokio::time::sleep(PATIENCE));
         let mut reading = Reading::begin(self, patience);
-        let process = reading.read(|meter| meter.own()).await.flatten();
+        let process = reading.read(Meter::own).await.flatten();
         let mut workers = Vec::with_capacity(members.len());
         let mut unread = 0;
         for piece in members.chunks(PIECE) {

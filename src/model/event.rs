@@ -13,6 +13,7 @@ pub struct KernelEvent {
 /// The news of one run, in the order they come in a plain life:
 /// `Launched`, `Counted`…, `Exited`, `Unpopulated`, `Removed`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "wherever one waits it is in a box of its own")]
 pub enum KernelEventKind {
     /// Its program runs: exec succeeded.
     Launched {

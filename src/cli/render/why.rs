@@ -24,7 +24,7 @@ pub fn why(why: &Why, reader: &Reader) -> String {
         return format!("{id} has not ended since the supervisor knows it; it is {state}\n");
     };
     let parts = [
-        ("Evidence", proof(evidence, usage(why))),
+        ("Evidence", proof(evidence, usage(why).as_ref())),
         ("Before it", before(why, exited.run, reader)),
         ("Decided", why.decisions.iter().flat_map(|event| decided(event, reader)).collect()),
         ("Now", vec![now(why, reader)]),
@@ -77,7 +77,7 @@ fn usage(why: &Why) -> Option<Usage> {
 }
 
 /// What the cause was decided from: the wait status, and every counter that grew, before and after.
-fn proof(evidence: &Evidence, usage: Option<Usage>) -> Vec<String> {
+fn proof(evidence: &Evidence, usage: Option<&Usage>) -> Vec<String> {
     let mut lines = Vec::new();
     match evidence.status {
         Some(ExitStatus::Exited { code }) => lines.push(format!("wait status: exited with code {code}")),
@@ -150,7 +150,7 @@ fn memory_grown(file: &str, then: MemoryEvents, now: MemoryEvents) -> Option<Str
     (!grown.is_empty()).then(|| format!("{file}: {}", grown.join(", ")))
 }
 
-fn used(usage: Usage) -> Option<String> {
+fn used(usage: &Usage) -> Option<String> {
     let peak = usage.memory_peak_bytes.map(|bytes| format!("memory peak {}", size(bytes)));
     let cpu = usage.cpu_usec.map(|usec| format!("CPU time {}", duration(Duration::from_micros(usec))));
     let throttled = usage.cpu_throttled_usec.filter(|usec| *usec > 0);

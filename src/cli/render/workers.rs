@@ -44,7 +44,7 @@ pub fn worker_table(workers: &[Worker], reader: &Reader) -> String {
             Cell::new(worker.restarts),
             cell(worker.cause.as_ref().map(|cause| inert(&cause.to_string()).into_owned())),
             cell(usage.memory_bytes.map(size)),
-            cell(cpu(usage)),
+            cell(cpu(&usage)),
             cell(usage.pids),
             cell(next(worker).map(brief)),
         ]);
@@ -66,7 +66,7 @@ fn cell(value: Option<impl ToString>) -> Cell {
     Cell::new(value.map_or_else(|| "-".to_owned(), |value| value.to_string()))
 }
 
-fn cpu(usage: Usage) -> Option<String> {
+fn cpu(usage: &Usage) -> Option<String> {
     usage.cpu_usec.map(|usec| brief(Duration::from_micros(usec)))
 }
 

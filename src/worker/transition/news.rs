@@ -24,7 +24,7 @@ impl Transition<'_> {
             }
             KernelEventKind::Unpopulated { usage, counters, above } => {
                 self.seen_above(above);
-                self.unpopulated(usage, counters);
+                self.unpopulated(&usage, counters);
             }
             KernelEventKind::CgroupGone => self.cgroup_gone(),
             KernelEventKind::Pressed(limit) => self.pressed(limit),
@@ -270,7 +270,7 @@ impl Transition<'_> {
         };
     }
 
-    fn unpopulated(&mut self, usage: Usage, counters: Counters) {
+    fn unpopulated(&mut self, usage: &Usage, counters: Counters) {
         let empty = matches!(
             self.s.phase,
             Phase::Draining { .. }
@@ -288,7 +288,7 @@ impl Transition<'_> {
             | Phase::Killing { life, body: Body::Gone(remains), after, .. }
             | Phase::Stuck { life, body: Body::Gone(remains), after } => {
                 if matches!(remains, Remains::Dead { .. }) {
-                    self.emit(EventKind::Usage { usage });
+                    self.emit(EventKind::Usage { usage: *usage });
                 }
                 self.over(&life, &remains, after);
             }
