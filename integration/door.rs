@@ -7,9 +7,10 @@ mod support;
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
+    net::Shutdown,
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
-        net::UnixStream,
+        net::{UnixListener, UnixStream},
         process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -367,6 +368,52 @@ fn only_root_and_the_sockets_group_may_ask() {
     let asked = up.wait_for("who asked", |e| is(e, "web") && matches!(e.kind, EventKind::Operator { .. }));
     let EventKind::Operator { who, .. } = asked.kind else { unreachable!() };
     assert!(who.starts_with(&format!("uid {NOBODY} (pid ")), "{who}");
+    // What is for admins alone is not for him.
+    let ran = as_user(NOBODY, file.gid(), &["reexec"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(5), ""), "{ran:?}");
+    assert!(ran.stderr.contains("only root and the supervisor's own user may ask for /v1/reexec"), "{ran:?}");
+    up.stop();
+}
+
+/// Stands between clients and the socket `real`: the first client's connection breaks when its answer has come, the second
+/// client gets its own.
+fn break_once(listener: &UnixListener, real: &Path) {
+    for breaks in [true, false] {
+        let (client, _) = listener.accept().unwrap();
+        let there = UnixStream::connect(real).unwrap();
+        let (mut from, mut to) = (client.try_clone().unwrap(), there.try_clone().unwrap());
+        let asks = std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        let (mut answers, mut client) = (there, client);
+        if breaks {
+            assert!(answers.read(&mut [0; 4096]).unwrap() > 0, "it is done by now");
+            client.shutdown(Shutdown::Both).unwrap();
+        } else {
+            // Its end is the client's: it goes when it has what it asked for.
+            std::io::copy(&mut answers, &mut client).ok();
+        }
+        answers.shutdown(Shutdown::Both).ok();
+        client.shutdown(Shutdown::Both).ok();
+        asks.join().unwrap().ok();
+    }
+}
+
+#[test]
+fn a_restart_whose_connection_broke_is_asked_again_and_done_once() {
+    let case = Case::new();
+    let mut up = Up::start(&case, &misbehaving("web", &["sleep"], &[]));
+    up.started("web", 1);
+    let between = case.dir.path().join("between.sock");
+    let listener = UnixListener::bind(&between).unwrap();
+    let broken = std::thread::spawn({
+        let real = socket(&case);
+        move || break_once(&listener, &real)
+    });
+    let ran = finish(case.pinfold("restart").args(["web", "-o", "json", "--socket"]).arg(&between));
+    let told: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {ran:?}"));
+    assert_eq!((ran.code, &told["results"][0]["outcome"]), (Some(0), &"done".into()), "{ran:?}");
+    broken.join().unwrap();
+    assert_eq!(told["results"][0]["run"], 2);
+    assert_eq!(json(&case, &["status", "web"]).1["run"], 2, "once, though it was asked twice");
     up.stop();
 }
 

@@ -21,8 +21,7 @@ pub struct Peer {
 pub enum Role {
     /// Everything: root, and the supervisor's own user.
     Admin,
-    /// Look, and start, stop and signal workers: whoever else the socket's group lets in. What changes the configuration
-    /// or replaces the binary is for the other role.
+    /// Look and ask: whoever else the socket's group lets in. What is for the other role alone, `table` says, route by route.
     Operator,
 }
 

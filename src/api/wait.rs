@@ -14,6 +14,9 @@ const USUAL: Duration = Duration::from_secs(30);
 /// The longest wait: whoever is gone without a word holds a seat no longer.
 const LONGEST: Duration = Duration::from_secs(10 * 60);
 
+/// Between two looks at all of a list, where the first has found too little.
+const RESPITE: Duration = Duration::from_millis(100);
+
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wait {
@@ -48,17 +51,25 @@ impl Wait {
         self.within(async {
             let mut listed = manager.listed();
             loop {
-                // Before the look at the list: what changes between the two is a change.
-                listed.borrow_and_update();
-                let Ok(chosen) = manager.choose(pattern) else { return };
-                if manager.generation(&chosen) > self.above {
-                    return;
-                }
+                let mut look = || {
+                    // What is told of the list comes first: what changes between the two is a change.
+                    let changes = *listed.borrow_and_update();
+                    let chosen = manager.choose(pattern).ok()?;
+                    let seen: Vec<u64> = chosen.iter().map(|member| member.worker.generation()).collect();
+                    let number = changes + seen.iter().sum::<u64>();
+                    (number <= self.above).then_some((chosen, seen))
+                };
+                let Some((chosen, seen)) = look() else { return };
                 tokio::select! {
                     // Both are cancel-safe: nothing is taken.
-                    () = news(&chosen) => {}
+                    () = news(&chosen, &seen) => {}
                     changed = listed.changed() => if changed.is_err() { return },
                 }
+                if manager.choose(pattern).is_ok_and(|chosen| manager.generation(&chosen) > self.above) {
+                    return;
+                }
+                // Whoever waits for a number that is far away does not have us look at every change.
+                tokio::time::sleep(RESPITE).await;
             }
         })
         .await;
@@ -70,11 +81,10 @@ impl Wait {
     }
 }
 
-/// Until one of them has published something newer than it has now.
-async fn news(members: &[Arc<Member>]) {
-    let waits = members.iter().map(|member| {
-        let now = member.worker.generation();
-        async move { drop(member.worker.wait_for(|status| status.generation > now).await) }
+/// Until one of them has published something newer than was seen of it.
+async fn news(members: &[Arc<Member>], seen: &[u64]) {
+    let waits = members.iter().zip(seen).map(|(member, seen)| async move {
+        drop(member.worker.wait_for(|status| status.generation > *seen).await);
     });
     let mut waits: FuturesUnordered<_> = waits.collect();
     if waits.next().await.is_none() {

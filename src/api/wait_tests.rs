@@ -93,13 +93,30 @@ async fn a_change_of_the_list_ends_the_wait_and_its_number_never_shrinks() {
     start(&door, "a").await;
     let now = number(&door, "/v1/workers").await;
     let waits = format!("/v1/workers?wait_generation={now}&timeout=1m");
-    let remove = async {
+    let reorder = async {
         tokio::time::sleep(SECOND).await;
         door.reorder(&["b", "a"]);
     };
-    let ((_, took), ()) = tokio::join!(timed(&door, get(&door, &waits, Role::Operator)), remove);
+    let ((_, took), ()) = tokio::join!(timed(&door, get(&door, &waits, Role::Operator)), reorder);
     assert!(took < 10 * SECOND, "{took:?}");
     assert!(number(&door, "/v1/workers").await > now);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_number_that_is_far_away_has_it_counted_up_to() {
+    let door = Door::new(&["a", "b"]);
+    let now = number(&door, "/v1/workers").await;
+    // A start is several changes; it takes some of them.
+    let waits = format!("/v1/workers?wait_generation={}&timeout=1m", now + 3);
+    let changes = async {
+        for worker in ["a", "b"] {
+            tokio::time::sleep(SECOND).await;
+            start(&door, worker).await;
+        }
+    };
+    let ((answer, took), ()) = tokio::join!(timed(&door, get(&door, &waits, Role::Operator)), changes);
+    assert!(answer.1["generation"].as_u64().unwrap() > now + 3);
+    assert!(took < 10 * SECOND, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

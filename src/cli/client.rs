@@ -105,7 +105,7 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<Result<T, Problem>, Failure> {
         let body = serde_json::to_vec(body).map_err(|e| Failure::failed("cannot write the request", e))?;
-        let answer = self.exchange(&method, path, &body.into())?;
+        let answer = self.exchange(method, path, body.into())?;
         self.read(&answer)
     }
 
@@ -196,15 +196,15 @@ impl Client {
         })
     }
 
-    fn exchange(&self, method: &Method, path: &str, body: &Bytes) -> Result<Response<Bytes>, Failure> {
+    fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Bytes>, Failure> {
         let key = format!("{:032x}", fastrand::u128(..));
-        let keyed = || -> Result<_, Failure> {
-            let mut request = request(method.clone(), path, body.clone())?;
+        let keyed = |method, body| -> Result<_, Failure> {
+            let mut request = request(method, path, body)?;
             let key = HeaderValue::from_str(&key).map_err(|e| Failure::failed("cannot write the request", e))?;
             request.headers_mut().insert("idempotency-key", key);
             Ok(request)
         };
-        let (first, again) = (keyed()?, keyed()?);
+        let (first, again) = (keyed(method.clone(), body.clone())?, keyed(method, body)?);
         runtime()?.block_on(async {
             let (stream, asked) = self.connect().await?;
             let failure = match self.talk_over(stream, first).await {
@@ -232,7 +232,8 @@ impl Client {
     /// A connection, and the process that listens there, where that can be known.
     async fn connect(&self) -> Result<(UnixStream, Option<i32>), Failure> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.no_connection(e))?;
-        let listener = stream.peer_cred().ok().and_then(|credentials| credentials.pid());
+        // One of another pid namespace has no number here.
+        let listener = stream.peer_cred().ok().and_then(|credentials| credentials.pid()).filter(|pid| *pid > 0);
         Ok((stream, listener))
     }
 
