@@ -1,8 +1,12 @@
 //! `GET /metrics` of a supervisor on a real kernel, held against the judges of the formats: promtool and Python's parser of
 //! OpenMetrics.
+#![allow(dead_code, reason = "the terminal is shared with another test program")]
+#![allow(clippy::disallowed_methods, reason = "tests read clocks")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
+#[path = "tty/terminal.rs"]
+mod terminal;
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +18,7 @@ use std::{
 };
 
 use pinfold::model::{ExitCause, State};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::{
     Case, ELSEWHERE,
@@ -262,4 +266,67 @@ fn an_end_that_nobody_saw_is_counted_once_by_whoever_tells_it() {
         series(&text).iter().filter(|(n, _)| n.starts_with("pinfold_worker_exits_total")).map(|(_, v)| v).sum();
     assert!((exits - 1.0).abs() < 0.5, "{text}");
     up.stop();
+}
+
+/// The process of `pinfold top` beside this supervisor.
+fn top_of(case: &Case) -> Option<Pid> {
+    let socket = case.socket().display().to_string();
+    let mut processes = fs::read_dir("/proc").unwrap().flatten();
+    processes.find_map(|process| {
+        let said = fs::read_to_string(process.path().join("cmdline")).ok()?;
+        let words: Vec<&str> = said.split('\0').collect();
+        let is_it = words.contains(&"top") && words.contains(&&*socket) && !words.contains(&"-i");
+        is_it.then(|| Pid::from_raw(process.file_name().to_str()?.parse().ok()?)).flatten()
+    })
+}
+
+#[test]
+fn the_screen_of_top_is_given_back_however_it_ends() {
+    const TAKEN: &str = "\x1b[?1049h";
+    const GIVEN_BACK: &str = "\x1b[?1049l";
+    let case = Case::new();
+    let mut up = Up::start(&case, &worker("web", &["/bin/sleep", "1000"], &[]));
+    up.state("web", State::Running, "ready");
+    let mut shell = terminal::Shell::start(&format!("{} --socket {}", support::PINFOLD, case.socket().display()));
+    shell.resize(24, 80);
+    let cooked = |shell: &mut terminal::Shell| {
+        shell.expect(GIVEN_BACK);
+        // The shell has the keyboard again.
+        shell.expect("ready> ");
+        shell.expect_code(0);
+        shell.line("stty -a | grep -q -e -icanon && echo ra\"\"w. || echo cook\"\"ed.");
+        shell.expect("cooked.");
+    };
+
+    shell.line("run top");
+    shell.expect(TAKEN);
+    shell.expect("1 worker, 1 running");
+    shell.expect("events");
+    shell.press(b"r");
+    shell.expect("restart web?");
+    shell.press(b"n");
+    shell.press(b"ry");
+    up.started("web", 2);
+    shell.press(b"q");
+    cooked(&mut shell);
+    assert!(up.of("web").all(|event| event.run != Some(3)), "what was answered with no was not done");
+
+    shell.line("run top 'w*'");
+    shell.expect(TAKEN);
+    kill_process(top_of(&case).expect("it runs"), Signal::TERM).unwrap();
+    cooked(&mut shell);
+
+    shell.line("run top nobody");
+    shell.expect("no worker");
+    shell.expect("ready> ");
+    shell.expect_code(4);
+    up.stop();
+}
+
+#[test]
+fn top_without_a_terminal_says_what_to_use() {
+    let case = Case::new();
+    let ran = finish(case.pinfold("top").stdin(Stdio::null()));
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("pinfold stats"), "{ran:?}");
 }

@@ -21,7 +21,7 @@ use pinfold::{
         said::Said,
         schema,
         stats::{self, Screen},
-        validate, version,
+        top, validate, version,
     },
     clock,
     daemon::{detach, reexec, supervisor, up},
@@ -197,6 +197,10 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
         }
         Command::Ps(args) => say(&look::ps(args, &to_supervisor()?, &reader())?),
         Command::Stats(args) => stats::stats(args, &to_supervisor()?, &reader(), screen(), &mut anstream::stdout()),
+        Command::Top(args) => {
+            let Reader { colour, zone, .. } = reader();
+            top::top(args, to_supervisor()?, zone, colour)
+        }
         Command::Status(args) => say(&look::status(args, &to_supervisor()?, &reader())?),
         Command::Inspect(args) => say(&look::inspect(args, &to_supervisor()?, &reader())?),
         Command::Count(args) => say(&look::count(args, &to_supervisor()?)?),

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use asking::{
-    Ask, Count, Down, Events, History, Logs, Named, Plan, Ps, Reexec, Restart, Scale, Set, Signal, Stats, Whom,
+    Ask, Count, Down, Events, History, Logs, Named, Plan, Ps, Reexec, Restart, Scale, Set, Signal, Stats, Top, Whom,
 };
 pub use own::{Doctor, OnTerm, Run, Schema, Up, Validate, Version};
 pub use shell::{Completion, Man};
@@ -50,6 +50,8 @@ pub enum Command {
     Ps(Ps),
     /// Show what running workers use, again and again: CPU, throttling, memory with its peak, processes, disks, stalls
     Stats(Stats),
+    /// Watch workers on a screen, with keys to sort, filter, restart and freeze them
+    Top(Top),
     /// Say how one worker is; exit with 0 where it runs, with 3 where it does not
     Status(Named),
     /// Show every setting of a worker: what is asked for, what the kernel holds it to, and where it is written
@@ -182,6 +184,7 @@ impl Cli {
             Command::Run(args) => &args.globals,
             Command::Ps(args) => &args.globals,
             Command::Stats(args) => &args.globals,
+            Command::Top(args) => &args.globals,
             Command::Status(args) | Command::Inspect(args) | Command::Why(args) => &args.globals,
             Command::Logs(args) => &args.globals,
             Command::Count(args) => &args.globals,

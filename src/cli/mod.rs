@@ -24,5 +24,6 @@ pub mod run;
 pub mod said;
 pub mod schema;
 pub mod stats;
+pub mod top;
 pub mod validate;
 pub mod version;

@@ -79,24 +79,36 @@ fn percent(part: u64, whole: u64) -> Option<f64> {
 
 /// What is remembered from look to look.
 #[derive(Debug, Default)]
-struct Looks {
+pub(super) struct Looks {
     before: HashMap<(WorkerId, u32), Usage>,
 }
 
 impl Looks {
-    /// Those that run, with what they have used since the look before.
-    fn look(&mut self, workers: Vec<Worker>) -> Vec<Line> {
+    /// What each of `workers` has used since the look before.
+    pub(super) fn rates(&mut self, workers: &[Worker]) -> Vec<Rates> {
         let before = std::mem::take(&mut self.before);
-        let running = workers.into_iter().filter(|worker| worker.state == State::Running);
-        let line = |Worker { id: worker, run, usage, .. }: Worker| {
-            // What has begun since is the whole of its time.
-            let usage = usage.unwrap_or_default();
-            let key = (worker.clone(), run);
-            let rates = before.get(&key).map(|before| Rates::between(before, &usage)).unwrap_or_default();
+        let mut rates = |worker: &Worker| {
+            let usage = worker.usage?;
+            // Another run has other counters.
+            let key = (worker.id.clone(), worker.run);
+            let rates = before.get(&key).map(|before| Rates::between(before, &usage));
             self.before.insert(key, usage);
-            Line { worker, run, usage, rates }
+            rates
         };
-        running.map(line).collect()
+        workers.iter().map(|worker| rates(worker).unwrap_or_default()).collect()
+    }
+
+    /// Those that run, with what they have used since the look before.
+    fn look(&mut self, mut workers: Vec<Worker>) -> Vec<Line> {
+        workers.retain(|worker| worker.state == State::Running);
+        let rates = self.rates(&workers);
+        let line = |(Worker { id: worker, run, usage, .. }, rates)| Line {
+            worker,
+            run,
+            usage: usage.unwrap_or_default(),
+            rates,
+        };
+        workers.into_iter().zip(rates).map(line).collect()
     }
 }
 
@@ -171,7 +183,7 @@ fn frame(table: &str, height: u16) -> String {
         all if all <= room => (all, String::new()),
         all => (room - 1, format!("… and {} more: a pattern chooses some\x1b[K\n", all - (room - 1))),
     };
-    let shown: String = lines[..shown].iter().map(|line| format!("{line}\x1b[K\n")).collect();
+    let shown = [lines[..shown].join("\x1b[K\n"), "\x1b[K\n".to_owned()].concat();
     format!("\x1b[H{shown}{more}\x1b[J")
 }
 
@@ -224,8 +236,8 @@ mod tests {
     #[test]
     fn a_table_is_in_the_place_of_the_one_before_and_never_longer_than_the_screen() {
         assert_eq!(frame("A\nB\n", 24), "\x1b[HA\x1b[K\nB\x1b[K\n\x1b[J");
-        let long: String = (0..100).map(|i| format!("{i}\n")).collect();
-        let shown = frame(&long, 10);
+        let long: Vec<String> = (0..100).map(|i| i.to_string()).collect();
+        let shown = frame(&long.join("\n"), 10);
         assert_eq!(shown.matches('\n').count(), 9, "and the line behind the last is the tenth");
         assert!(shown.ends_with("7\x1b[K\n… and 92 more: a pattern chooses some\x1b[K\n\x1b[J"), "{shown}");
     }

@@ -42,6 +42,16 @@ pub struct Stats {
     pub(super) globals: Globals,
 }
 
+/// `pinfold top`.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// A name, or part of it with * and ?; several with commas [default: all]
+    #[arg(value_name = "PATTERN")]
+    pub pattern: Option<String>,
+    #[command(flatten)]
+    pub(super) globals: Globals,
+}
+
 /// `pinfold status`, `pinfold inspect` and `pinfold why`.
 #[derive(Debug, Args)]
 pub struct Named {

@@ -31,6 +31,7 @@ pub use outcome::{Asked, failures, not_started, outcomes, started};
 pub use plan::{not_carried, plan, reloaded};
 pub use prefix::{MAX_LINE, Prefixer, Sgr, worker_style};
 pub use reader::Reader;
+pub(super) use reader::Tone;
 pub use stats::stats_table;
 pub use status::worker_status;
 pub use summary::Summary;

@@ -20,7 +20,7 @@ pub struct Reader {
 
 /// How something is to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tone {
+pub(in crate::cli) enum Tone {
     Plain,
     Good,
     Warn,
@@ -42,7 +42,7 @@ impl Tone {
     }
 
     /// Of a state.
-    pub(super) const fn of(detail: Detail) -> Self {
+    pub(in crate::cli) const fn of(detail: Detail) -> Self {
         match detail {
             Detail::Running(Readiness::Ready) => Self::Good,
             Detail::Stopped(StoppedDetail::Failed | StoppedDetail::BreakerOpen)

@@ -134,7 +134,7 @@ pub(super) fn unkillable(id: &str) -> Worker {
 }
 
 /// One of everything.
-pub(super) fn fleet() -> Vec<Worker> {
+pub(in crate::cli) fn fleet() -> Vec<Worker> {
     vec![
         running("web-1", Readiness::Ready),
         degraded("web-2"),
