@@ -94,6 +94,7 @@ fn prometheus_takes_every_line_of_it() {
     let told = series(&text);
     for (name, value) in [
         ("pinfold_worker_running{worker=\"web\"}", 1.0),
+        ("pinfold_worker_desired_up{worker=\"crash\"}", 1.0),
         ("pinfold_worker_state{worker=\"crash\",state=\"stopped\"}", 1.0),
         ("pinfold_worker_exits_total{worker=\"crash\",cause=\"exited\"}", 1.0),
         ("pinfold_worker_exits_total{worker=\"missing\",cause=\"start_failed\"}", 1.0),

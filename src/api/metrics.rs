@@ -32,7 +32,7 @@ use super::wire::{Code, Problem};
 use crate::history::{SinkHealth, SinkState};
 use crate::manager::handle::Member;
 use crate::metrics::{Breaker, Exposition, Gauges, Limited, Own, Row, Scrape, families};
-use crate::model::{Measured, Mono, RunId, State as WorkerState};
+use crate::model::{Detail, Measured, Mono, RunId, State as WorkerState, StoppedDetail};
 
 /// How many are told at once: two servers, and people who look.
 const SEATS: usize = 8;
@@ -153,7 +153,8 @@ impl Api {
                 declared_as: member.declared_as.clone(),
                 slice: member.spec.slice.clone(),
                 state: status.state,
-                desired_up: status.desired_up,
+                // Who has done what it was for is not missed.
+                desired_up: status.desired_up && status.detail != Detail::Stopped(StoppedDetail::Done),
                 started_seconds: status.started.map(|at| moment.seconds(at)),
                 restarts: status.restarts_by,
                 breaker: breaker.map(|b| Breaker { class: b.class, state: b.state, attempts: b.attempts }).collect(),

@@ -46,7 +46,7 @@ impl Meter for Meters {
 }
 
 struct Door {
-    _bench: Bench,
+    bench: Bench,
     router: Router,
     manager: Manager,
     tally: Tally,
@@ -76,7 +76,7 @@ impl Door {
             runs,
             told,
         );
-        Self { router: api.router(), _bench: bench, manager, tally, meter, _store: store }
+        Self { router: api.router(), bench, manager, tally, meter, _store: store }
     }
 
     async fn up(&self, name: &str) {
@@ -115,6 +115,23 @@ async fn what_runs_has_its_numbers_and_what_does_not_has_none() {
     assert_eq!(value(&text, "pinfold_worker_memory_peak_bytes{worker=\"up\"}"), None, "what is not told is absent");
     assert_eq!(value(&text, "pinfold_worker_cpu_usage_seconds_total{worker=\"up\"}"), Some("1.0"));
     assert_eq!(door.meter.looks.load(Ordering::SeqCst), 1, "what does not run is not looked at");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_ended_as_it_should_is_not_missed_and_who_has_failed_is() {
+    let door = Door::new(["done", "failed"], Meters::default());
+    for (name, code) in [("done", 0), ("failed", 3)] {
+        let id = WorkerId::new(name).unwrap();
+        for _ in 0..9 {
+            door.bench.kernel.script(&id, crate::testing::Script::exits(Duration::from_millis(10), code));
+        }
+        let worker = door.manager.find(name).unwrap().worker.clone();
+        door.up(name).await;
+        crate::testing::wait_for(&worker, Duration::from_secs(60), |s| s.cause.is_some()).await.unwrap();
+    }
+    let text = door.scrape().await;
+    assert_eq!(value(&text, "pinfold_worker_desired_up{worker=\"done\"}"), Some("0"));
+    assert_eq!(value(&text, "pinfold_worker_desired_up{worker=\"failed\"}"), Some("1"));
 }
 
 #[tokio::test(start_paused = true)]

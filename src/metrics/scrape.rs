@@ -27,7 +27,7 @@ pub struct Row {
     pub slice: Option<SliceName>,
     /// Its state.
     pub state: State,
-    /// Whether it should be up.
+    /// Whether it should be up: not one that has ended as it should.
     pub desired_up: bool,
     /// When its program began, in seconds since 1970; only while it runs.
     pub started_seconds: Option<f64>,

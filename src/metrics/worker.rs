@@ -58,7 +58,7 @@ pub(super) static FAMILIES: &[Family] = &[
         unit: None,
         kind: Kind::Gauge,
         labels: WORKER,
-        help: "1 where the worker should be up: it was started, and neither a person nor a policy has taken it down.",
+        help: "1 where the worker should be up: it was started, has not ended as it should, and nobody has taken it down.",
         tell: |scrape, series| series.of_each(scrape, |row| Some(row.desired_up.into())),
     },
     Family {
