@@ -22,7 +22,8 @@ use std::{
 
 use jiff::tz::TimeZone;
 use ratatui::crossterm::event::{self, Event as Typed, KeyEventKind};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::args::Top;
 use super::client::Client;
@@ -46,7 +47,9 @@ pub fn top(args: &Top, client: Client, zone: TimeZone, colour: bool) -> Result<E
     let (send, messages) = mpsc::channel();
     let (orders, ordered) = mpsc::channel();
     let failed = |e| Failure::failed("cannot watch", e);
-    on_a_thread("top-signals", send.clone(), signals).map_err(failed)?;
+    // Before the screen is taken, so that there is no moment at which it is not given back.
+    let ends = Ends::listen().map_err(failed)?;
+    on_a_thread("top-signals", send.clone(), |send| ends.tell(send)).map_err(failed)?;
     let mut terminal = ratatui::try_init().map_err(|e| Failure::failed("cannot use the terminal", e))?;
     let began = on_a_thread("top-keys", send.clone(), keys)
         .and_then(|()| on_a_thread("top-source", send, move |send| source.serve(&ordered, send)));
@@ -97,22 +100,33 @@ fn keys(send: &Sender<Message>) {
     }
 }
 
-/// A signal that would end us is a wish to see the terminal put back.
-fn signals(send: &Sender<Message>) {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
-    runtime.block_on(async {
-        let listen = |kind| signal(kind);
-        let (Ok(mut term), Ok(mut hangup), Ok(mut interrupt)) =
-            (listen(SignalKind::terminate()), listen(SignalKind::hangup()), listen(SignalKind::interrupt()))
-        else {
-            return;
+/// The signals that would end us: each is a wish to see the terminal put back.
+struct Ends {
+    runtime: Runtime,
+    signals: [Signal; 3],
+}
+
+impl Ends {
+    /// From now on they are heard.
+    fn listen() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?, signal(SignalKind::interrupt())?]
         };
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = hangup.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    });
-    // Where nobody takes it the end has come already.
-    send.send(Message::End).unwrap_or_default();
+        Ok(Self { runtime, signals })
+    }
+
+    fn tell(self, send: &Sender<Message>) {
+        let [mut term, mut hangup, mut interrupt] = self.signals;
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = hangup.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        // Where nobody takes it the end has come already.
+        send.send(Message::End).unwrap_or_default();
+    }
 }

@@ -1,4 +1,4 @@
-//! What is known, and what whoever looks has chosen. Plain data; [`update`](super::update) changes it.
+//! What is known, and what whoever looks has chosen. Plain data; [`update`](mod@super::update) changes it.
 
 use std::collections::VecDeque;
 
