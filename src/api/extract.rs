@@ -41,7 +41,9 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for Body<T> {
         match bytes.trim_ascii_start().first() {
             None => Ok(Self(T::default())),
             Some(_) if !may_be_json(media_type.as_ref()) => {
-                let detail = format!("{media_type:?}: a body is JSON; send it as application/json");
+                let said = media_type.map(|said| String::from_utf8_lossy(said.as_bytes()).into_owned());
+                let detail =
+                    format!("Content-Type: {:?} is not read; a body is application/json", said.unwrap_or_default());
                 Err(Problem::new(Code::UnsupportedMediaType, detail))
             }
             // serde would take a list of the values, too.

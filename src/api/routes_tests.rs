@@ -347,6 +347,32 @@ async fn what_is_wrong_with_a_request_is_said_and_nothing_is_done() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_that_is_said_to_be_no_json_is_refused_unless_curl_says_so_of_whatever_it_sends() {
+    let door = Door::new(&["a"]);
+    let ask = async |media_type: &str, body: &'static str| {
+        let request =
+            Request::post("/v1/workers/a/reset").header("content-type", media_type).body(body.into()).unwrap();
+        let (status, _, value) = door.send(as_peer(request, 0, crate::api::Role::Admin)).await;
+        (status.as_u16(), value)
+    };
+    for read in [
+        "application/json",
+        "Application/JSON; charset=utf-8",
+        "application/x-www-form-urlencoded",
+        "application/a+json",
+    ] {
+        assert_eq!(ask(read, "{}").await.0, 200, "{read}");
+    }
+    for other in ["text/plain", "text/xml", "multipart/form-data; boundary=x", "json", "", "text/a+json", "\u{e9}"] {
+        let (status, problem) = ask(other, "{}").await;
+        assert_eq!((status, &problem["code"]), (415, &json!("unsupported_media_type")), "{other}");
+        assert_eq!(ask(other, "").await.0, 200, "{other}: of nothing it does not matter what it is");
+    }
+    let (_, problem) = ask("text/xml", "<a/>").await;
+    assert_eq!(problem["detail"], "Content-Type: \"text/xml\" is not read; a body is application/json");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_body_is_bounded_in_size_and_in_time() {
     let door = Door::new(&["a"]);
     let fits = format!("{{}}{}", " ".repeat(crate::api::MAX_BODY - 2));
