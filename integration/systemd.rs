@@ -295,3 +295,44 @@ fn run_and_up_find_a_place_of_their_own_from_a_users_session() {
     guest.supervisor().signal(Signal::TERM);
     assert_eq!(up.end().code, Some(0));
 }
+
+#[test]
+fn a_down_is_not_answered_by_a_restart_and_the_service_shows_how_its_workers_do() {
+    let guest = Guest::new("down");
+    let config = guest.config(&misbehaving("steady", &["sleep"], &[]));
+    for restart in ["Restart=on-failure", "Restart=always\nRestartPreventExitStatus=0"] {
+        let text = format!(
+            "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=notify\nNotifyAccess=main\n{restart}\nRestartSec=100ms\n\
+             TimeoutStartSec=300\nEnvironment={MARK}={}\nEnvironment=PINFOLD_LOG=info\n\
+             ExecStart={PINFOLD} up --on-term=detach -o json {} {config}\n",
+            guest.mark,
+            guest.places().join(" "),
+        );
+        fs::write(unit_path(&guest.unit), text).unwrap();
+        systemctl(&["daemon-reload"]);
+        systemctl(&["start", &guest.unit]);
+        assert_eq!(property(&guest.unit, "StatusText"), "1 of 1 worker running");
+        let main = Process::open(main_pid(&guest.unit)).expect("the main process");
+        let down = finish(&mut guest.pinfold("down"));
+        assert_eq!((down.code, down.stdout.as_str()), (Some(0), "steady: stopped\n"), "{down:?}");
+        assert!(!main.alive());
+        wait_until("the unit rests", || (property(&guest.unit, "ActiveState") == "inactive").then_some(()));
+        assert_eq!(
+            (property(&guest.unit, "Result"), property(&guest.unit, "NRestarts")),
+            ("success".into(), "0".into())
+        );
+        assert_eq!(guest.processes(), Vec::<String>::new(), "{restart}");
+    }
+
+    // A supervisor that is killed is told of by the keeper, as a warning.
+    systemctl(&["start", &guest.unit]);
+    guest.supervisor().signal(Signal::KILL);
+    wait_until("the keeper's warning in the journal", || {
+        let unit = ["--no-pager", "-o", "cat", "-p", "warning..warning", "-u", &guest.unit];
+        let log = finish(Command::new("journalctl").args(unit));
+        log.stdout.contains("pinfold keeper: the supervisor is gone, ended by signal 9").then_some(())
+    });
+    wait_until("the next supervisor", || (finish(guest.pinfold("count").arg("steady")).stdout == "1\n").then_some(()));
+    assert_eq!(finish(&mut guest.pinfold("down")).code, Some(0));
+    wait_until("the unit rests", || (property(&guest.unit, "ActiveState") == "inactive").then_some(()));
+}

@@ -166,7 +166,7 @@ impl All<'_> {
                 let item = format!("{key}[");
                 self.found.retain(|known, _| !known.starts_with(&item));
                 let words = items.iter().map(|item| match &item.value {
-                    Value::Scalar { text, .. } => Some(text.as_str()),
+                    Value::Scalar { text, quoted } => Some((text.as_str(), *quoted)),
                     _ => None,
                 });
                 match words.collect::<Option<Vec<_>>>() {
@@ -191,11 +191,11 @@ fn canonical(key: &str) -> &str {
     if key == "limits.memory.warning_threshold" { "limits.memory.high" } else { key }
 }
 
-/// Numbers bare, all else in quotes.
-fn list(words: &[&str]) -> String {
-    let word = |word: &&str| match word.parse::<u64>() {
-        Ok(number) => number.to_string(),
-        Err(_) => serde_json::Value::from(*word).to_string(),
+/// Numbers bare, where they are not in quotes already; all else in quotes.
+fn list(words: &[(&str, bool)]) -> String {
+    let word = |(word, quoted): &(&str, bool)| match word.parse::<u64>() {
+        Ok(number) if !quoted => number.to_string(),
+        _ => serde_json::Value::from(*word).to_string(),
     };
     format!("[{}]", words.iter().map(word).collect::<Vec<_>>().join(", "))
 }
@@ -226,7 +226,7 @@ workers:
   - id: web-${N}
     instances: 2
     unit:
-      command: [/bin/web, --key, "${KEY}"]
+      command: [/bin/web, --key, "${KEY}", "1", 2]
       env: [PORT=8080, "TOKEN=${KEY}"]
       env_file: /etc/web.env
       limits:
@@ -252,7 +252,7 @@ workers:
         assert_eq!(of(&written, "env_file").0, "/etc/web.env");
         let io: Vec<&str> = written.keys().filter(|key| key.starts_with("limits.io")).map(String::as_str).collect();
         assert_eq!(io, ["limits.io[0].path", "limits.io[0].rbps"], "a list replaces that of the defaults");
-        assert_eq!(of(&written, "command").0, r#"["/bin/web", "--key", "${KEY}"]"#);
+        assert_eq!(of(&written, "command").0, r#"["/bin/web", "--key", "${KEY}", "1", 2]"#);
         assert!(!format!("{written:?}").contains("hunter2"), "nothing of the supervisor's environment");
     }
 

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::scope::{self, Request, Scope};
+use super::settle::protect;
 use super::{Leaf, PlaceError, Plan, Situation, Tree, locate, settle, settle_beside};
 
 /// Who of us asks, and what for.
@@ -43,6 +44,7 @@ pub fn claim(situation: &Situation, plan: &Plan, who: &Claimant<'_>) -> Result<C
             let moves = if *stay { who.anchor.into_iter().collect() } else { everybody() };
             let root = ask(situation, who, *user, &moves)?;
             let tree = settle(situation, &root, false, &moves)?;
+            protect(&tree.root, false);
             Ok(Claimed { tree, unit: Some(who.unit.to_owned()), made: false, moved: !*stay })
         }
         Plan::Named(root) | Plan::Recorded(root) | Plan::Delegated(root) | Plan::Top(root) => {
@@ -65,7 +67,11 @@ fn in_directory(situation: &Situation, root: &Path, moves: &[(Leaf, i32)]) -> Re
             let tree = settle_beside(situation, &strangers, &dir, moves)?;
             Ok(Claimed { tree, unit: None, made, moved: true })
         }
-        other => Ok(Claimed { tree: other?, unit: None, made, moved: true }),
+        other => {
+            let tree = other?;
+            protect(&tree.root, own_the_top);
+            Ok(Claimed { tree, unit: None, made, moved: true })
+        }
     }
 }
 

@@ -149,13 +149,12 @@ pub fn settle(
             }
         }
     }
-    protect(&root, own_the_top);
     Ok(Tree { xattrs: Namespace::probe(&workers), root, workers, aux, runs, withheld, ancestors })
 }
 
-/// So much of our own memory is not reclaimed, however short it is: what workers, and the host, do not get back so. Far more than
-/// each of us uses, and only what is used counts.
-const PROTECTED: [(Leaf, u64); 3] = [(Leaf::Keeper, 32 << 20), (Leaf::Supervisor, 128 << 20), (Leaf::Logger, 32 << 20)];
+/// So much of our own memory is not reclaimed, however short it is. More than each of us uses, and only what is used counts; but
+/// what ROOT has beyond that, a kernel with `memory_recursiveprot` lends to the workers, so that it is not much more.
+const PROTECTED: [(Leaf, u64); 3] = [(Leaf::Keeper, 16 << 20), (Leaf::Supervisor, 64 << 20), (Leaf::Logger, 16 << 20)];
 
 fn protected_together() -> u64 {
     PROTECTED.iter().map(|(_, bytes)| bytes).sum()
@@ -163,7 +162,7 @@ fn protected_together() -> u64 {
 
 /// Sets `memory.min` of our own leaves; and of ROOT, where nobody is above it who would have to grant it (a cgroup is protected only as
 /// far as those above it are).
-fn protect(root: &Dir, topmost: bool) {
+pub(super) fn protect(root: &Dir, topmost: bool) {
     let set = |dir: &Dir, bytes: u64| {
         if dir.has("memory.min") {
             // It is a help, and no reason not to begin.
@@ -327,10 +326,10 @@ mod tests {
         protect(&root, false);
         assert_eq!(
             (read("keeper"), read("supervisor"), read(".")),
-            ("33554432".into(), "134217728".into(), "0\n".into())
+            ("16777216".into(), "67108864".into(), "0\n".into())
         );
         protect(&root, true);
-        assert_eq!(read("."), "201326592");
+        assert_eq!(read("."), "100663296");
     }
 
     #[test]
