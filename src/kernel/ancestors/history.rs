@@ -22,9 +22,8 @@ use crate::model::{Counters, MemoryEvents, Mono};
 pub const SETTLE: Duration = Duration::from_secs(2);
 
 /// How long after a limit was reached its victim may take to end: the kernel waits for a lock that all cgroups share, writes its
-/// report to a console that may be slow, and kills then. A hundred OOMs at the same time have taken more than a minute.
-/// Older observations are of no use to anybody, but for the newest of them.
-const KEPT: Duration = Duration::from_secs(300);
+/// report, and kills then. Older observations are of no use to anybody, but for the newest of them.
+const KEPT: Duration = Duration::from_secs(60);
 
 /// No more observations than these are kept. Where limits are reached a hundred times within [`KEPT`], those in
 /// between go first.
@@ -90,33 +89,20 @@ impl<T: Copy + PartialEq> History<T> {
         }
     }
 
-    /// When `of` last grew, and the newest value from before that, where it was seen before [`Self::before`]'s moment, but not
-    /// so long before that nobody can die of it any more.
+    /// The newest value from before `of` last grew, where that was seen before [`Self::before`]'s moment, but not so long
+    /// before that nobody can die of it any more.
     #[must_use]
-    pub fn before_growth(&self, dead: Mono, of: impl Fn(&T) -> u64) -> Option<(Mono, T)> {
+    pub fn before_growth(&self, dead: Mono, of: impl Fn(&T) -> u64) -> Option<T> {
         let mut older = self.seen.iter().rev().skip_while(|(at, _)| *at + SETTLE > dead);
         let (at, newest) = older.next()?;
         let mut grown_at = *at;
         for (at, value) in older {
             if of(value) < of(newest) {
-                return (dead <= grown_at + KEPT).then_some((grown_at, *value));
+                return (dead <= grown_at + KEPT).then_some(*value);
             }
             grown_at = *at;
         }
         None
-    }
-
-    /// The value at `then`: the newest that was read until then.
-    #[must_use]
-    pub fn at(&self, then: Mono) -> Option<T> {
-        self.seen.iter().rev().find(|(at, _)| *at <= then).map(|(_, value)| *value)
-    }
-
-    /// The oldest value that can still matter to who died at `dead`.
-    #[must_use]
-    pub fn oldest_for(&self, dead: Mono) -> Option<T> {
-        let then = self.seen.partition_point(|(at, _)| *at + KEPT < dead);
-        self.seen.get(then.saturating_sub(1)).map(|(_, value)| *value)
     }
 
     /// The newest value.
@@ -230,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn a_growth_from_before_the_moment_that_counts_is_found_for_minutes() {
+    fn a_growth_from_before_the_moment_that_counts_is_found_for_a_minute() {
         let history = history(&[(0, 5), (60_000, 6), (63_000, 6)]);
         let before = |dead| history.before_growth(at(dead), |value| *value);
         assert_eq!(before(61_000), None, "that one is within it");
-        assert_eq!(before(62_000), Some((at(60_000), 5)));
-        assert_eq!(before(360_000), Some((at(60_000), 5)));
-        assert_eq!(before(360_001), None);
+        assert_eq!(before(62_000), Some(5));
+        assert_eq!(before(120_000), Some(5));
+        assert_eq!(before(120_001), None);
         assert_eq!(super::History::since_ever(7).before_growth(at(9000), |value| *value), None);
     }
 
@@ -256,7 +242,6 @@ mod tests {
         assert_eq!(history.seen.len(), MOST);
         assert_eq!(history.before(at(101_000)), Before::Sound(0));
         assert_eq!(history.last(), Some(10_000));
-        assert_eq!((history.at(at(99_999)), history.at(at(300_000))), (Some(0), Some(10_000)));
         history.observe(at(900_000), 0);
         assert_eq!(history.seen.len(), 2, "what is old goes, but for the newest of it");
         assert_eq!(history.before(at(900_000)), Before::Sound(10_000));

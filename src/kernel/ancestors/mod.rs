@@ -2,17 +2,13 @@
 //! reached when a run lost a process to the OOM killer without having reached one of its own.
 //!
 //! ```text
-//!   /                       no memory.events: nothing is limited there      /proc/vmstat oom_kill, allocstall
+//!   /                       no memory.events: nothing is limited there      /proc/vmstat oom_kill
 //!   └ system.slice          memory.events.local ─┐
 //!     └ pinfold.scope                            ├─ observed at the start, when one of them changes, and at such a kill
 //!       └ workers                                │
 //!         └ web.slice       ─────────────────────┘
 //!           └ api.3         memory.events: oom_kill +1, oom +0
 //! ```
-//!
-//! Between the `oom` of a limit and the kill that it asked for the kernel waits for a lock and writes its report: seconds,
-//! minutes where a hundred limits are reached at once. Such a kill is told from one of the host's by what else was counted
-//! since: `max`, where the limit is still being reached, or `allocstall_*`, which the host cannot run out of memory without.
 //!
 //! Everything is read, nothing is written: most of it is not ours. An exit without an OOM kill reads nothing here. From
 //! which observation a growth is counted is [`history`]'s part; what it means is `policy::cause`'s.
@@ -36,23 +32,7 @@ use history::{Before, History};
 pub struct Ancestor {
     dir: Arc<Dir>,
     path: Arc<str>,
-    seen: Mutex<Seen>,
-}
-
-#[derive(Debug)]
-struct Seen {
-    events: History<MemoryEvents>,
-    /// How many runs were told to have ended of its limit.
-    victims: History<u64>,
-}
-
-impl Seen {
-    /// Whether its limit has asked for more kills lately than it was told to have had victims.
-    fn owes(&self, dead: Mono, oom: u64) -> bool {
-        let asked = oom - self.events.oldest_for(dead).map_or(oom, |events| events.oom.min(oom));
-        let had = self.victims.last().unwrap_or(0) - self.victims.oldest_for(dead).unwrap_or(0);
-        asked > had
-    }
+    seen: Mutex<History<MemoryEvents>>,
 }
 
 /// The cgroups above a directory that runs or slices are made in.
@@ -63,26 +43,14 @@ pub struct Ancestors {
     chain: Vec<Arc<Ancestor>>,
     /// Whether the chain ends below the host's root, and nothing in it is missing.
     whole: bool,
-    vmstat: PathBuf,
-    host: Mutex<History<HostWide>>,
-}
-
-/// What /proc/vmstat counts. No namespace has its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct HostWide {
-    /// `oom_kill` (Linux 4.13): the processes that any OOM killer of the host took.
-    kills: u64,
-    /// `allocstall_*` together: how often an allocation had to reclaim memory of the host itself. Reclaim at a cgroup's limit
-    /// is not counted (`do_try_to_free_pages` in `mm/vmscan.c`), and no OOM of the host comes without: an allocation
-    /// tries this first (`__alloc_pages_slowpath` in `mm/page_alloc.c`).
-    stalls: u64,
+    host: Mutex<History<u64>>,
 }
 
 impl Ancestor {
     fn new(mount: &Path, dir: Arc<Dir>, seen: History<MemoryEvents>) -> Self {
         let below = dir.path().strip_prefix(mount).unwrap_or(dir.path());
         let path = format!("/{}", below.display()).into();
-        Self { dir, path, seen: Mutex::new(Seen { events: seen, victims: History::since_ever(0) }) }
+        Self { dir, path, seen: Mutex::new(seen) }
     }
 
     /// The cgroup below the cgroup2 mount: `/pinfold/workers/web.slice`.
@@ -101,8 +69,8 @@ impl Ancestor {
     pub fn observe(&self, now: Mono) -> Option<MemoryEvents> {
         let events = self.read()?;
         let mut seen = lock(&self.seen);
-        let grown = events.since(seen.events.last().unwrap_or(events));
-        seen.events.observe(now, events);
+        let grown = events.since(seen.last().unwrap_or(events));
+        seen.observe(now, events);
         Some(grown)
     }
 
@@ -117,16 +85,13 @@ impl Ancestor {
     }
 
     /// The growth that can have killed a process whose death was first seen at `dead`. `None` where that cannot be told.
-    /// `calm` says whether the host has had memory since a moment.
-    fn level(&self, dead: Mono, now: Mono, calm: impl Fn(Mono) -> bool) -> Option<Level> {
+    fn level(&self, dead: Mono, now: Mono) -> Option<Level> {
         let after = self.read()?;
         let mut seen = lock(&self.seen);
-        let before = match seen.events.before(dead) {
-            // It was reached before, and still is being, or nobody else can have asked for this kill.
-            Before::Sound(before) if after.oom == before.oom => {
-                let growth = seen.events.before_growth(dead, |events| events.oom);
-                let due = |grown_at| after.max > before.max || (seen.owes(dead, after.oom) && calm(grown_at));
-                Some(growth.filter(|(grown_at, _)| due(*grown_at)).map_or(before, |(_, earlier)| earlier))
+        let before = match seen.before(dead) {
+            // It is being reached, and was reached shortly before: the victim of that may be this one.
+            Before::Sound(before) if after.oom == before.oom && after.max > before.max => {
+                Some(seen.before_growth(dead, |events| events.oom).unwrap_or(before))
             }
             Before::Sound(before) => Some(before),
             Before::Close(before) if after.since(before).oom > 0 => Some(before),
@@ -134,11 +99,7 @@ impl Ancestor {
             _ if after.oom == 0 => Some(MemoryEvents::default()),
             Before::Close(_) | Before::Unknown => None,
         };
-        seen.events.observe(now, after);
-        if before.is_some_and(|before| after.oom > before.oom) {
-            let victims = seen.victims.last().unwrap_or(0) + 1;
-            seen.victims.observe(dead, victims);
-        }
+        seen.observe(now, after);
         Some(Level { path: self.path.to_string(), before: before?, after })
     }
 }
@@ -160,7 +121,7 @@ impl Ancestors {
         let whole = rooted && below.iter().all(Option::is_some);
         let ancestor = |dir: &Arc<Dir>| Arc::new(Ancestor::new(mount, Arc::clone(dir), History::default()));
         let chain = below.iter().rev().flatten().map(ancestor).collect();
-        Self { mount: mount.to_owned(), chain, whole, vmstat: "/proc/vmstat".into(), host: Mutex::default() }
+        Self { mount: mount.to_owned(), chain, whole, host: Mutex::default() }
     }
 
     /// A slice below them. One that was `made` just now has counted nothing before.
@@ -181,13 +142,8 @@ impl Ancestors {
         for ancestor in slice.into_iter().chain(self.chain.iter().map(Arc::as_ref)) {
             ancestor.observe(now);
         }
-        self.observe_host(now);
-    }
-
-    /// Reads what is counted for the whole host.
-    pub fn observe_host(&self, now: Mono) {
-        if let Some(host) = self.read_host() {
-            lock(&self.host).observe(now, host);
+        if let Some(kills) = host_kills() {
+            lock(&self.host).observe(now, kills);
         }
     }
 
@@ -195,45 +151,37 @@ impl Ancestors {
     /// seen at `dead`. `slice` is the one that the run is in.
     #[must_use]
     pub fn read(&self, slice: Option<&Ancestor>, dead: Mono, now: Mono) -> AboveReading {
-        let host = self.read_host();
-        let calm =
-            |since| host.is_some_and(|now| lock(&self.host).at(since).is_some_and(|then| then.stalls == now.stalls));
         let mut complete = self.whole;
         let mut levels = Vec::with_capacity(self.chain.len() + 1);
         for ancestor in slice.into_iter().chain(self.chain.iter().map(Arc::as_ref)) {
-            match ancestor.level(dead, now, calm) {
+            match ancestor.level(dead, now) {
                 Some(level) => levels.push(level),
                 None => complete = false,
             }
         }
-        let host = host.and_then(|host| self.host_oom(host, dead, now));
-        AboveReading { levels, complete, host }
+        AboveReading { levels, complete, host: self.host(dead, now) }
     }
 
-    fn host_oom(&self, after: HostWide, dead: Mono, now: Mono) -> Option<HostOom> {
+    fn host(&self, dead: Mono, now: Mono) -> Option<HostOom> {
+        let after = host_kills()?;
         let mut seen = lock(&self.host);
         let before = match seen.before(dead) {
-            Before::Sound(before) => Some(before.kills),
-            Before::Close(before) => Some(before.kills).filter(|before| *before < after.kills),
+            Before::Sound(before) => Some(before),
+            Before::Close(before) => Some(before).filter(|before| *before < after),
             Before::Unknown => None,
         };
         seen.observe(now, after);
-        Some(HostOom { before: before?, after: after.kills })
-    }
-
-    fn read_host(&self) -> Option<HostWide> {
-        host(&std::fs::read_to_string(&self.vmstat).ok()?)
+        Some(HostOom { before: before?, after })
     }
 }
 
-fn host(vmstat: &str) -> Option<HostWide> {
-    let counters = vmstat.lines().filter_map(|line| {
-        let (name, value) = line.split_once(' ')?;
-        Some((name, value.trim().parse::<u64>().ok()?))
-    });
-    let kills = counters.clone().find_map(|(name, value)| (name == "oom_kill").then_some(value))?;
-    let stalls = counters.filter(|(name, _)| name.starts_with("allocstall")).map(|(_, value)| value);
-    Some(HostWide { kills, stalls: stalls.fold(0, u64::saturating_add) })
+/// `oom_kill` of /proc/vmstat (Linux 4.13): every process that any OOM killer of the host took. No namespace has its own.
+fn host_kills() -> Option<u64> {
+    oom_kill(&std::fs::read_to_string("/proc/vmstat").ok()?)
+}
+
+fn oom_kill(vmstat: &str) -> Option<u64> {
+    vmstat.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 /// Nothing under these locks can panic half-way, so a poisoned one is as good as new.
@@ -277,12 +225,10 @@ mod tests {
                 fs::write(tmp.path().join(file), "populated 1\nfrozen 0\n").unwrap();
             }
             let open = |dir: &str| Arc::new(Dir::on_any_fs(&tmp.path().join(dir)));
-            let mut ancestors = Ancestors::of(tmp.path(), &DIRS.map(|dir| Some(open(dir))));
-            ancestors.vmstat = tmp.path().join("vmstat");
+            let ancestors = Ancestors::of(tmp.path(), &DIRS.map(|dir| Some(open(dir))));
             let slice = ancestors.slice(open(SLICE), made);
             let host = Self { tmp, ancestors, slice };
             host.counts(["", "pinfold", "pinfold/workers", SLICE].map(|dir| (dir, 0)));
-            host.stalls(1);
             host
         }
 
@@ -291,16 +237,6 @@ mod tests {
                 let text = format!("low 0\nhigh 0\nmax {}\noom {oom}\noom_kill 0\noom_group_kill 0\n", oom * 20);
                 fs::write(self.tmp.path().join(dir).join("memory.events.local"), text).unwrap();
             }
-        }
-
-        fn stalls(&self, times: u64) {
-            fs::write(self.tmp.path().join("vmstat"), format!("allocstall_normal {times}\noom_kill 3\n")).unwrap();
-        }
-
-        /// With one `oom`.
-        fn max_of_slice(&self, max: u64) {
-            let text = format!("low 0\nhigh 0\nmax {max}\noom 1\noom_kill 0\noom_group_kill 0\n");
-            fs::write(self.tmp.path().join(SLICE).join("memory.events.local"), text).unwrap();
         }
 
         fn read(&self, dead: u64) -> AboveReading {
@@ -338,49 +274,17 @@ mod tests {
     fn a_slice_still_at_its_limit_is_named_for_a_victim_that_is_killed_seconds_after_the_count() {
         let host = Host::new();
         host.ancestors.observe(Some(&host.slice), at(1));
-        host.max_of_slice(20);
+        let slice = |max| {
+            let text = format!("low 0\nhigh 0\nmax {max}\noom 1\noom_kill 0\noom_group_kill 0\n");
+            fs::write(host.tmp.path().join(SLICE).join("memory.events.local"), text).unwrap();
+        };
+        slice(20);
         host.slice.observe(at(50));
-        host.stalls(2);
         assert_eq!(host.reached(55), None, "it is not at its limit any more: the host's");
-        host.max_of_slice(37);
+        slice(37);
         assert_eq!(host.reached(56).as_deref(), Some("/pinfold/workers/web.slice"));
-        host.max_of_slice(50);
-        assert_eq!(host.reached(351), None, "that of minutes ago had its victim, or none");
-    }
-
-    /// Whoever reached the limit stands still until the kill, so that its `max` does.
-    #[test]
-    fn a_slice_is_named_for_a_victim_of_minutes_later_where_the_host_has_had_memory_since() {
-        let host = Host::new();
-        host.ancestors.observe(Some(&host.slice), at(1));
-        host.max_of_slice(20);
-        host.slice.observe(at(50));
-        assert_eq!(host.reached(200).as_deref(), Some("/pinfold/workers/web.slice"));
-        assert_eq!(host.reached(210), None, "it has had its victim: whoever asked for this one, it was not the slice");
-    }
-
-    #[test]
-    fn every_kill_that_a_limit_asked_for_has_its_victim_however_late() {
-        let host = Host::new();
-        host.ancestors.observe(Some(&host.slice), at(1));
-        host.counts([(SLICE, 2)]);
-        let slice = Some("/pinfold/workers/web.slice");
-        assert_eq!((host.reached(50).as_deref(), host.reached(90).as_deref()), (slice, slice));
-        assert_eq!(host.reached(130), None);
-        host.counts([(SLICE, 3)]);
-        host.slice.observe(at(140));
-        assert_eq!(host.reached(200).as_deref(), slice);
-        assert_eq!(host.reached(230), None);
-    }
-
-    #[test]
-    fn a_host_that_was_short_of_memory_before_the_limit_was_reached_is_not_blamed_for_it() {
-        let host = Host::new();
-        host.ancestors.observe(Some(&host.slice), at(1));
-        host.stalls(2);
-        host.max_of_slice(20);
-        host.ancestors.observe(Some(&host.slice), at(50));
-        assert_eq!(host.reached(60).as_deref(), Some("/pinfold/workers/web.slice"));
+        slice(50);
+        assert_eq!(host.reached(111), None, "that of a minute ago had its victim, or none");
     }
 
     #[test]
@@ -391,7 +295,6 @@ mod tests {
         let pinfold = Arc::clone(host.ancestors.chain().last().unwrap());
         assert_eq!(pinfold.observe(at(50)).unwrap().oom, 3);
         assert_eq!(pinfold.observe(at(51)).unwrap().oom, 0);
-        host.stalls(2);
         assert_eq!(host.reached(100), None);
     }
 
@@ -438,10 +341,8 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_kills_and_stalls_are_a_few_lines_among_many() {
-        let text =
-            "nr_free_pages 7\nallocstall_dma 1\nallocstall_movable 4\noom_kill_ignored 9\noom_kill 12\nswap_ra 0\n";
-        assert_eq!(host(text), Some(HostWide { kills: 12, stalls: 5 }));
-        assert_eq!(host("nr_free_pages 7\n"), None);
+    fn the_hosts_kills_are_one_line_among_many() {
+        assert_eq!(oom_kill("nr_free_pages 7\noom_kill_ignored 9\noom_kill 12\nswap_ra 0\n"), Some(12));
+        assert_eq!(oom_kill("nr_free_pages 7\n"), None);
     }
 }

@@ -140,11 +140,7 @@ impl Pump {
 
     fn look_above(&self, path: &Arc<str>) {
         let Some(ancestor) = self.inner.places.above(path) else { return };
-        let now = self.inner.clock.now();
-        let grown = ancestor.observe(now).unwrap_or_default();
-        if grown.oom > 0 {
-            self.inner.places.ancestors().observe_host(now);
-        }
+        let grown = ancestor.observe(self.inner.clock.now()).unwrap_or_default();
         let seen = match grown {
             grown if grown.oom > 0 => Seen::Violation,
             grown if grown == MemoryEvents::default() => Seen::Nothing,
