@@ -46,8 +46,8 @@ fn the_help_names_every_command_and_flag() {
 fn the_help_of_what_talks_to_a_supervisor() {
     let dir = dir_with(&[]);
     let commands = [
-        "ps", "stats", "top", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "freeze", "thaw",
-        "why", "events", "history", "logs", "reexec", "down", "inspect",
+        "ps", "stats", "top", "status", "count", "start", "stop", "restart", "kill", "signal", "reset", "freeze",
+        "thaw", "why", "events", "history", "logs", "reexec", "down", "inspect",
     ];
     insta::assert_snapshot!(commands.map(|command| session(&[command, "-h"], dir.path())).join("\n"));
 }

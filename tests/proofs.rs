@@ -30,8 +30,12 @@ enum Row {
 
 const TABLE: &[(&str, Row)] = &[
     ("up", Row::Elsewhere("integration/lifecycle/main.rs")),
+    ("down", Row::Asks(&["down", "--no-wait"])),
     ("run", Row::Elsewhere("integration/run.rs")),
     ("ps", Row::Asks(&["ps", "-a"])),
+    ("stats", Row::Asks(&["stats", "web", "--no-stream"])),
+    ("top", Row::Elsewhere("integration/metrics.rs")),
+    ("inspect", Row::Asks(&["inspect", "web"])),
     ("status", Row::Asks(&["status", "web"])),
     ("count", Row::Asks(&["count", "web"])),
     ("start", Row::Asks(&["start", "web"])),
@@ -40,6 +44,8 @@ const TABLE: &[(&str, Row)] = &[
     ("kill", Row::Asks(&["kill", "web"])),
     ("signal", Row::Asks(&["signal", "HUP", "web"])),
     ("reset", Row::Asks(&["reset", "web"])),
+    ("freeze", Row::Asks(&["freeze", "web"])),
+    ("thaw", Row::Asks(&["thaw", "web"])),
     ("plan", Row::Asks(&["plan"])),
     ("reload", Row::Asks(&["reload"])),
     ("scale", Row::Asks(&["scale", "web=2"])),
@@ -123,6 +129,13 @@ fn well(method: &Method, path: &str) -> Response {
             "worker": worker(), "exited": event(), "violations": [], "decisions": [],
             "limits": {"stop_signal": 15, "stop_timeout_ms": 30_000}, "stderr": "/state/logs/web/2.stderr",
         }),
+        ("GET", "/v1/workers/web/inspect") => json!({
+            "id": "web", "declared_as": "web", "state": "running", "run": 3, "pid": 4711, "cgroup": "/pinfold/workers/web.3",
+            "settings": [{
+                "name": "limits.pids.max", "requested": "64", "effective": "64", "read_from": "pids.max",
+                "source": {"kind": "worker", "file": "/etc/pinfold/pinfold.yaml", "line": 5},
+            }],
+        }),
         ("GET", "/v1/history") => json!({"worker": "web", "runs": [{
             "run": 2, "trigger": "start", "pid": 4710, "started": "2020-01-15T11:59:59.500Z",
             "ended": "2020-01-15T12:00:00.000Z", "lasted_ms": 500, "cause": {"kind": "exited", "code": 3},
@@ -145,6 +158,7 @@ fn well(method: &Method, path: &str) -> Response {
         ("POST", "/v1/reexec") => json!({
             "binary": "/usr/bin/pinfold", "version": "2.0.0", "replaces": "1.0.0", "pid": 100, "reexecs": 0,
         }),
+        ("POST", "/v1/shutdown") => json!({"results": [settled()]}),
         ("POST" | "PUT" | "PATCH", path) if path.starts_with("/v1/workers/web/") => json!({"results": [settled()]}),
         _ => panic!("{method} {path} is not expected"),
     };

@@ -52,7 +52,7 @@ impl Source {
     }
 
     pub(super) fn look(&mut self) -> Result<Seen, Failure> {
-        let Workers { workers } = self.client.get(&self.workers)?;
+        let Workers { workers, .. } = self.client.get(&self.workers)?;
         let lines = EventLines::of_names(workers.iter().map(|worker| &worker.id), self.zone.clone(), false);
         let from = match &self.cursor {
             Some(cursor) => format!("after={}", encoded(cursor)),
