@@ -108,7 +108,7 @@ impl Host {
 
     /// The next news, if it comes within `patience`.
     async fn next(&mut self, patience: Duration) -> Option<KernelEventKind> {
-        Some(tokio::time::timeout(patience, self.news.recv()).await.ok()?.kind)
+        Some(tokio::time::timeout(patience, self.news.recv()).await.ok()?.1.kind)
     }
 }
 
