@@ -159,7 +159,7 @@ fn only_root_and_the_supervisors_own_user_may_end_it() {
     let refused = finish(&mut command);
     assert_eq!((refused.code, refused.stdout.as_str()), (Some(5), ""), "{refused:?}");
     assert!(
-        refused.stderr.contains("only root and the supervisor's own user may end it; you are uid 65534"),
+        refused.stderr.contains("only root and the supervisor's own user may ask for /v1/shutdown; you are uid 65534"),
         "{refused:?}"
     );
     assert!(web.alive());
