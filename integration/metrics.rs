@@ -195,7 +195,7 @@ fn another_supervisor_counts_anew_and_says_that_it_is_another() {
 
 #[test]
 fn the_alert_rules_are_taken_and_do_what_their_tests_say() {
-    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/package");
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lib/package");
     for (checked, file) in [("check", "alerts.yml"), ("test", "alerts_test.yml")] {
         let (fine, said) = judge(Command::new("promtool").args([checked, "rules", file]).current_dir(&rules), "");
         assert!(fine && said.contains("SUCCESS"), "{said}");

@@ -29,7 +29,7 @@ struct Rule {
 const TARGET: [&str; 2] = ["job", "instance"];
 
 fn rules() -> Vec<Rule> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/package/alerts.yml");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib/package/alerts.yml");
     let rules: Rules = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     rules.groups.into_iter().flat_map(|group| group.rules).collect()
 }
