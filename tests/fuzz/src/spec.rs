@@ -245,14 +245,16 @@ fn environment(name: &str) -> Option<String> {
     }
 }
 
-/// A file beside an empty one is the same configuration; beside itself it has every worker and every slice twice.
+/// A file beside an empty one is the same configuration; beside itself it has every worker, every slice and every file
+/// of `history` twice.
 fn layers(source: spec::Source, loaded: Result<spec::types::Config, spec::Problems>) {
     let empty = spec::Source { name: "empty.yaml".into(), bytes: Vec::new() };
     let with_empty = spec::load(&[source.clone(), empty], &environment);
     assert_eq!(loaded, with_empty);
     if let Ok(config) = loaded {
         let twice = spec::load(&[source.clone(), source], &environment);
-        assert_eq!(twice.is_err(), !config.workers.is_empty() || !config.slices.is_empty());
+        let file = config.history.iter().any(|sink| matches!(sink, spec::types::Sink::Jsonl(_)));
+        assert_eq!(twice.is_err(), !config.workers.is_empty() || !config.slices.is_empty() || file);
     }
 }
 
