@@ -1,12 +1,17 @@
-//! The package, from its installation to its removal, as somebody new meets it: typed on a terminal of 80 × 24 characters. Needs
-//! a machine whose init is systemd, on which nobody else uses pinfold, and the package in `target/package`: scripts/test has both.
+//! The package, from its installation to its removal, as somebody new meets it: typed on a terminal of 80 × 24 characters; and
+//! `scripts/install` for who has no use for a package. Needs a machine whose init is systemd, on which nobody else uses pinfold, and the
+//! package in `target/package`: scripts/test has both.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
 #[path = "package/screen.rs"]
 mod screen;
 mod support;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use screen::Screen;
 use support::{ELSEWHERE, patience, process::Process};
@@ -53,11 +58,19 @@ fn number(shown: &str) -> i32 {
     shown.lines().find_map(|line| line.trim().parse().ok()).unwrap_or_else(|| panic!("no number: {shown}"))
 }
 
-#[test]
-fn somebody_new_installs_it_breaks_a_worker_asks_why_mends_it_upgrades_and_removes_it() {
+/// The machine, whose only pinfold is the test's as long as this is held.
+fn machine() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let machine = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let init = fs::read_to_string("/proc/1/comm").unwrap_or_default();
     assert_eq!(init.trim(), "systemd", "init is not systemd: {ELSEWHERE}");
     assert!(!Path::new("/usr/bin/pinfold").exists(), "it is installed already: {ELSEWHERE}");
+    machine
+}
+
+#[test]
+fn somebody_new_installs_it_breaks_a_worker_asks_why_mends_it_upgrades_and_removes_it() {
+    let _machine = machine();
     let package = package();
     let mut screen = Screen::new(patience() * 4);
 
@@ -116,4 +129,45 @@ fn somebody_new_installs_it_breaks_a_worker_asks_why_mends_it_upgrades_and_remov
     assert!(!Path::new("/var/lib/pinfold").exists());
     assert!(Path::new(CONFIG).exists(), "who has written it keeps it");
     fs::remove_dir_all("/etc/pinfold").unwrap();
+}
+
+#[test]
+fn what_was_installed_without_a_package_serves_is_replaced_under_its_workers_and_removed_without_a_trace() {
+    let _machine = machine();
+    let mut screen = Screen::new(patience() * 4);
+    let install = format!("{}/scripts/install", env!("CARGO_MANIFEST_DIR"));
+    let installs = format!("{install} --no-build >/dev/null 2>&1; echo \"code $?\"");
+    let below = |screen: &mut Screen| screen.types("find /usr/local -type f | sort");
+    let before = below(&mut screen);
+
+    let installed = screen.types(&installs);
+    assert!(installed.contains("code 0"), "{installed}");
+    assert!(!below(&mut screen).contains(".new"), "nothing half-done is left");
+    let group = screen.types("getent group pinfold; ls -d /etc/pinfold/conf.d");
+    assert!(group.contains("\npinfold:") && group.contains("\n/etc/pinfold/conf.d"), "{group}");
+
+    fs::write(CONFIG, SIX_LINES).unwrap();
+    let started = screen.types("systemctl start pinfold; echo \"code $?\"");
+    assert!(started.contains("code 0"), "{started}");
+    let pids = |screen: &mut Screen| {
+        let worker = screen.types("pinfold ps -o json | grep -o '\"pid\": *[0-9]*' | grep -o '[0-9]*'");
+        (number(&screen.types("systemctl show -p MainPID --value pinfold")), number(&worker))
+    };
+    let running = pids(&mut screen);
+    let again = screen.types(&installs);
+    assert!(again.contains("code 0"), "{again}");
+    assert_eq!(pids(&mut screen), running, "the same processes go on");
+    let replaced = screen.types("journalctl -u pinfold --no-pager -o cat | grep -c 'the binary was replaced'");
+    assert!(number(&replaced) >= 1, "{replaced}");
+
+    let refused = screen.types(&format!("{install} --uninstall; echo \"code $?\""));
+    assert!(refused.contains("pinfold down") && refused.contains("code 1"), "{refused}");
+    let down = screen.types("pinfold down >/dev/null; echo \"code $?\"");
+    assert!(down.contains("code 0"), "{down}");
+    let removed = screen.types(&format!("{install} --uninstall 2>/dev/null; echo \"code $?\""));
+    assert!(removed.contains("code 0"), "{removed}");
+    assert_eq!(below(&mut screen), before);
+    assert!(Path::new(CONFIG).exists(), "who has written it keeps it");
+    fs::remove_dir_all("/etc/pinfold").unwrap();
+    fs::remove_dir_all("/var/lib/pinfold").unwrap();
 }
