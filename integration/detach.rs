@@ -97,7 +97,7 @@ fn a_second_down_joins_the_first_and_one_without_patience_leaves_it_to_itself() 
     let case = Case::new();
     let told = case.file("told");
     let workers =
-        misbehaving("deaf", &["ignore-term", &told], &["stop: {timeout: 3s}"]) + &shop(&case).replace("deaf", "dull");
+        misbehaving("deaf", &["ignore-term", &told], &["stop: {timeout: 8s}"]) + &shop(&case).replace("deaf", "dull");
     let mut up = Up::spawn(case.pinfold("up").arg(case.config(&workers)));
     up.state("none", State::Stopped, "failed");
     case.wait_told("told", "pid ");
