@@ -211,11 +211,32 @@ pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
     if text.contains('M') {
         return Err(Wrong::is("is ambiguous: M could be months").fix("write m for minutes, or days as 30d"));
     }
-    let length = humantime::parse_duration(text).map_err(|_| Wrong::is("is not a duration"))?;
-    if length > MAX_DURATION {
-        return Err(Wrong::is("is more than ten years").fix("write at most 3650d"));
+    let mut sum = Duration::ZERO;
+    // One at a time: the sum of several that together are as long as can be counted has humantime panic.
+    for span in spans(text) {
+        sum += humantime::parse_duration(span).map_err(|error| match error {
+            humantime::DurationError::NumberOverflow => {
+                Wrong::is("is too long, or finer than a nanosecond").fix("write at most 3650d, in whole nanoseconds")
+            }
+            _ => Wrong::is("is not a duration"),
+        })?;
+        if sum > MAX_DURATION {
+            return Err(Wrong::is("is more than ten years").fix("write at most 3650d"));
+        }
     }
-    Ok(length)
+    Ok(sum)
+}
+
+/// `1m`, `30s` of `1m30s`: each number with what follows it.
+fn spans(text: &str) -> impl Iterator<Item = &str> {
+    let mut unit = false;
+    let ends = text.char_indices().filter_map(move |(at, c)| {
+        let begins = unit && c.is_ascii_digit();
+        unit = !begins && (unit || c.is_alphabetic());
+        begins.then_some(at)
+    });
+    let mut from = 0;
+    ends.chain([text.len()]).map(move |end| &text[std::mem::replace(&mut from, end)..end])
 }
 
 /// A duration or one word that stands for none.
@@ -372,9 +393,19 @@ mod tests {
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        for text in
-            ["", "10", "-1s", "s", "1 potato", "99999999999999999999s", "4000d", "584554530872y", ".inf", "1e400"]
-        {
+        for text in [
+            "",
+            "10",
+            "-1s",
+            "s",
+            "1 potato",
+            "99999999999999999999s",
+            "18446744073709551615s1000ms",
+            "4000d",
+            "584554530872y",
+            ".inf",
+            "1e400",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
