@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     io,
     pin::{Pin, pin},
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -20,9 +20,13 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared, WeakShared},
+    stream,
+};
 use tokio::{
-    sync::{Mutex, OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::Sleep,
 };
 
@@ -32,7 +36,7 @@ use super::wire::{Code, Problem};
 use crate::history::{SinkHealth, SinkState};
 use crate::manager::handle::Member;
 use crate::metrics::{Breaker, Exposition, Gauges, Limited, Own, Row, Scrape, families};
-use crate::model::{Detail, Measured, Mono, RunId, State as WorkerState, StoppedDetail};
+use crate::model::{Detail, Measured, RunId, State as WorkerState, StoppedDetail};
 
 /// How many are told at once: two servers, and people who look.
 const SEATS: usize = 8;
@@ -40,12 +44,15 @@ const SEATS: usize = 8;
 /// How long the kernel's files are waited for. Prometheus gives up after ten seconds unless it is told otherwise.
 const PATIENCE: Duration = Duration::from_secs(7);
 
+/// A scrape on its way, for all who wait for it.
+type Gathering = BoxFuture<'static, Arc<Scrape>>;
+
 /// What all scrapes share.
 #[derive(Debug)]
 pub(super) struct Scraping {
     seats: Arc<Semaphore>,
-    /// Held by whoever gathers. What was gathered last, as long as somebody is being told it, and when that was done.
-    last: Mutex<(Mono, Weak<Scrape>)>,
+    /// The last one that was begun, as long as somebody waits for it.
+    gathering: Mutex<Option<WeakShared<Gathering>>>,
     /// Of the one reading that may be under way: where the kernel hangs, no second thread is given to it.
     reading: Arc<Semaphore>,
 }
@@ -54,7 +61,7 @@ impl Scraping {
     pub(super) fn new() -> Self {
         Self {
             seats: Arc::new(Semaphore::new(SEATS)),
-            last: Mutex::new((Mono::default(), Weak::new())),
+            gathering: Mutex::new(None),
             reading: Arc::new(Semaphore::new(1)),
         }
     }
@@ -100,16 +107,16 @@ fn tell(
 }
 
 impl Api {
-    /// What is to be told now: what has just been gathered for somebody else, where that was not over before it was asked for.
-    async fn scrape(&self) -> Arc<Scrape> {
-        let asked = self.now();
-        let mut last = self.scraping().last.lock().await;
-        if let Some(scrape) = last.1.upgrade().filter(|_| last.0 >= asked) {
-            return scrape;
-        }
-        let scrape = Arc::new(self.gather().await);
-        *last = (self.now(), Arc::downgrade(&scrape));
-        scrape
+    /// What is to be told now: what is being gathered for somebody else, where that is not over before it is asked for.
+    fn scrape(&self) -> Shared<Gathering> {
+        let mut last = self.scraping().gathering.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = last.as_ref().and_then(WeakShared::upgrade).filter(|gathering| gathering.peek().is_none());
+        under_way.unwrap_or_else(|| {
+            let api = self.clone();
+            let gathering = async move { Arc::new(api.gather().await) }.boxed().shared();
+            *last = gathering.downgrade();
+            gathering
+        })
     }
 
     async fn gather(&self) -> Scrape {

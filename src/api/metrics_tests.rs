@@ -1,5 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::task::{Context, Waker};
 
 use axum::Router;
 use axum::http::{Request, StatusCode};
@@ -47,6 +48,7 @@ impl Meter for Meters {
 
 struct Door {
     bench: Bench,
+    api: Api,
     router: Router,
     manager: Manager,
     tally: Tally,
@@ -76,7 +78,7 @@ impl Door {
             runs,
             told,
         );
-        Self { router: api.router(), bench, manager, tally, meter, _store: store }
+        Self { router: api.clone().router(), api, bench, manager, tally, meter, _store: store }
     }
 
     async fn up(&self, name: &str) {
@@ -183,8 +185,7 @@ async fn who_has_gone_is_not_told_and_not_remembered() {
     assert_eq!(door.tally.len(), 1);
 }
 
-// In true time: a paused clock jumps over the patience with a kernel in the moment in which a thread comes back from it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn many_who_ask_at_once_cost_what_one_does() {
     let (come, came) = channel();
     let (go, gate) = channel();
@@ -208,6 +209,21 @@ async fn many_who_ask_at_once_cost_what_one_does() {
     drop(go);
     door.scrape().await;
     assert_eq!(door.meter.looks.load(Ordering::SeqCst), 2, "who asks later is told what is so later");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_the_same_however_soon_the_others_have_been_told() {
+    let (come, _came) = channel();
+    let (go, gate) = channel();
+    let door = Door::new(["a"], Meters { gates: Some((come, gate.into())), ..Meters::default() });
+    door.up("a").await;
+    let (mut first, mut second) = (pin!(door.api.scrape()), pin!(door.api.scrape()));
+    let asleep = &mut Context::from_waker(Waker::noop());
+    assert!(first.as_mut().poll(asleep).is_pending() && second.as_mut().poll(asleep).is_pending());
+    drop(go);
+    drop(first.await);
+    drop(second.await);
+    assert_eq!(door.meter.looks.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]

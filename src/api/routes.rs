@@ -160,10 +160,6 @@ impl Api {
         self.inner.calendar.now()
     }
 
-    pub(super) fn now(&self) -> Mono {
-        self.moment().now
-    }
-
     pub(super) fn seats(&self) -> &Seats {
         &self.inner.seats
     }
