@@ -10,11 +10,12 @@ mod support;
 use std::{
     fs,
     path::Path,
+    process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use screen::Screen;
-use support::{ELSEWHERE, patience, process::Process};
+use support::{ELSEWHERE, patience, process::Process, run::finish};
 
 const CONFIG: &str = "/etc/pinfold/pinfold.yaml";
 
@@ -58,6 +59,19 @@ fn number(shown: &str) -> i32 {
     shown.lines().find_map(|line| line.trim().parse().ok()).unwrap_or_else(|| panic!("no number: {shown}"))
 }
 
+/// Types a command, which has to succeed.
+fn succeeds(screen: &mut Screen, command: &str) {
+    let shown = screen.types(&format!("{command}; echo \"code $?\""));
+    assert!(shown.contains("code 0"), "{shown}");
+}
+
+/// The main processes of the service and of its only worker.
+fn pids(screen: &mut Screen) -> (i32, i32) {
+    let service = number(&screen.types("systemctl show -p MainPID --value pinfold"));
+    let worker = screen.types("pinfold ps -o json | grep -o '\"pid\": *[0-9]*' | grep -o '[0-9]*'");
+    (service, number(&worker))
+}
+
 /// How often a binary was replaced on this machine, by whichever test.
 fn replacements(screen: &mut Screen) -> i32 {
     number(&screen.types("journalctl -u pinfold --no-pager -o cat | grep -c 'the binary was replaced'"))
@@ -79,20 +93,17 @@ fn somebody_new_installs_it_breaks_a_worker_asks_why_mends_it_upgrades_and_remov
     let package = package();
     let mut screen = Screen::new(patience() * 4);
 
-    let installed = screen.types(&format!("dpkg -i {package} >/dev/null; echo \"code $?\""));
-    assert!(installed.contains("code 0"), "{installed}");
+    succeeds(&mut screen, &format!("dpkg -i {package} >/dev/null"));
     let without_config =
         screen.types("systemctl start pinfold; systemctl is-enabled pinfold; systemctl is-active pinfold");
     assert!(without_config.contains("\nenabled\ninactive"), "nothing to do, and no failure: {without_config}");
 
     fs::write(CONFIG, SIX_LINES).unwrap();
-    let started = screen.types("systemctl start pinfold; echo \"code $?\"");
-    assert!(started.contains("code 0"), "{started}");
+    succeeds(&mut screen, "systemctl start pinfold");
     assert_screen!("it_runs", screen.types("pinfold ps"));
 
     fs::write(CONFIG, SIX_LINES.replace("exec sleep 1000", "tail /dev/zero")).unwrap();
-    let broken = screen.types("systemctl reload pinfold; echo \"code $?\"");
-    assert!(broken.contains("code 0"), "{broken}");
+    succeeds(&mut screen, "systemctl reload pinfold");
     screen.again_until("pinfold ps -a", |shown| shown.contains("stopped") && shown.contains("oom"));
     assert_screen!("why_it_is_down", screen.types("pinfold why web"));
 
@@ -113,24 +124,18 @@ fn somebody_new_installs_it_breaks_a_worker_asks_why_mends_it_upgrades_and_remov
 
     // An upgrade, here by the same version.
     screen.types("pinfold start web");
-    let main = |screen: &mut Screen| number(&screen.types("systemctl show -p MainPID --value pinfold"));
-    let worker = |screen: &mut Screen| {
-        number(&screen.types("pinfold ps -o json | grep -o '\"pid\": *[0-9]*' | grep -o '[0-9]*'"))
-    };
-    let before = (main(&mut screen), worker(&mut screen));
+    let before = pids(&mut screen);
     let replaced = replacements(&mut screen);
     let web = Process::open(before.1).expect("web runs");
-    let upgraded = screen.types(&format!("dpkg -i {package} >/dev/null; echo \"code $?\""));
-    assert!(upgraded.contains("code 0"), "{upgraded}");
-    assert_eq!((main(&mut screen), worker(&mut screen)), before, "the same processes go on");
+    succeeds(&mut screen, &format!("dpkg -i {package} >/dev/null"));
+    assert_eq!(pids(&mut screen), before, "the same processes go on");
     assert_eq!(replacements(&mut screen), replaced + 1);
 
     let removed = screen.types("dpkg -r pinfold >/dev/null; echo \"code $?\"; pgrep -c pinfold");
     assert!(removed.contains("code 0") && number(&removed) == 0, "{removed}");
     web.wait_gone("a worker of a supervisor that was removed");
     assert!(Path::new("/var/lib/pinfold/pinfold.db").exists(), "what is remembered stays until it is purged");
-    let purged = screen.types("dpkg -P pinfold >/dev/null; echo \"code $?\"");
-    assert!(purged.contains("code 0"), "{purged}");
+    succeeds(&mut screen, "dpkg -P pinfold >/dev/null");
     assert!(!Path::new("/var/lib/pinfold").exists());
     assert!(Path::new(CONFIG).exists(), "who has written it keeps it");
     fs::remove_dir_all("/etc/pinfold").unwrap();
@@ -141,37 +146,29 @@ fn what_was_installed_without_a_package_serves_is_replaced_under_its_workers_and
     let _machine = machine();
     let mut screen = Screen::new(patience() * 4);
     let install = format!("{}/scripts/install", env!("CARGO_MANIFEST_DIR"));
-    let installs = format!("{install} --no-build >/dev/null 2>&1; echo \"code $?\"");
-    let below = |screen: &mut Screen| screen.types("find /usr/local -type f | sort");
-    let before = below(&mut screen);
+    let installs = format!("{install} --no-build >/dev/null 2>&1");
+    // All of them, which are more than a screen has lines.
+    let files = || finish(Command::new("find").args(["/usr/local", "-type", "f"])).stdout;
+    let before = files();
 
-    let installed = screen.types(&installs);
-    assert!(installed.contains("code 0"), "{installed}");
-    assert!(!below(&mut screen).contains(".new"), "nothing half-done is left");
+    succeeds(&mut screen, &installs);
+    assert!(files().contains("/usr/local/bin/pinfold\n") && !files().contains(".new\n"), "nothing half-done is left");
     let group = screen.types("getent group pinfold; ls -d /etc/pinfold/conf.d");
     assert!(group.contains("\npinfold:") && group.contains("\n/etc/pinfold/conf.d"), "{group}");
 
     fs::write(CONFIG, SIX_LINES).unwrap();
-    let started = screen.types("systemctl start pinfold; echo \"code $?\"");
-    assert!(started.contains("code 0"), "{started}");
-    let pids = |screen: &mut Screen| {
-        let worker = screen.types("pinfold ps -o json | grep -o '\"pid\": *[0-9]*' | grep -o '[0-9]*'");
-        (number(&screen.types("systemctl show -p MainPID --value pinfold")), number(&worker))
-    };
+    succeeds(&mut screen, "systemctl start pinfold");
     let running = pids(&mut screen);
     let replaced = replacements(&mut screen);
-    let again = screen.types(&installs);
-    assert!(again.contains("code 0"), "{again}");
+    succeeds(&mut screen, &installs);
     assert_eq!(pids(&mut screen), running, "the same processes go on");
     assert_eq!(replacements(&mut screen), replaced + 1);
 
     let refused = screen.types(&format!("{install} --uninstall; echo \"code $?\""));
     assert!(refused.contains("pinfold down") && refused.contains("code 1"), "{refused}");
-    let down = screen.types("pinfold down >/dev/null; echo \"code $?\"");
-    assert!(down.contains("code 0"), "{down}");
-    let removed = screen.types(&format!("{install} --uninstall 2>/dev/null; echo \"code $?\""));
-    assert!(removed.contains("code 0"), "{removed}");
-    assert_eq!(below(&mut screen), before);
+    succeeds(&mut screen, "pinfold down >/dev/null");
+    succeeds(&mut screen, &format!("{install} --uninstall 2>/dev/null"));
+    assert_eq!(files(), before);
     assert!(Path::new(CONFIG).exists(), "who has written it keeps it");
     fs::remove_dir_all("/etc/pinfold").unwrap();
     fs::remove_dir_all("/var/lib/pinfold").unwrap();
