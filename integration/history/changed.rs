@@ -30,13 +30,6 @@ fn cursors(path: &str) -> Vec<u64> {
     lines(path).into_iter().map(place).collect()
 }
 
-/// Waits for a run of `crash`, whose process may be gone by then.
-fn runs(up: &mut Up, run: u32) {
-    up.wait_for("another run", |e| {
-        support::up::is(e, "crash") && e.run == Some(run) && matches!(e.kind, EventKind::Started { .. })
-    });
-}
-
 #[test]
 fn a_reload_changes_sinks_between_two_events_and_those_that_stay_miss_nothing() {
     let case = Case::new();
@@ -45,7 +38,7 @@ fn a_reload_changes_sinks_between_two_events_and_those_that_stay_miss_nothing() 
     let sinks = [jsonl(&case, "same", 5), jsonl(&case, "gone", 5), jsonl(&case, "changed", 5)];
     let mut up = up_with(&case, &sinks, &(crash.clone() + &misbehaving("web", &["sleep"], &[])));
     let web = up.started("web", 1).pid;
-    runs(&mut up, 3);
+    up.begun("crash", 3);
     let supervisor = case.role("supervisor").pid;
     assert_eq!(steps(&case, "plan"), Vec::<String>::new());
 
@@ -61,7 +54,7 @@ fn a_reload_changes_sinks_between_two_events_and_those_that_stay_miss_nothing() 
         .collect();
     assert_eq!(names, BTreeSet::from(["same", "changed", "new"].map(str::to_owned)));
     let next = up.seen.iter().filter_map(|event| event.run).max().unwrap() + 3;
-    runs(&mut up, next);
+    up.begun("crash", next);
     assert_eq!(case.role("supervisor").pid, supervisor, "the same supervisor goes on");
     assert_eq!(up.started("web", 1).pid, web, "and no worker has noticed");
     up.stop();

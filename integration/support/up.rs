@@ -137,12 +137,18 @@ impl Up {
         }
     }
 
-    /// Waits for run `run` of `worker`; its main process.
-    pub(crate) fn started(&mut self, worker: &str, run: u32) -> Process {
+    /// Waits for run `run` of `worker`; the number of its main process, which may be gone by then.
+    pub(crate) fn begun(&mut self, worker: &str, run: u32) -> i32 {
         let event = self.wait_for(&format!("{worker}.{run} started"), |e| {
             is(e, worker) && e.run == Some(run) && matches!(e.kind, EventKind::Started { .. })
         });
         let EventKind::Started { pid } = event.kind else { unreachable!() };
+        pid
+    }
+
+    /// The same; its main process.
+    pub(crate) fn started(&mut self, worker: &str, run: u32) -> Process {
+        let pid = self.begun(worker, run);
         Process::open(pid).unwrap_or_else(|| panic!("{worker}.{run} (process {pid}) is gone already"))
     }
 
