@@ -1,4 +1,7 @@
-use std::{ops::Add, time::Duration};
+use std::{
+    ops::{Add, Sub},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +23,14 @@ impl Mono {
     #[must_use]
     pub fn as_nanos(self) -> u64 {
         u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Sub<Duration> for Mono {
+    type Output = Self;
+    /// Saturates: there is nothing before the boot.
+    fn sub(self, d: Duration) -> Self {
+        Self(self.0.saturating_sub(d))
     }
 }
 

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use crate::kernel::port::RunNote;
-use crate::model::{Detail, Outlook, RunEnd, RunId, State as PublicState, WorkerId, chain};
+use crate::model::{Desired, Detail, Outlook, RunEnd, RunId, State as PublicState, WorkerId, chain};
 use crate::policy::breaker::Saved;
 use crate::store::{Change, Intent, Kept, Ledger, Record};
 
@@ -322,7 +322,8 @@ pub(super) fn remembered(record: &Record, last_run: u32, spec_hash: u64, boot_id
     let kept = record.kept.clone();
     let ended = record.last_run.as_ref().and_then(|run| run.ended.as_ref());
     let began = record.last_run.as_ref().and_then(|run| run.started);
-    let began_ago = began.map_or(Duration::ZERO, |began| now.duration_since(began).try_into().unwrap_or_default());
+    let ago = |then: Timestamp| Duration::try_from(now.duration_since(then)).unwrap_or_default();
+    let taken_down = record.wish.as_ref().filter(|(wish, _)| matches!(wish, Desired::Down(_))).map(|(_, at)| *at);
     let highest = record.last_run.as_ref().map_or(0, |run| run.number).max(kept.as_ref().map_or(0, |kept| kept.run));
     let mut remembered = Remembered {
         last_run: last_run.max(highest),
@@ -331,10 +332,11 @@ pub(super) fn remembered(record: &Record, last_run: u32, spec_hash: u64, boot_id
         restarts: kept.as_ref().map(|kept| kept.restarts).unwrap_or_default(),
         outlook: kept.as_ref().map_or(Outlook::Start, |kept| kept.outlook),
         cause: ended.map(|ended| ended.cause.clone()),
+        rests_for: ended.map(|ended| ended.at).max(taken_down).map(ago),
         unseen: record.last_run.as_ref().zip(record.unseen_end(boot_id)).map(|(run, why)| Unseen {
             run: run.number,
             why,
-            began: began_ago,
+            began: began.map_or(Duration::ZERO, ago),
         }),
     };
     // Another program is held down for nothing of what this one did.

@@ -4,14 +4,15 @@ use std::{sync::Mutex, time::Duration};
 
 use super::*;
 use crate::model::{
-    BreakerState, Desired, Detail, EventKind, ExitCause, KilledBy, RunId, State as Public, StoppedDetail, Trigger,
-    UnknownWhy, WorkerId,
+    BreakerState, Confidence, Desired, Detail, DownBy, EventKind, ExitCause, KilledBy, Mono, RunId, State as Public,
+    StoppedDetail, Trigger, UnknownWhy, WorkerId,
 };
 use crate::policy::restart::{RestartMode, RestartPolicy};
 use crate::spec::types::Spec;
-use crate::store::{Intent, Unstored};
+use crate::store::{Ended, Intent, Unstored};
 use crate::testing::{Bench, Call, Script, wait_for};
 use crate::worker::actor::{Charge, Found, Shared, spawn};
+use crate::worker::state::State;
 
 const SEC: Duration = Duration::from_secs(1);
 
@@ -199,6 +200,48 @@ async fn an_open_breaker_stays_open_for_the_next_supervisor_unless_it_is_to_run_
     let next = next_life(&bench, "w", changed, false);
     next.start(Trigger::Config).await.unwrap();
     assert_eq!(next.status().run, 3);
+}
+
+#[test]
+fn a_worker_at_rest_is_so_since_its_run_ended_or_it_was_taken_down_and_not_since_its_supervisor_began() {
+    let id = WorkerId::new("w").unwrap();
+    let (day, hour) = (Duration::from_secs(86_400), Duration::from_secs(3600));
+    let now = Timestamp::from_second(1_000_000).unwrap();
+    let ends = Change::Stopped {
+        run: RunId::new(id.clone(), 1),
+        ended: Box::new(Ended {
+            cause: ExitCause::Exited { code: 1 },
+            confidence: Confidence::Certain,
+            at: now - 2 * hour,
+        }),
+        begun: None,
+    };
+    let down = |at| {
+        let wish = Desired::Down(DownBy { by: KilledBy::Stop, policy: None, who: None });
+        Change::Wish { worker: id.clone(), wish, at }
+    };
+    let up = |at| Change::Wish { worker: id.clone(), wish: Desired::Up, at };
+    let cases = [
+        (vec![ends.clone()], 2 * hour),
+        (vec![up(now - 3 * hour), ends.clone()], 2 * hour),
+        (vec![down(now - 3 * hour), ends.clone()], 2 * hour),
+        (vec![ends, down(now - hour)], hour),
+        // A clock that was set back meanwhile.
+        (vec![down(now + hour)], Duration::ZERO),
+        (vec![], Duration::ZERO),
+    ];
+    for (changes, ago) in cases {
+        let mut record = Record::new(id.clone());
+        for change in &changes {
+            record.take(change);
+        }
+        let kept = remembered(&record, 1, 0, "this boot", now);
+        let begins = Mono(day);
+        let state = State::remembered(id.clone(), failing(1).into(), &kept, false, begins);
+        assert_eq!(begins.since(state.status().since), ago, "{changes:?}");
+        let young = State::remembered(id.clone(), failing(1).into(), &kept, false, Mono(hour / 2));
+        assert_eq!(young.status().since, Mono((hour / 2).saturating_sub(ago)), "not before the boot");
+    }
 }
 
 #[tokio::test(start_paused = true)]

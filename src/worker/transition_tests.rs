@@ -82,6 +82,7 @@ fn any_remembered() -> impl Strategy<Value = Remembered> {
         restarts: RestartCounts::default(),
         outlook,
         cause: Some(ExitCause::KilledExternal),
+        rests_for: None,
         unseen,
     })
 }

@@ -56,6 +56,9 @@ pub struct Remembered {
     pub outlook: Outlook,
     /// Why the last run ended.
     pub cause: Option<ExitCause>,
+    /// How long ago it came to what it is at: its last run ended, or it was taken down after that. `None` where that is
+    /// not known.
+    pub rests_for: Option<Duration>,
     /// The last run that began ended while nobody watched.
     pub unseen: Option<Unseen>,
 }
@@ -104,6 +107,8 @@ impl State {
             _ if kept.last_run == 0 => Phase::Resting(Rest::Never),
             _ => Phase::Resting(Rest::Stopped),
         };
+        // Where this boot is younger, as early as can be told.
+        state.since = kept.rests_for.map_or(now, |ago| now - ago);
         state
     }
 
