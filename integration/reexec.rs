@@ -16,7 +16,7 @@ use std::{
     process::Command,
 };
 
-use pinfold::model::{EventKind, ExitCause, KilledBy};
+use pinfold::model::{EventKind, ExitCause, KilledBy, State};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{
@@ -371,6 +371,34 @@ fn an_end_that_is_asked_for_meanwhile_is_brought_about_by_whoever_follows() {
     up.wait_silent();
     assert!(!main.alive());
     assert_eq!(exits(&up, "held"), [(1, ExitCause::Killed { by: KilledBy::Shutdown, policy: None })]);
+}
+
+#[test]
+fn a_reload_under_way_is_left_to_whoever_follows_and_told_so() {
+    let case = Case::new();
+    let told = case.file("told");
+    let slow = misbehaving("slow", &["on-term", "60000", "0", &told], &["stop: {timeout: 60s}"]);
+    let mut up = Up::start(&case, &(slow + &worker("changed", &["/bin/sleep", "1000"], &[])));
+    let [slow, changed] = ["slow", "changed"].map(|name| up.started(name, 1));
+    wait_until("it listens for SIGTERM", || case.told("told").first().cloned());
+    let old = case.role("supervisor");
+    case.config(&worker("changed", &["/bin/sleep", "2000"], &[]));
+    let reload = std::thread::scope(|scope| {
+        let reload = scope.spawn(|| finish(&mut case.pinfold("reload")));
+        up.state("slow", State::Stopping, "term");
+        assert_eq!(Door::open(&case.socket()).post("/v1/reexec", &json!({})).status, 200);
+        reload.join().unwrap()
+    });
+    assert_eq!(reload.code, Some(7), "{reload:?}");
+    assert!(reload.stderr.contains("remove slow: left to the supervisor that takes over"), "{reload:?}");
+    assert!(reload.stdout.contains("LEFT"), "{reload:?}");
+    next_supervisor(&case, &old);
+    // It does the rest: the stop goes on that had begun, and what was to be restarted is.
+    assert!(slow.alive());
+    slow.signal(Signal::KILL);
+    changed.wait_gone("what ran before");
+    up.started("changed", 2);
+    stop(&mut up);
 }
 
 #[test]

@@ -38,8 +38,14 @@ pub fn reload(args: &PlanArgs, client: &Client) -> Result<Said, Failure> {
         Format::Table => render::reloaded(&reloaded),
         Format::Json => document(&reloaded)?,
     };
-    let done = reloaded.steps.iter().all(|carried| carried.outcome != Word::Failed);
-    Ok(Said { out, err: render::not_carried(&reloaded), exit: if done { Exit::Ok } else { Exit::Failed } })
+    let some = |word| reloaded.steps.iter().any(|carried| carried.outcome == word);
+    let exit = match (some(Word::Failed), some(Word::Accepted)) {
+        (true, _) => Exit::Failed,
+        // As of everything that has begun and is not seen to its end.
+        (false, true) => Exit::TimedOut,
+        (false, false) => Exit::Ok,
+    };
+    Ok(Said { out, err: render::not_carried(&reloaded), exit })
 }
 
 /// `pinfold scale`.

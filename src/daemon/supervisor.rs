@@ -280,7 +280,10 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     farewell.begins();
     // What has been announced is true no longer.
     announcement.abort();
-    manager.close();
+    match end {
+        End::MakeWay(_) => manager.make_way(),
+        End::Stop | End::Detach | End::GiveUp(_) => manager.close(),
+    }
     manager.stop_reconciler();
     if let Some(hangups) = hangups {
         hangups.abort();

@@ -10,7 +10,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -79,6 +79,8 @@ pub(super) struct Inner {
     pub(super) reconciler: Mutex<Option<tokio::task::AbortHandle>>,
     /// Set once. Held while wishes are handed over: what was let through is with the workers before the door closes.
     closed: RwLock<bool>,
+    /// Set once, before that.
+    makes_way: AtomicBool,
 }
 
 /// The workers there are at one moment.
@@ -182,6 +184,7 @@ impl Manager {
             listed: watch::Sender::new(0),
             reconciler: Mutex::default(),
             closed: RwLock::new(false),
+            makes_way: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -292,6 +295,18 @@ impl Manager {
     /// asked for now comes behind it.
     pub fn close(&self) {
         *self.inner.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// The same, because another supervisor takes over: what is not done by now is that one's to do.
+    pub fn make_way(&self) {
+        self.inner.makes_way.store(true, Ordering::Release);
+        self.close();
+    }
+
+    /// Whether another supervisor takes over.
+    #[must_use]
+    pub fn makes_way(&self) -> bool {
+        self.inner.makes_way.load(Ordering::Acquire)
     }
 
     /// Whether the supervisor is going down.

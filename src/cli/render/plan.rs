@@ -22,10 +22,14 @@ pub fn reloaded(reloaded: &Reloaded) -> String {
 /// What could not be done, for stderr: each line with its end.
 #[must_use]
 pub fn not_carried(reloaded: &Reloaded) -> String {
-    let failed = reloaded.steps.iter().filter(|carried| carried.outcome == Word::Failed);
-    text(failed.map(|Carried { step, error, .. }| {
+    let not_done = reloaded.steps.iter().filter(|carried| carried.outcome != Word::Done);
+    text(not_done.map(|Carried { step, outcome, error }| {
         let (verb, what, _) = step.words();
-        format!("pinfold: {verb} {}: {}", inert(&what), inert(error.as_deref().unwrap_or("it failed")))
+        let why = match outcome {
+            Word::Accepted => "left to the supervisor that takes over; `pinfold plan` says what is still to be done",
+            Word::Done | Word::Failed => error.as_deref().unwrap_or("it failed"),
+        };
+        format!("pinfold: {verb} {}: {}", inert(&what), inert(why))
     }))
 }
 
@@ -33,6 +37,7 @@ fn row(step: &Step, outcome: Option<Word>) -> [String; 3] {
     let (verb, what, how) = step.words();
     let how = match outcome {
         Some(Word::Failed) => format!("FAILED: {how}"),
+        Some(Word::Accepted) => format!("LEFT: {how}"),
         _ => how,
     };
     [verb.to_owned(), inert(&what).into_owned(), inert(&how).into_owned()]

@@ -64,6 +64,7 @@ fn what_has_failed_is_told_beside_what_was_done() {
         steps: vec![
             Carried { step: restart, outcome: Word::Done, error: None },
             Carried { step: limits, outcome: Word::Failed, error: Some("worker db: not\n\u{1b}so".into()) },
+            Carried { step: Step::Stop { worker: id("job") }, outcome: Word::Accepted, error: None },
         ],
         untouched: Vec::new(),
     };
