@@ -2,33 +2,26 @@
 
 use std::time::Duration;
 
-use comfy_table::{Cell, ContentArrangement, Table, presets};
-
 use super::reader::Reader;
+use super::table::{Field, table};
 use super::words::{brief, inert};
 use crate::api::wire::History;
 
 /// The table, the newest run first, with a line end behind every row.
 #[must_use]
 pub fn history_table(history: &History, reader: &Reader) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
-    if let Some(width) = reader.width {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-    }
-    table.set_header(["RUN", "TRIGGER", "STARTED", "ENDED", "LASTED", "CAUSE"]);
-    let dash = || "-".to_owned();
-    for run in &history.runs {
-        table.add_row([
-            Cell::new(run.run),
-            Cell::new(run.trigger.map_or_else(dash, |begun| begun.to_string())),
-            Cell::new(run.started.as_deref().map_or_else(dash, |at| reader.date(at))),
-            Cell::new(run.ended.as_deref().map_or_else(dash, |at| reader.date(at))),
-            Cell::new(run.lasted_ms.map_or_else(dash, |ms| brief(Duration::from_millis(ms)))),
-            Cell::new(run.cause.as_ref().map_or_else(dash, |cause| inert(&cause.to_string()).into_owned())),
-        ]);
-    }
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    let header = ["RUN", "TRIGGER", "STARTED", "ENDED", "LASTED", "CAUSE"];
+    let rows = history.runs.iter().map(|run| {
+        [
+            Field::from(run.run.to_string()),
+            Field::or_dash(run.trigger),
+            Field::or_dash(run.started.as_deref().map(|at| reader.date(at))),
+            Field::or_dash(run.ended.as_deref().map(|at| reader.date(at))),
+            Field::or_dash(run.lasted_ms.map(|ms| brief(Duration::from_millis(ms)))),
+            Field::or_dash(run.cause.as_ref().map(|cause| inert(&cause.to_string()).into_owned())),
+        ]
+    });
+    table(Some(header), rows, reader)
 }
 
 #[cfg(test)]

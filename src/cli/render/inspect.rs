@@ -1,29 +1,22 @@
 //! `inspect`: a line for each setting.
 
-use comfy_table::{ContentArrangement, Table, presets};
-
 use super::reader::Reader;
+use super::table::{Field, table};
 use super::words::{inert, size};
 use crate::api::wire::{Inspection, Provenance, Setting};
 
 /// The table, with a line end behind every row.
 #[must_use]
 pub fn inspection(inspection: &Inspection, reader: &Reader) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
-    if let Some(width) = reader.width {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-    }
-    table.set_header(["SETTING", "REQUESTED", "EFFECTIVE", "SOURCE"]);
-    for setting in &inspection.settings {
+    let rows = inspection.settings.iter().map(|setting| {
         let requested = match &setting.requested {
             _ if setting.withheld => "(withheld)".to_owned(),
             Some(text) => inert(text).into_owned(),
             None => "-".to_owned(),
         };
-        table.add_row([inert(&setting.name).into_owned(), requested, effective(setting), source(&setting.source)]);
-    }
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+        [inert(&setting.name).into_owned(), requested, effective(setting), source(&setting.source)].map(Field::from)
+    });
+    table(Some(["SETTING", "REQUESTED", "EFFECTIVE", "SOURCE"]), rows, reader)
 }
 
 fn effective(setting: &Setting) -> String {

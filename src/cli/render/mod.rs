@@ -18,6 +18,7 @@ pub(super) mod samples;
 mod stats;
 mod status;
 mod summary;
+mod table;
 mod why;
 mod words;
 mod workers;

@@ -1,7 +1,6 @@
 //! `plan` and `reload`: a line for each step, and how many workers are left as they are.
 
-use comfy_table::{ContentArrangement, Table, presets};
-
+use super::table::{Field, lines};
 use super::words::{inert, text};
 use crate::api::wire::{Carried, Plan, Reloaded, Step, Word};
 
@@ -45,10 +44,7 @@ fn row(step: &Step, outcome: Option<Word>) -> [String; 3] {
 
 fn rows_and_rest(rows: impl ExactSizeIterator<Item = [String; 3]>, untouched: usize) -> String {
     let nothing = rows.len() == 0;
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
-    table.add_rows(rows);
-    let lines: String = table.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
+    let lines = lines(rows.map(|row| row.map(Field::from)));
     let rest = match untouched {
         1 => "1 worker is untouched".to_owned(),
         n => format!("{n} workers are untouched"),

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
-
 use super::reader::{Reader, Tone, state_words};
+use super::table::{Field, table};
 use super::words::{brief, inert, size};
 use crate::api::wire::{Usage, Worker};
 use crate::model::{Detail, KilledBy, State, StoppedDetail};
@@ -25,45 +24,23 @@ pub fn is_of_interest(worker: &Worker) -> bool {
 /// The table, with a line end behind every row.
 #[must_use]
 pub fn worker_table(workers: &[Worker], reader: &Reader) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
-    if let Some(width) = reader.width {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-    }
-    if reader.colour {
-        table.enforce_styling();
-    }
-    table.set_header(["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "CAUSE", "MEM", "CPU", "PIDS", "NEXT"]);
-    for worker in workers {
+    let header = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "CAUSE", "MEM", "CPU", "PIDS", "NEXT"];
+    let row = |worker: &Worker| {
         let usage = worker.usage.unwrap_or_default();
-        table.add_row([
-            Cell::new(&worker.id),
-            state(worker),
-            cell(worker.pid),
-            cell(worker.uptime_ms.map(|ms| brief(Duration::from_millis(ms)))),
-            Cell::new(worker.restarts),
-            cell(worker.cause.as_ref().map(|cause| inert(&cause.to_string()).into_owned())),
-            cell(usage.memory_bytes.map(size)),
-            cell(cpu(&usage)),
-            cell(usage.pids),
-            cell(next(worker).map(brief)),
-        ]);
-    }
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
-}
-
-fn state(worker: &Worker) -> Cell {
-    let cell = Cell::new(state_words(worker.state, worker.detail));
-    match Tone::of(worker.detail) {
-        Tone::Plain => cell,
-        Tone::Good => cell.fg(Color::DarkGreen),
-        Tone::Warn => cell.fg(Color::DarkYellow),
-        Tone::Bad => cell.fg(Color::DarkRed),
-    }
-}
-
-fn cell(value: Option<impl ToString>) -> Cell {
-    Cell::new(value.map_or_else(|| "-".to_owned(), |value| value.to_string()))
+        [
+            Field::from(worker.id.as_str()),
+            Field::toned(state_words(worker.state, worker.detail), Tone::of(worker.detail)),
+            Field::or_dash(worker.pid),
+            Field::or_dash(worker.uptime_ms.map(|ms| brief(Duration::from_millis(ms)))),
+            Field::from(worker.restarts.to_string()),
+            Field::or_dash(worker.cause.as_ref().map(|cause| inert(&cause.to_string()).into_owned())),
+            Field::or_dash(usage.memory_bytes.map(size)),
+            Field::or_dash(cpu(&usage)),
+            Field::or_dash(usage.pids),
+            Field::or_dash(next(worker).map(brief)),
+        ]
+    };
+    table(Some(header), workers.iter().map(row), reader)
 }
 
 fn cpu(usage: &Usage) -> Option<String> {

@@ -1,0 +1,128 @@
+//! Rows in columns that are as wide as their widest cell.
+//!
+//! What a program reads has a line for each row, however long, and is laid out in one pass: a list of a thousand workers is
+//! to be there at once. What a person reads is wrapped within the terminal's width.
+
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use tabwriter::TabWriter;
+
+use super::reader::{Reader, Tone};
+
+/// A cell: inert text, and how it is to be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Field {
+    text: String,
+    tone: Tone,
+}
+
+impl Field {
+    /// What is shown in the colour of `tone`, where colours are seen.
+    pub(super) fn toned(text: impl Into<String>, tone: Tone) -> Self {
+        Self { text: text.into(), tone }
+    }
+
+    /// A value; where there is none, a dash.
+    pub(super) fn or_dash(value: Option<impl ToString>) -> Self {
+        value.map_or_else(|| Self::from("-"), |value| Self::from(value.to_string()))
+    }
+}
+
+impl<T: Into<String>> From<T> for Field {
+    fn from(text: T) -> Self {
+        Self::toned(text, Tone::Plain)
+    }
+}
+
+/// `rows`, below `header` where there is one, each with a line end. No cell may be empty, or have a tab or a line end.
+pub(super) fn table<const N: usize>(
+    header: Option<[&str; N]>,
+    rows: impl Iterator<Item = [Field; N]>,
+    reader: &Reader,
+) -> String {
+    let rows = header.map(|header| header.map(Field::from)).into_iter().chain(rows);
+    match reader.width {
+        Some(width) => wrapped(rows, width, reader.colour),
+        // Nothing of it can fail: it is written to memory.
+        None => laid_out(rows, reader.colour).unwrap_or_default(),
+    }
+}
+
+/// Rows without a header, a line for each whoever reads them.
+pub(super) fn lines<const N: usize>(rows: impl Iterator<Item = [Field; N]>) -> String {
+    laid_out(rows, false).unwrap_or_default()
+}
+
+fn laid_out<const N: usize>(rows: impl Iterator<Item = [Field; N]>, colour: bool) -> io::Result<String> {
+    let mut lines = TabWriter::new(Vec::new()).minwidth(0).padding(2).ansi(colour);
+    for row in rows {
+        for (i, Field { text, tone }) in row.iter().enumerate() {
+            let before = if i == 0 { " " } else { "\t" };
+            let style = if colour { tone.style() } else { Style::new() };
+            write!(lines, "{before}{style}{text}{style:#}")?;
+        }
+        writeln!(lines)?;
+    }
+    let text = lines.into_inner().map_err(|e| io::Error::other(e.to_string()))?;
+    let text = String::from_utf8(text).map_err(io::Error::other)?;
+    Ok(trimmed(text.lines().map(str::to_owned)))
+}
+
+fn wrapped<const N: usize>(rows: impl Iterator<Item = [Field; N]>, width: u16, colour: bool) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    table.force_no_tty();
+    if colour {
+        table.enforce_styling();
+    }
+    for row in rows {
+        table.add_row(row.map(|Field { text, tone }| match tone.colour() {
+            Some(AnsiColor::Green) => Cell::new(text).fg(Color::DarkGreen),
+            Some(AnsiColor::Yellow) => Cell::new(text).fg(Color::DarkYellow),
+            Some(_) => Cell::new(text).fg(Color::DarkRed),
+            None => Cell::new(text),
+        }));
+    }
+    trimmed(table.lines())
+}
+
+fn trimmed(lines: impl Iterator<Item = String>) -> String {
+    lines.fold(String::new(), |text, line| text + line.trim_end() + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::samples::reader;
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn programs_and_people_are_shown_the_same_where_it_is_wide_enough(
+            rows in proptest::collection::vec(proptest::array::uniform3("[a-z/é–ʻ漢][a-z/é–ʻ漢 ]{0,12}"), 1..6), coloured in any::<bool>(),
+        ) {
+            let fields = || rows.iter().map(|row| {
+                let [a, b, c] = row.each_ref().map(|text| text.trim());
+                [Field::from(a), Field::toned(b, Tone::Good), Field::from(c)]
+            });
+            let program = Reader { colour: coloured, ..reader() };
+            let person = Reader { width: Some(500), ..program.clone() };
+            let plain = |reader: &Reader| {
+                let table = table(Some(["ONE", "TWO", "THREE"]), fields(), reader);
+                anstream::adapter::strip_str(&table).to_string()
+            };
+            prop_assert_eq!(plain(&program), plain(&person));
+        }
+    }
+
+    #[test]
+    fn a_row_is_a_line_for_a_program_however_long_it_is() {
+        let rows = || std::iter::once([Field::from("x".repeat(300)), Field::from("y")]);
+        assert_eq!(table(None, rows(), &reader()).lines().count(), 1);
+        let narrow = Reader { width: Some(80), ..reader() };
+        assert!(table(None, rows(), &narrow).lines().count() > 3);
+    }
+}
