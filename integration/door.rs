@@ -14,7 +14,7 @@ use std::{
         process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -125,6 +125,38 @@ fn a_newcomer_looks_around() {
     assert_eq!(why["decisions"].as_array().unwrap().last().unwrap()["kind"], "decision");
     assert!(says(&case, &["why", "web-1"], 0).contains("has not ended"));
     up.stop();
+}
+
+#[test]
+fn whoever_watches_is_told_of_each_change_and_of_the_end() {
+    let case = Case::new();
+    let mut up = shop(&case);
+    let mut command = case.pinfold("ps");
+    command.args(["-w", "-o", "json", "web*,off"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watch = command.spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut told = |id: &str, state: &str, run: u64| {
+        loop {
+            let line = lines.next().expect("it goes on").unwrap();
+            let worker: Value = serde_json::from_str(&line).unwrap();
+            assert_ne!(worker["id"], "off", "what rests, and has rested, is no news: {line}");
+            if (&worker["id"], &worker["state"], &worker["run"]) == (&id.into(), &state.into(), &run.into()) {
+                return;
+            }
+        }
+    };
+    told("web-1", "running", 1);
+    told("web-2", "running", 1);
+    says(&case, &["restart", "web-2"], 0);
+    told("web-2", "running", 2);
+    says(&case, &["stop", "web-1"], 0);
+    told("web-1", "stopped", 1);
+    up.stop();
+    // Its reader is told when there is nobody any more who could tell of changes.
+    let ended = watch.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!([Some(1), Some(6)].contains(&ended.status.code()), "{said}");
+    assert!(said.contains("supervisor"), "{said}");
 }
 
 #[test]

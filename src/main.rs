@@ -21,7 +21,7 @@ use pinfold::{
         said::Said,
         schema,
         stats::{self, Screen},
-        top, validate, version,
+        top, validate, version, watch,
     },
     clock,
     daemon::{detach, reexec, supervisor, up},
@@ -194,6 +194,9 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
             // There is nowhere to report that stderr is gone.
             anstream::stderr().write_all(answer.err.as_bytes()).ok();
             Ok(answer.exit)
+        }
+        Command::Ps(args) if args.watch => {
+            watch::ps(args, &to_supervisor()?, &reader(), screen(), &mut anstream::stdout())
         }
         Command::Ps(args) => say(&look::ps(args, &to_supervisor()?, &reader())?),
         Command::Stats(args) => stats::stats(args, &to_supervisor()?, &reader(), screen(), &mut anstream::stdout()),

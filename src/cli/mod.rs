@@ -27,3 +27,4 @@ pub mod stats;
 pub mod top;
 pub mod validate;
 pub mod version;
+pub mod watch;

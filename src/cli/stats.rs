@@ -176,7 +176,7 @@ fn json(lines: &[Line]) -> Result<String, Failure> {
 
 /// `table` in the place of the one before: from the upper left corner (CUP), each line up to its end (EL), and nothing
 /// below (ED). What does not fit is counted, for a terminal that scrolls shows two tables.
-fn frame(table: &str, height: u16) -> String {
+pub(super) fn frame(table: &str, height: u16) -> String {
     let room = usize::from(height.max(4)) - 1;
     let lines: Vec<&str> = table.lines().collect();
     let (shown, more) = match lines.len() {

@@ -19,6 +19,9 @@ pub struct Ps {
     /// Only names
     #[arg(short = 'q', long, conflicts_with = "format")]
     pub quiet: bool,
+    /// Go on: a terminal shows the table in the place of the one before; a pipe has a row (-o json: a line) at each change
+    #[arg(short = 'w', long, conflicts_with = "quiet")]
+    pub watch: bool,
     /// `-o`.
     #[command(flatten)]
     pub output: FormatArg,
