@@ -13,7 +13,7 @@ use axum::{
     middleware,
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use futures_util::{StreamExt, future::ready, stream};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -46,6 +46,9 @@ use crate::store::{self, StoreHandle};
 
 /// How many workers are told in one piece of a list: what a list costs at once, in time and memory, however long it is.
 pub(super) const PIECE: usize = 64;
+
+/// How many of them are made at once.
+const AT_ONCE: usize = 2;
 
 /// What the routes serve from. Cheap to clone.
 #[derive(Clone)]
@@ -294,32 +297,30 @@ pub(super) async fn list(
     }
     // Before the workers are told: what changes meanwhile is news to whoever waits for it next.
     let generation = manager.generation(&chosen);
-    // `{"generation":…,"workers":[…]}` in pieces: ten thousand workers are told without holding them all, and without keeping others
-    // waiting meanwhile.
-    let pieces = stream::unfold(Some(0), move |from| {
-        let (api, piece) =
-            (api.clone(), from.map(|from| chosen[from..].iter().take(PIECE).cloned().collect::<Vec<_>>()));
-        let end = from.map_or(0, |from| from + PIECE);
-        let last = end >= chosen.len();
-        async move {
-            let (from, piece) = (from?, piece?);
-            tokio::task::yield_now().await;
-            let workers = api.tell(&piece, list.usage).await;
-            let mut text = Vec::with_capacity(workers.len() * 512);
-            if from == 0 {
-                text.extend_from_slice(format!("{{\"generation\":{generation},\"workers\":[").as_bytes());
-            }
-            for (i, worker) in workers.iter().enumerate() {
-                text.extend_from_slice(if from + i == 0 { b"" } else { b"," });
-                // Nothing in a worker's shape can fail to be written.
-                serde_json::to_writer(&mut text, worker).unwrap_or_default();
-            }
-            text.extend_from_slice(if last { b"]}" } else { b"" });
-            Some((Ok::<_, Infallible>(text), (!last).then_some(end)))
-        }
-    });
+    // `{"generation":…,"workers":[…]}` in pieces: ten thousand workers are told without holding them all, and without keeping
+    // others waiting meanwhile.
+    let pieces: Vec<Vec<Arc<Member>>> = chosen.chunks(PIECE).map(<[_]>::to_vec).collect();
+    let pieces =
+        stream::iter(pieces.into_iter().enumerate()).map(move |(n, piece)| piece_of(api.clone(), n, piece, list.usage));
+    let begin = stream::once(ready(format!("{{\"generation\":{generation},\"workers\":[").into_bytes()));
+    let end = stream::once(ready(b"]}".to_vec()));
+    // While one is read of the kernel, another is written.
+    let all = begin.chain(pieces.buffered(AT_ONCE)).chain(end).map(Ok::<_, Infallible>);
     let json = [(header::CONTENT_TYPE, "application/json")];
-    Ok((json, axum::body::Body::from_stream(pieces)).into_response())
+    Ok((json, axum::body::Body::from_stream(all)).into_response())
+}
+
+/// The `n`th piece of a list.
+async fn piece_of(api: Api, n: usize, piece: Vec<Arc<Member>>, look: Look) -> Vec<u8> {
+    tokio::task::yield_now().await;
+    let workers = api.tell(&piece, look).await;
+    let mut text = Vec::with_capacity(workers.len() * 512);
+    for (i, worker) in workers.iter().enumerate() {
+        text.extend_from_slice(if n + i == 0 { b"" } else { b"," });
+        // Nothing in a worker's shape can fail to be written.
+        serde_json::to_writer(&mut text, worker).unwrap_or_default();
+    }
+    text
 }
 
 pub(super) async fn one(

@@ -1,6 +1,7 @@
 //! What a run used in all, and what a living one uses: `cpu.stat`, `memory.stat`, `memory.peak` and their like, and the
 //! totals of the pressure files.
 
+use super::controller::{Controller, Withheld};
 use super::dir::{Dir, flat};
 use crate::model::{Ceilings, CpuStat, Measured, Pressures, Sample, Stalled, Usage, Wanted};
 
@@ -56,13 +57,18 @@ pub fn measure(dir: &Dir) -> Measured {
     Measured { used: usage(dir), ceilings }
 }
 
-/// Reads what a person looks at first of a living cgroup: memory, CPU time, processes.
+/// Reads what a person looks at first of a living cgroup: memory, CPU time, processes. The files of what is `withheld` are not
+/// looked for: of a file that is not there the kernel remembers nothing, and to find that out takes as long as to read one.
 #[must_use]
-pub fn glance(dir: &Dir) -> Usage {
+pub fn glance(dir: &Dir, withheld: &[Withheld]) -> Usage {
     let mut buf = [0; 2048];
+    let mut of = |controller, file| {
+        let there = withheld.iter().all(|withheld| withheld.controller != controller);
+        if there { number(dir, file, &mut buf) } else { None }
+    };
     let mut usage = Usage {
-        memory_current_bytes: number(dir, "memory.current", &mut buf),
-        pids_current: number(dir, "pids.current", &mut buf),
+        memory_current_bytes: of(Controller::Memory, "memory.current"),
+        pids_current: of(Controller::Pids, "pids.current"),
         ..Usage::default()
     };
     if let Ok(text) = dir.read_into("cpu.stat", &mut buf) {
@@ -143,6 +149,7 @@ fn of_all_devices(text: &str, key: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::controller::Why;
     use super::*;
 
     #[test]
@@ -207,7 +214,11 @@ mod tests {
         assert_eq!(measure(&Dir::on_any_fs(tmp.path())), Measured { used: expected, ceilings }, "`max` is no limit");
         let first =
             Usage { memory_current_bytes: Some(4096), cpu_usec: Some(70), pids_current: Some(2), ..Usage::default() };
-        assert_eq!(glance(&Dir::on_any_fs(tmp.path())), first);
+        assert_eq!(glance(&Dir::on_any_fs(tmp.path()), &[]), first);
+        let why = Why::Refused { dir: "/".into(), reason: String::new() };
+        let withheld = [Withheld { controller: Controller::Memory, why }];
+        let glanced = glance(&Dir::on_any_fs(tmp.path()), &withheld);
+        assert_eq!(glanced, Usage { memory_current_bytes: None, ..first }, "not looked for");
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl HostKernel {
     /// What a living run uses: memory, CPU time, processes. What cannot be read is absent; so is all of a run that is over.
     #[must_use]
     pub fn glance(&self, run: &RunId) -> Usage {
-        self.inner.dir(run).map(|dir| stat::glance(&dir)).unwrap_or_default()
+        self.inner.dir(run).map(|dir| stat::glance(&dir, &self.inner.limits.withheld)).unwrap_or_default()
     }
 
     /// All that a living run uses and is held to: a dozen files. What cannot be read is absent; so is all of a run that is over.

@@ -100,7 +100,7 @@ impl HostKernel {
     /// # Errors
     /// Where its directory cannot be opened.
     pub fn was_inhabited(&self, run: &RunId) -> Result<bool, DirError> {
-        Ok(stat::glance(&self.inner.found_dir(run)?).cpu_usec.is_some_and(|used| used > 0))
+        Ok(stat::glance(&self.inner.found_dir(run)?, &self.inner.limits.withheld).cpu_usec.is_some_and(|used| used > 0))
     }
 
     /// Removes a directory that was made for a run and never furnished, at once: its number is the next one's.
