@@ -30,7 +30,8 @@ use tokio::{
     time::Sleep,
 };
 
-use super::routes::{Api, PIECE};
+use super::list::PIECE;
+use super::routes::Api;
 use super::usage::Meter;
 use super::wire::{Code, Problem};
 use crate::history::{SinkHealth, SinkState};

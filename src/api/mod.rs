@@ -9,7 +9,7 @@
 //!  serve   accept, bounds, one connection ── peer  who it is
 //!  table   every route, for whom and of what shape ── openapi  the same, written down
 //!  guard   who may ── once  what is asked by the same key is done once ── keys  which were asked
-//!  routes  what they do ── extract  what a request brings ── wait  for something new
+//!  routes, list  what they do ── extract  what a request brings ── wait  for something new
 //!  events  the stream ── filter  who wants which of it
 //!  logs    a worker's output, on a thread for each reader ── patience  how long a reader may take
 //!  govern  who changes what is configured ── reexec, shutdown  the supervisor's own end
@@ -27,6 +27,7 @@ mod filter;
 mod govern;
 mod guard;
 mod keys;
+mod list;
 mod logs;
 mod metrics;
 mod moment;

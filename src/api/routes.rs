@@ -1,26 +1,18 @@
 //! What is served under which path. Everything that is read comes from what the workers have published.
 
 use std::{
-    convert::Infallible,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use axum::{
-    Extension, Json, Router,
-    extract::State,
-    http::header,
-    middleware,
-    response::{IntoResponse, Response},
-};
-use futures_util::{StreamExt, future::ready, stream};
+use axum::{Json, Router, extract::State, middleware};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::events::{Seat, Seats};
-use super::extract::{Body, Name, Params, WAIT};
+use super::events::Seats;
+use super::extract::{Body, Name, Params};
 use super::govern::Governor;
 use super::guard::{self, Asker};
 use super::logs::Readers;
@@ -31,8 +23,7 @@ use super::peer::{Peer, Role};
 use super::reexec::Upgrades;
 use super::shutdown::Shutdowns;
 use super::table;
-use super::usage::{self, Look, Meter};
-use super::wait::Wait;
+use super::usage::Meter;
 use super::wire::{
     Ask, Code, Health, History, Inspection, Instances, PastRun, Plan, Problem, Reloaded, Results, SetLimits, Settled,
     StoreHealth, Why, Worker,
@@ -41,14 +32,8 @@ use crate::clock::Clock;
 use crate::history::{Ring, SinkHealth, Vitals};
 use crate::manager::handle::{Action, Manager, Member, Outcome};
 use crate::metrics::Tally;
-use crate::model::{Mono, RunId, State as WorkerState, WorkerId, chain};
+use crate::model::{Mono, State as WorkerState, WorkerId, chain};
 use crate::store::{self, StoreHandle};
-
-/// How many workers are told in one piece of a list: what a list costs at once, in time and memory, however long it is.
-pub(super) const PIECE: usize = 64;
-
-/// How many of them are made at once.
-const AT_ONCE: usize = 2;
 
 /// What the routes serve from. Cheap to clone.
 #[derive(Clone)]
@@ -163,6 +148,10 @@ impl Api {
         self.inner.calendar.now()
     }
 
+    pub(super) fn waiting(&self) -> &Seats {
+        &self.inner.waiting
+    }
+
     pub(super) fn seats(&self) -> &Seats {
         &self.inner.seats
     }
@@ -227,117 +216,10 @@ impl Api {
             Problem::new(Code::NotFound, detail)
         })
     }
-
-    /// A place to wait for something new.
-    fn wait(&self, peer: Option<Extension<Peer>>) -> Result<Seat, Problem> {
-        let Some(Extension(peer)) = peer else {
-            return Err(Problem::new(Code::NotPermitted, "it is not known who asks"));
-        };
-        self.inner.waiting.take(peer)
-    }
-
-    /// Members as they are now.
-    async fn tell(&self, members: &[Arc<Member>], look: Look) -> Vec<Worker> {
-        let now = self.inner.calendar.now();
-        let mut told: Vec<Worker> = members.iter().map(|member| tell(member, &now)).collect();
-        if look != Look::False {
-            let running: Vec<usize> = (0..told.len()).filter(|i| told[*i].state == WorkerState::Running).collect();
-            let runs = running.iter().map(|i| RunId::new(told[*i].id.clone(), told[*i].run)).collect();
-            for (i, used) in running.into_iter().zip(usage::read(&self.inner.meter, runs, look).await) {
-                told[i].usage = Some(used);
-            }
-        }
-        told
-    }
 }
 
-fn tell(member: &Member, now: &Moment) -> Worker {
+pub(super) fn tell(member: &Member, now: &Moment) -> Worker {
     Worker::new(member, member.worker.status(), now)
-}
-
-/// Of `GET /v1/workers`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct List {
-    /// Names, or parts of them with `*` and `?`, several with commas; without one all.
-    pattern: String,
-    /// Whether what they use is read, too.
-    usage: Look,
-    /// Wait until the list's `generation` is greater than this.
-    wait_generation: Option<u64>,
-    /// How long that may take (`30s`, which it is without it; at most `10m`); then they are told as they are.
-    #[schemars(regex(pattern = WAIT))]
-    timeout: Option<String>,
-}
-
-/// Of `GET /v1/workers/{id}`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct One {
-    /// Whether what it uses is read, too.
-    usage: Look,
-    /// Wait until its `generation` is greater than this.
-    wait_generation: Option<u64>,
-    /// How long that may take (`30s`, which it is without it; at most `10m`); then it is told as it is.
-    #[schemars(regex(pattern = WAIT))]
-    timeout: Option<String>,
-}
-
-pub(super) async fn list(
-    State(api): State<Api>,
-    peer: Option<Extension<Peer>>,
-    Params(list): Params<List>,
-) -> Result<Response, Problem> {
-    let manager = &api.inner.manager;
-    let mut chosen = manager.choose(&list.pattern)?;
-    if let Some(wait) = Wait::of(list.wait_generation, list.timeout.as_deref())? {
-        let _seat = api.wait(peer)?;
-        wait.for_all(manager, &list.pattern).await;
-        chosen = manager.choose(&list.pattern)?;
-    }
-    // Before the workers are told: what changes meanwhile is news to whoever waits for it next.
-    let generation = manager.generation(&chosen);
-    // `{"generation":…,"workers":[…]}` in pieces: ten thousand workers are told without holding them all, and without keeping
-    // others waiting meanwhile.
-    let pieces: Vec<Vec<Arc<Member>>> = chosen.chunks(PIECE).map(<[_]>::to_vec).collect();
-    let pieces =
-        stream::iter(pieces.into_iter().enumerate()).map(move |(n, piece)| piece_of(api.clone(), n, piece, list.usage));
-    let begin = stream::once(ready(format!("{{\"generation\":{generation},\"workers\":[").into_bytes()));
-    let end = stream::once(ready(b"]}".to_vec()));
-    // While one is read of the kernel, another is written.
-    let all = begin.chain(pieces.buffered(AT_ONCE)).chain(end).map(Ok::<_, Infallible>);
-    let json = [(header::CONTENT_TYPE, "application/json")];
-    Ok((json, axum::body::Body::from_stream(all)).into_response())
-}
-
-/// The `n`th piece of a list.
-async fn piece_of(api: Api, n: usize, piece: Vec<Arc<Member>>, look: Look) -> Vec<u8> {
-    tokio::task::yield_now().await;
-    let workers = api.tell(&piece, look).await;
-    let mut text = Vec::with_capacity(workers.len() * 512);
-    for (i, worker) in workers.iter().enumerate() {
-        text.extend_from_slice(if n + i == 0 { b"" } else { b"," });
-        // Nothing in a worker's shape can fail to be written.
-        serde_json::to_writer(&mut text, worker).unwrap_or_default();
-    }
-    text
-}
-
-pub(super) async fn one(
-    State(api): State<Api>,
-    peer: Option<Extension<Peer>>,
-    Name(name): Name,
-    Params(one): Params<One>,
-) -> Result<Json<Worker>, Problem> {
-    let mut member = api.find(&name)?;
-    if let Some(wait) = Wait::of(one.wait_generation, one.timeout.as_deref())? {
-        let _seat = api.wait(peer)?;
-        wait.for_one(&member).await;
-        // Another may bear its name by now, or nobody.
-        member = api.find(&name)?;
-    }
-    let told = api.tell(&[member], one.usage).await;
-    told.into_iter().next().map(Json).ok_or_else(|| Problem::new(Code::Failed, "nothing was told"))
 }
 
 pub(super) async fn why(State(api): State<Api>, Name(name): Name) -> Result<Json<Why>, Problem> {

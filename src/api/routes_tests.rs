@@ -2,12 +2,14 @@ use std::time::Duration;
 
 use axum::body::Body as HttpBody;
 use axum::http::{Request, StatusCode};
+use axum::response::Response;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower_service::Service;
 
+use super::super::list::PIECE;
 use super::*;
-use crate::model::{EventKind, Measured, OwnUse, Usage, WorkerId};
+use crate::model::{EventKind, Measured, OwnUse, RunId, Usage, WorkerId};
 use crate::spec::types::Spec;
 use crate::testing::{Bench, Launch, OnSignal, Script};
 
@@ -378,7 +380,7 @@ async fn a_body_is_bounded_in_size_and_in_time() {
     let fits = format!("{{}}{}", " ".repeat(crate::api::MAX_BODY - 2));
     assert_eq!(door.post_raw("/v1/workers/a/start", fits.clone()).await.0.as_u16(), 200);
     assert_eq!(code(&door.post_raw("/v1/workers/a/start", fits + " ").await), (413, "too_large"));
-    let never = stream::pending::<Result<Vec<u8>, Infallible>>();
+    let never = futures_util::stream::pending::<Result<Vec<u8>, std::convert::Infallible>>();
     let answer = door.post_raw("/v1/workers/a/start", HttpBody::from_stream(never)).await;
     assert_eq!(code(&answer), (408, "too_slow"));
 }

@@ -12,6 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::events::{self, events};
 use super::guard::{Guard, guard};
+use super::list::{self, list, one};
 use super::logs::{self, logs};
 use super::metrics::metrics;
 use super::openapi::document;
@@ -41,12 +42,12 @@ const GOVERNED: &[Code] = &[Code::BadConfig, Code::Busy, Code::Taken, Code::NotN
 /// What there is, in the order in which it is described.
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        get("/v1/workers", at::list, "Workers as they are now")
-            .query::<at::List>()
+        get("/v1/workers", list, "Workers as they are now")
+            .query::<list::List>()
             .gives::<Workers>()
             .may(&[Code::NotFound, Code::TooManyConnections]),
-        get("/v1/workers/{name}", at::one, "One worker as it is now")
-            .query::<at::One>()
+        get("/v1/workers/{name}", one, "One worker as it is now")
+            .query::<list::One>()
             .gives::<Worker>()
             .may(&[Code::NotFound, Code::TooManyConnections]),
         get("/v1/workers/{name}/why", at::why, "Why a worker ended last, and what was decided")
