@@ -34,7 +34,7 @@ const AT_ONCE: usize = 2;
 pub(super) struct List {
     /// Names, or parts of them with `*` and `?`, several with commas; without one all.
     pattern: String,
-    /// Whether what they use is read, too.
+    /// Whether what they use is told, too: `true` as it was at most half a second ago, `full` as it is.
     usage: Look,
     /// Wait until the list's `generation` is greater than this.
     wait_generation: Option<u64>,
@@ -86,7 +86,7 @@ pub(super) async fn list(
 /// The `n`th piece of a list.
 async fn piece_of(api: Api, n: usize, piece: Vec<Arc<Member>>, look: Look) -> Vec<u8> {
     tokio::task::yield_now().await;
-    let workers = api.tell(&piece, look).await;
+    let workers = api.tell(&piece, look, true).await;
     let mut text = Vec::with_capacity(workers.len() * 512);
     for (i, worker) in workers.iter().enumerate() {
         text.extend_from_slice(if n + i == 0 { b"" } else { b"," });
@@ -109,7 +109,7 @@ pub(super) async fn one(
         // Another may bear its name by now, or nobody.
         member = api.find(&name)?;
     }
-    let told = api.tell(&[member], one.usage).await;
+    let told = api.tell(&[member], one.usage, false).await;
     told.into_iter().next().map(Json).ok_or_else(|| Problem::new(Code::Failed, "nothing was told"))
 }
 
@@ -122,14 +122,18 @@ impl Api {
         self.waiting().take(peer)
     }
 
-    /// Members as they are now.
-    async fn tell(&self, members: &[Arc<Member>], look: Look) -> Vec<Worker> {
+    /// Members as they are now; what they use may have been read for another list just before, where they are `listed`.
+    async fn tell(&self, members: &[Arc<Member>], look: Look, listed: bool) -> Vec<Worker> {
         let now = self.moment();
         let mut told: Vec<Worker> = members.iter().map(|member| tell(member, &now)).collect();
         if look != Look::False {
             let running: Vec<usize> = (0..told.len()).filter(|i| told[*i].state == WorkerState::Running).collect();
             let runs = running.iter().map(|i| RunId::new(told[*i].id.clone(), told[*i].run)).collect();
-            for (i, used) in running.into_iter().zip(usage::read(self.meter(), runs, look).await) {
+            let used = match look {
+                Look::True if listed => self.glances().read(self.meter(), runs, now.now).await,
+                _ => usage::read(self.meter(), runs, look).await,
+            };
+            for (i, used) in running.into_iter().zip(used) {
                 told[i].usage = Some(used);
             }
         }

@@ -23,7 +23,7 @@ use super::peer::{Peer, Role};
 use super::reexec::Upgrades;
 use super::shutdown::Shutdowns;
 use super::table;
-use super::usage::Meter;
+use super::usage::{Glances, Meter};
 use super::wire::{
     Ask, Code, Health, History, Inspection, Instances, PastRun, Plan, Problem, Reloaded, Results, SetLimits, Settled,
     StoreHealth, Why, Worker,
@@ -53,6 +53,7 @@ struct Inner {
     runs: StoreHandle,
     told: Told,
     seats: Seats,
+    glances: Glances,
     /// Of those who wait for something new.
     waiting: Seats,
     readers: Readers,
@@ -97,6 +98,7 @@ impl Api {
             runs,
             told,
             seats: Seats::new("read the events"),
+            glances: Glances::default(),
             waiting: Seats::new("wait for something new"),
             readers: Readers::new(),
             memory: Memory::new(clock),
@@ -146,6 +148,10 @@ impl Api {
 
     pub(super) fn moment(&self) -> Moment {
         self.inner.calendar.now()
+    }
+
+    pub(super) fn glances(&self) -> &Glances {
+        &self.inner.glances
     }
 
     pub(super) fn waiting(&self) -> &Seats {

@@ -2,18 +2,67 @@
 //!
 //! Never through an actor: whether somebody looks must not change what a worker does.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::wire;
 use crate::clock;
-use crate::model::{Measured, OwnUse, Pressures, RunId, Stalled, Usage};
+use crate::model::{Measured, Mono, OwnUse, Pressures, RunId, Stalled, Usage};
 
 /// Reading takes microseconds. Where a kernel takes longer (a flush of its statistics on a busy host), the answer comes
 /// without the numbers rather than late.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What was read for one list is told in another for so long: however many ask for lists of ten thousand workers, and however often,
+/// the kernel is read of no more than twice a second.
+pub(super) const FRESH: Duration = Duration::from_millis(500);
+
+/// What was read for lists just now.
+#[derive(Debug, Default)]
+pub(super) struct Glances {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    read: HashMap<RunId, (Mono, wire::Usage)>,
+    /// When what is old was forgotten last.
+    swept: Mono,
+}
+
+impl Glances {
+    /// What each of `runs` uses, in their order, as it was at most [`FRESH`] before `now`.
+    pub(super) async fn read(&self, meter: &Arc<dyn Meter>, runs: Vec<RunId>, now: Mono) -> Vec<wire::Usage> {
+        let known: Vec<Option<wire::Usage>> = {
+            let mut known = self.known();
+            if now.since(known.swept) > FRESH {
+                known.swept = now;
+                known.read.retain(|_, (at, _)| now.since(*at) <= FRESH);
+            }
+            let fresh = |run| known.read.get(run).filter(|(at, _)| now.since(*at) <= FRESH);
+            runs.iter().map(|run| fresh(run).map(|(_, usage)| *usage)).collect()
+        };
+        let missing: Vec<RunId> =
+            runs.into_iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(run, _)| run).collect();
+        let read = read(meter, missing.clone(), Look::True).await;
+        let mut news = read.iter().copied();
+        // What could not be read in time is not known, and not remembered.
+        let all = known.into_iter().map(|known| known.or_else(|| news.next()).unwrap_or_default()).collect();
+        self.known().read.extend(missing.into_iter().zip(read.into_iter().map(|usage| (now, usage))));
+        all
+    }
+
+    /// Nothing under this lock can panic half-way.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Something that reads what a run uses. May block.
 pub trait Meter: Send + Sync + 'static {
@@ -90,5 +139,51 @@ impl From<Measured> for wire::Usage {
             io_writes: used.io_writes,
             ..used.into()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::model::WorkerId;
+
+    /// Tells how often it was asked.
+    #[derive(Default)]
+    struct Counting {
+        asked: AtomicU64,
+    }
+
+    impl Meter for Counting {
+        fn read(&self, _: &RunId) -> Usage {
+            Usage { pids_current: Some(self.asked.fetch_add(1, Ordering::Relaxed) + 1), ..Usage::default() }
+        }
+
+        fn measure(&self, run: &RunId) -> Measured {
+            Measured { used: self.read(run), ..Measured::default() }
+        }
+
+        fn own(&self) -> Option<OwnUse> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_reads_what_none_has_read_just_now_and_nothing_else() {
+        let meter: Arc<dyn Meter> = Arc::new(Counting::default());
+        let glances = Glances::default();
+        let run = |number| RunId::new(WorkerId::new("w").unwrap(), number);
+        let read = async |runs: &[u32], at| {
+            let runs = runs.iter().map(|number| run(*number)).collect();
+            let used = glances.read(&meter, runs, Mono(at)).await;
+            used.into_iter().map(|usage| usage.pids).collect::<Vec<_>>()
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(read(&[1, 2], second).await, [Some(1), Some(2)]);
+        assert_eq!(read(&[3, 2, 1], second + FRESH).await, [Some(3), Some(2), Some(1)], "another run is another's");
+        assert_eq!(read(&[1, 3], second + FRESH * 3 / 2).await, [Some(4), Some(3)], "what is old is read again");
+        assert_eq!(read(&[], 10 * second).await, []);
+        assert!(glances.known().read.is_empty(), "and forgotten");
     }
 }
