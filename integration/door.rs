@@ -217,6 +217,7 @@ fn every_setting_is_shown_with_what_the_kernel_says_and_where_it_is_written() {
         "working_directory: /tmp",
         "user: nobody",
         "limits: {process: {max_file_descriptors: 99}}",
+        "health_check: {liveness: {initial_delay: 1h, http_get: {port: 1, http_headers: [{name: Authorization, value: x}]}}}",
     ];
     let config = case.config_with("defaults: {stop: {timeout: 3s}}\n", &misbehaving("web", &["sleep"], &unit));
     let mut up = Up::spawn(case.pinfold("up").arg(&config).env("PINFOLD_IT_SECRET", "hunter3"));
@@ -251,7 +252,10 @@ fn every_setting_is_shown_with_what_the_kernel_says_and_where_it_is_written() {
     let nobody = complains(&case, &["inspect", "nobody"], 4);
     assert!(nobody.contains("there is no worker \"nobody\""), "{nobody}");
 
-    // Whoever may only operate sees that there is a variable, and not what is in it.
+    let header = "health_check.liveness.http_get.http_headers[0].value";
+    assert_eq!(of(header)["requested"], "x");
+
+    // Whoever may only operate sees that there is a variable or a header, and not what is in it.
     let (_public, binary) = public_place();
     for path in [case.dir.path().to_owned(), case.dir.path().join("run"), socket(&case)] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
@@ -259,7 +263,9 @@ fn every_setting_is_shown_with_what_the_kernel_says_and_where_it_is_written() {
     let mut operator = Command::new(binary);
     operator.args(["inspect", "web", "--socket"]).arg(socket(&case)).uid(NOBODY).gid(NOBODY).current_dir("/");
     let ran = finish(&mut operator);
-    assert_eq!(row(&ran.stdout, "env.PLAIN").unwrap()[1], "(withheld)", "{ran:?}");
+    for secret in ["env.PLAIN", header] {
+        assert_eq!(row(&ran.stdout, secret).unwrap()[1], "(withheld)", "{ran:?}");
+    }
 
     assert_eq!(says(&case, &["stop", "web"], 0), "web: stopped\n");
     let (code, rests) = json(&case, &["inspect", "web"]);

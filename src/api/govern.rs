@@ -23,8 +23,8 @@ pub trait Governor: Send + Sync + 'static {
     /// Makes it so many instances of a declaration.
     fn scale(&self, name: String, instances: usize) -> Answering<'_, Outcomes>;
 
-    /// Every setting of a worker; values of its environment only where `shows_env` is.
-    fn inspect(&self, name: String, shows_env: bool) -> Answering<'_, Inspection>;
+    /// Every setting of a worker; what may be a secret only where `shows_secrets` is.
+    fn inspect(&self, name: String, shows_secrets: bool) -> Answering<'_, Inspection>;
 
     /// Changes the limits of a worker, on behalf of `who`.
     fn set(&self, name: String, ask: SetLimits, who: String) -> Answering<'_, Outcomes>;

@@ -196,9 +196,9 @@ impl Governor for Reloader {
         })
     }
 
-    fn inspect(&self, name: String, shows_env: bool) -> Answering<'_, Inspection> {
+    fn inspect(&self, name: String, shows_secrets: bool) -> Answering<'_, Inspection> {
         let inner = Arc::clone(&self.inner);
-        self.aside(async move { inner.inspect(&name, shows_env).await })
+        self.aside(async move { inner.inspect(&name, shows_secrets).await })
     }
 
     fn set(&self, name: String, ask: SetLimits, who: String) -> Answering<'_, Outcomes> {

@@ -129,6 +129,15 @@ pub fn written(files: &[Source], worker: &str, env: &dyn Fn(&str) -> Option<Stri
     all.found
 }
 
+/// Whether a setting, by its key in [`written()`], may be a secret: a value of the environment, or what a probe shows to be let
+/// in. A command line is none: whoever is on the host can read it.
+#[must_use]
+pub fn may_be_secret(key: &str, text: &str) -> bool {
+    key.starts_with("env.")
+        || key.contains(".http_headers[") && !key.ends_with("].name")
+        || key.ends_with(".http_get.path") && text.contains('?')
+}
+
 fn entries(node: &Node) -> &[Entry] {
     if let Value::Map(entries) = &node.value { entries } else { &[] }
 }

@@ -35,7 +35,7 @@ pub struct Setting {
     /// whoever asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested: Option<String>,
-    /// Whether it is kept from whoever asks: a value of the environment, from all but admins.
+    /// Whether it is kept from whoever asks, who is no admin: a value of the environment, of a header or of a query may be a secret.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub withheld: bool,
     /// What holds for the current run, in the kernel's words. Absent where the kernel has no part in it, cannot be asked, or nothing runs.

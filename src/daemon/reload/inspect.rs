@@ -39,12 +39,12 @@ struct Known {
     for_run: BTreeMap<String, String>,
     /// For how long those were set, where not until the run's end.
     within: Option<String>,
-    /// Whether values of the environment are for whoever asks.
-    shows_env: bool,
+    /// Whether what may be a secret is for whoever asks.
+    shows_secrets: bool,
 }
 
 impl Inner {
-    pub(super) async fn inspect(&self, name: &str, shows_env: bool) -> Result<Inspection, Problem> {
+    pub(super) async fn inspect(&self, name: &str, shows_secrets: bool) -> Result<Inspection, Problem> {
         let member = self.manager.find(name);
         let member = member.ok_or_else(|| Problem::new(Code::NotFound, format!("there is no worker {name:?}")))?;
         let status = member.worker.status();
@@ -67,7 +67,7 @@ impl Inner {
         let failed = |why: String| Problem::new(Code::Failed, format!("where it is configured cannot be read: {why}"));
         let read = read.await.map_err(|gone| failed(gone.to_string()))?;
         let (written, in_force) = read.map_err(|error| failed(chain(&error)))?;
-        let settings = settings(Known { written, to_last, for_run, within, shows_env }, &in_force);
+        let settings = settings(Known { written, to_last, for_run, within, shows_secrets }, &in_force);
         Ok(Inspection {
             id: member.id().clone(),
             declared_as: member.declared_as.clone(),
@@ -90,9 +90,7 @@ fn settings(mut known: Known, in_force: &InForce) -> Vec<Setting> {
             let names: Vec<String> = known.written.keys().filter(|key| of_env(key)).cloned().collect();
             for name in names {
                 let written = known.written.remove(&name);
-                let withheld = !known.shows_env;
-                let setting = setting(&name, written, None, &known, in_force);
-                all.push(Setting { withheld, requested: setting.requested.filter(|_| !withheld), ..setting });
+                all.push(setting(&name, written, None, &known, in_force));
             }
         }
     }
@@ -128,9 +126,11 @@ fn setting(name: &str, written: Option<Written>, default: Option<&str>, known: &
     } else {
         (default.map(str::to_owned), Provenance::Default)
     };
+    let withheld = !known.shows_secrets && requested.as_ref().is_some_and(|text| written::may_be_secret(name, text));
+    let requested = requested.filter(|_| !withheld);
     let word = READ_FROM.iter().find(|(setting, _)| *setting == name).map(|(_, word)| *word);
     let (effective, read_from) = word.map(|word| read(in_force, word)).unwrap_or_default();
-    Setting { name: name.to_owned(), requested, withheld: false, effective, read_from, source }
+    Setting { name: name.to_owned(), requested, withheld, effective, read_from, source }
 }
 
 /// What the kernel says, and where.
@@ -155,6 +155,10 @@ mod tests {
             ("stop.timeout", written("3s", Layer::Defaults)),
             ("env.TOKEN", written("hunter2", Layer::Worker)),
             ("env.LANG", written("C", Layer::Global)),
+            ("health_check.liveness.http_get.path", written("/healthz?key=hunter2", Layer::Worker)),
+            ("health_check.readiness.http_get.path", written("/ready", Layer::Worker)),
+            ("health_check.liveness.http_get.http_headers[0].name", written("Authorization", Layer::Worker)),
+            ("health_check.liveness.http_get.http_headers[0].value", written("Bearer hunter2", Layer::Defaults)),
             ("limits.memory.max_rss", written("256MB", Layer::Worker)),
             ("limits.pids.max", written("64", Layer::Worker)),
             ("limits.io[0].path", written("/data", Layer::Worker)),
@@ -165,7 +169,7 @@ mod tests {
             to_last: set("pids.max", "9"),
             for_run: set("memory.max_rss", "1G"),
             within: Some("10m".into()),
-            shows_env: false,
+            shows_secrets: false,
         }
     }
 
@@ -193,14 +197,26 @@ mod tests {
     }
 
     #[test]
-    fn values_of_the_environment_are_not_for_everybody() {
+    fn what_may_be_a_secret_is_not_for_everybody() {
+        let secrets = [
+            ("env.TOKEN", "hunter2"),
+            ("health_check.liveness.http_get.path", "/healthz?key=hunter2"),
+            ("health_check.liveness.http_get.http_headers[0].value", "Bearer hunter2"),
+        ];
         let all = settings(known(), &InForce::default());
-        let token = of(&all, "env.TOKEN");
-        assert_eq!((&token.requested, token.withheld), (&None, true));
-        assert!(!format!("{all:?}").contains("hunter2"));
-        let all = settings(Known { shows_env: true, ..known() }, &InForce::default());
-        let token = of(&all, "env.TOKEN");
-        assert_eq!((token.requested.as_deref(), token.withheld), (Some("hunter2"), false));
+        for (name, _) in secrets {
+            let setting = of(&all, name);
+            assert_eq!((&setting.requested, setting.withheld), (&None, true), "{name}");
+        }
+        assert!(!format!("{all:?}").contains("hunter2"), "{all:?}");
+        let shown = |name: &str| (of(&all, name).requested.as_deref(), of(&all, name).withheld);
+        assert_eq!(shown("health_check.liveness.http_get.http_headers[0].name"), (Some("Authorization"), false));
+        assert_eq!(shown("health_check.readiness.http_get.path"), (Some("/ready"), false));
+        let all = settings(Known { shows_secrets: true, ..known() }, &InForce::default());
+        for (name, value) in secrets {
+            let setting = of(&all, name);
+            assert_eq!((setting.requested.as_deref(), setting.withheld), (Some(value), false), "{name}");
+        }
         assert_eq!(of(&all, "env.LANG").source, Provenance::Global { file: "a.yaml".into(), line: 7 });
     }
 }

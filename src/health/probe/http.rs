@@ -55,7 +55,7 @@ impl Client {
             (Ok(Ok(outcome)), _) => outcome,
             (Ok(Err(broken)), status) => failed(get, status, &*broken),
             (Err(_), None) => {
-                Outcome::failed(&format!("{}: no answer within {}", Target::of(get).url(), words(timeout)))
+                Outcome::failed(&format!("{}: no answer within {}", Target::of(get).shown(), words(timeout)))
             }
             (Err(_), Some(status)) => {
                 Outcome::failed(&format!("HTTP {status}, and no end of its body within {}", words(timeout)))
@@ -72,7 +72,7 @@ impl Client {
             let Some(location) = answer.location else { return Ok(judge(answer.status, &answer.body)) };
             let next = target.resolve(&location)?;
             if !next.host.eq_ignore_ascii_case(&get.host) {
-                let note = format!("HTTP {}, not followed to another host: {}", answer.status, next.url());
+                let note = format!("HTTP {}, not followed to another host: {}", answer.status, next.shown());
                 return Ok(Outcome::passed(&note));
             }
             if !location.starts_with('/') && location.contains("://") {
@@ -178,6 +178,15 @@ impl Target {
         format!("{}://{}{}", if self.tls { "https" } else { "http" }, self.authority(), self.path)
     }
 
+    /// The URL for those who may read what was seen: its query may let somebody in.
+    fn shown(&self) -> String {
+        let mut url = self.url();
+        if let Some(query) = url.find('?') {
+            url.replace_range(query + 1.., "…");
+        }
+        url
+    }
+
     fn authority(&self) -> String {
         if self.host.parse::<Ipv6Addr>().is_ok() {
             format!("[{}]:{}", self.host, self.port)
@@ -188,7 +197,8 @@ impl Target {
 
     /// Where `location` leads from here.
     fn resolve(&self, location: &str) -> Result<Self, Broken> {
-        let unclear = || format!("redirected to {location:?}, which is not understood");
+        let (before_query, query) = location.split_once('?').map_or((location, ""), |(before, _)| (before, "?…"));
+        let unclear = || format!("redirected to {before_query:?}{query}, which is not understood");
         let base = UriAbsoluteString::try_from(encoded(&self.url()).into_owned()).map_err(|_| unclear())?;
         let location = encoded(location);
         let reference = UriReferenceStr::new(&location).map_err(|_| unclear())?;
@@ -247,7 +257,7 @@ fn failed(get: &HttpGet, status: Option<StatusCode>, broken: &(dyn Error + 'stat
     let why = root.to_string();
     let why = why.split(" (os error").next().unwrap_or(&why);
     let observed = match status {
-        None => format!("{}: {why}", Target::of(get).url()),
+        None => format!("{}: {why}", Target::of(get).shown()),
         Some(status) => format!("HTTP {status}, and its body broke off: {why}"),
     };
     Outcome::of_error(root.downcast_ref::<io::Error>(), &observed)

@@ -186,6 +186,25 @@ async fn a_redirect_to_another_host_is_not_followed_and_is_success() {
 }
 
 #[tokio::test]
+async fn what_was_seen_has_no_query_for_it_may_be_a_secret() {
+    let (port, _held) = closed_port();
+    let outcome = Client::new().get(&request(port, "/x?key=hunter2"), PATIENCE).await;
+    assert_eq!(outcome, failed(&format!("http://127.0.0.1:{port}/x?…: Connection refused")));
+    for (location, expected) in [
+        (
+            "http://elsewhere:1/x?key=hunter2",
+            passed("HTTP 302 Found, not followed to another host: http://elsewhere:1/x?…"),
+        ),
+        ("ftp:x?key=hunter2", failed("redirected to \"ftp:x\"?…, which is not understood")),
+    ] {
+        let server = Server::answering(&format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\n\r\n")).await;
+        let outcome = server.get("/", PATIENCE).await;
+        let here = format!("http://127.0.0.1:{}/: ", server.port);
+        assert_eq!(Outcome { observed: outcome.observed.replace(&here, ""), ..outcome }, expected);
+    }
+}
+
+#[tokio::test]
 async fn redirects_without_end_are_a_failure() {
     let server = Server::answering("HTTP/1.1 302 Found\r\nLocation: /again\r\n\r\n").await;
     let outcome = server.get("/", PATIENCE).await;
