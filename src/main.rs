@@ -115,7 +115,7 @@ struct JournalLine(Priority);
 
 impl io::Write for JournalLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        role::offer(&role::prefixed(self.0, bytes));
+        role::offer(&role::prefixed(self.0, &role::one_line(bytes)));
         Ok(bytes.len())
     }
 
@@ -129,7 +129,7 @@ struct Stderr;
 
 impl io::Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        role::offer(bytes);
+        role::offer(&role::one_line(bytes));
         Ok(bytes.len())
     }
 

@@ -18,6 +18,7 @@ mod quantity;
 mod record;
 mod start_error;
 mod status;
+mod text;
 mod time;
 mod violation;
 
@@ -38,5 +39,6 @@ pub use quantity::{duration, size};
 pub use record::{Decision, Event, EventKind, Evidence, RunEnd, Story, Trigger, Verdict};
 pub use start_error::{Stage, StartError, Way};
 pub use status::{BreakerStatus, Detail, Readiness, RestartCounts, State, StoppedDetail, StoppingDetail, WorkerStatus};
+pub use text::{inert, inert_json, printable, steers};
 pub use time::Mono;
 pub use violation::{BreakerState, Class, Limit, PolicyName, Severity, Violation};

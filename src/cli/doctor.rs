@@ -8,6 +8,7 @@ use comfy_table::{Cell, ContentArrangement, Table, presets};
 use super::{
     args::Output,
     exit::{Exit, Failure},
+    render::{inert, inert_json},
 };
 use crate::{
     api::wire::{Health, StoreHealth},
@@ -102,9 +103,9 @@ pub fn render(checks: &[Check], width: Option<u16>) -> String {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
     for check in checks {
-        let mut lines = vec![check.fact.clone()];
-        lines.extend(check.cost.as_ref().map(|cost| format!("cost: {cost}")));
-        lines.extend(check.fix.as_ref().map(|fix| format!("fix: {fix}")));
+        let mut lines = vec![inert(&check.fact).into_owned()];
+        lines.extend(check.cost.as_ref().map(|cost| format!("cost: {}", inert(cost))));
+        lines.extend(check.fix.as_ref().map(|fix| format!("fix: {}", inert(fix))));
         table.add_row([Cell::new(check.verdict), Cell::new(&check.name), Cell::new(lines.join("\n"))]);
     }
     let lines: Vec<String> = table.lines().map(|l| l.trim_end().to_owned()).collect();
@@ -131,7 +132,7 @@ fn summary(checks: &[Check]) -> String {
 /// The checks as one JSON document.
 fn json(checks: &[Check]) -> String {
     let document = serde_json::json!({ "usable": usable(checks), "checks": checks });
-    format!("{document:#}\n")
+    inert_json(&format!("{document:#}\n")).into_owned()
 }
 
 /// Whether workers can be run and held to their limits.

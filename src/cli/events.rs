@@ -41,7 +41,7 @@ pub fn events(
             return Ok(true);
         }
         let text = match &lines {
-            None => Some([line, b"\n"].concat()),
+            None => Some((render::inert_json(&String::from_utf8_lossy(line)).into_owned() + "\n").into_bytes()),
             Some(lines) => {
                 let event: Event =
                     serde_json::from_slice(line).map_err(|e| Failure::failed("an event is not understood", e))?;

@@ -2,7 +2,7 @@
 
 use nix::libc;
 
-use super::render::inert;
+use super::render::{inert, inert_lines};
 use crate::api::wire::{Code, Problem};
 use crate::model::{self, ExitCause, ExitStatus, Stage, StartError};
 
@@ -217,12 +217,12 @@ impl Failure {
     #[must_use]
     pub fn sentence(&self) -> String {
         // Several problems are several lines, all of our own making; no other error has more than one.
-        let lines = |problems: &str, before: &str| {
-            problems.lines().map(|line| format!("{before}{}", inert(line))).collect::<Vec<_>>().join("\n")
-        };
         match self {
-            Self::Usage(problems) => return lines(problems, "pinfold: "),
-            Self::Config(problems) => return format!("pinfold: {}", lines(problems, "")),
+            Self::Usage(problems) => {
+                let lines: Vec<_> = problems.lines().map(|line| format!("pinfold: {}", inert(line))).collect();
+                return lines.join("\n");
+            }
+            Self::Config(problems) => return format!("pinfold: {}", inert_lines(problems).trim_end()),
             // One line for each: together they are no sentence.
             Self::Answered(problem) if problem.problems.len() > 1 => {
                 let told = problem.detail.split(": ").next().unwrap_or_default();

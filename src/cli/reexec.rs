@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::args::{Format, Reexec};
 use super::client::Client;
 use super::exit::{Exit, Failure};
+use super::render::inert;
 use super::said::{Said, document};
 use crate::api::wire::{self, Health};
 use crate::clock;
@@ -41,7 +42,7 @@ pub fn reexec(args: &Reexec, client: &Client) -> Result<Said, Failure> {
     let wire::Reexec { binary, replaces, .. } = accepted;
     let done = Done { binary, version: next.version, replaces, supervisor: next.pid, reexecs: next.reexecs };
     let out = match args.output.format {
-        Format::Table => format!("{} runs: version {}, before {}\n", done.binary, done.version, done.replaces),
+        Format::Table => format!("{} runs: version {}, before {}\n", inert(&done.binary), done.version, done.replaces),
         Format::Json => document(&done)?,
     };
     Ok(Said { out, err: String::new(), exit: Exit::Ok })

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
+use super::render::inert_json;
 
 /// All of it, printed once and at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,5 +22,5 @@ pub struct Said {
 /// [`Failure`], where it cannot be written as JSON.
 pub fn document(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Failure::failed("cannot write the answer", e))?;
-    Ok(text + "\n")
+    Ok(inert_json(&text).into_owned() + "\n")
 }

@@ -169,7 +169,7 @@ fn wait() -> Result<(), Failure> {
 }
 
 fn json(lines: &[Line]) -> Result<String, Failure> {
-    let line = |line| serde_json::to_string(line).map(|text| text + "\n");
+    let line = |line| serde_json::to_string(line).map(|text| render::inert_json(&text).into_owned() + "\n");
     let text: Result<String, _> = lines.iter().map(line).collect();
     text.map_err(|e| Failure::failed("cannot write what was answered", e))
 }

@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{args::Output, exit::Exit, render::inert};
+use super::{
+    args::Output,
+    exit::Exit,
+    render::{inert, inert_json, inert_lines},
+};
 use crate::spec::{self, Problems, types::Config};
 
 /// What it prints and ends with.
@@ -45,7 +49,7 @@ fn answer(files: &[PathBuf], read: &Result<Config, Problems>, output: Output) ->
             let workers: Vec<&str> = config.workers.iter().map(|worker| worker.id.as_str()).collect();
             (line(&json!({ "ok": true, "files": names, "workers": workers, "problems": [] })), String::new(), Exit::Ok)
         }
-        (Err(problems), Output::Text) => (String::new(), format!("{problems}\n"), Exit::Usage),
+        (Err(problems), Output::Text) => (String::new(), inert_lines(&problems.to_string()), Exit::Usage),
         (Err(problems), Output::Json) => {
             (line(&json!({ "ok": false, "files": names, "problems": problems })), String::new(), Exit::Usage)
         }
@@ -54,5 +58,5 @@ fn answer(files: &[PathBuf], read: &Result<Config, Problems>, output: Output) ->
 }
 
 fn line(value: &serde_json::Value) -> String {
-    value.to_string() + "\n"
+    inert_json(&value.to_string()).into_owned() + "\n"
 }

@@ -162,8 +162,7 @@ fn ended(status: ExitStatus, words: &str, interrupted: bool, log: &Path) -> Said
         ExitStatus::Exited { code: 5 } => Exit::NotPermitted,
         _ => Exit::Failed,
     };
-    let words = words.lines().map(|line| format!("{}\n", render::inert(line)));
-    let mut err: String = words.collect();
+    let mut err = render::inert_lines(words);
     if interrupted && status == (ExitStatus::Exited { code: 0 }) {
         err.push_str("pinfold: interrupted before every worker was started: all of them are stopped, and the supervisor has ended\n");
     } else if err.is_empty() {

@@ -35,6 +35,7 @@ use tokio_rustls::rustls::ClientConfig;
 
 use super::{Bounds, HistorySink, Record, WriteError, Written, look, tls};
 use crate::clock;
+use crate::model::steers;
 use crate::spec::types::{Credentials, Endpoint, OpenSearchSink as Settings};
 
 /// More than an answer about the largest batch has.
@@ -389,7 +390,7 @@ fn said(error: &Value) -> String {
         }
     };
     // Others see it in a terminal, and a document's content can be in it.
-    let text: String = text.chars().filter(|c| !c.is_control()).take(300).collect();
+    let text: String = text.chars().filter(|c| !steers(*c)).take(300).collect();
     format!(": {text}")
 }
 

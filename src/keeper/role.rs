@@ -16,7 +16,7 @@ use super::setup::{Leaf, bytes};
 use super::transport;
 use crate::kernel::launch::plan::{LaunchPlan, Session};
 use crate::kernel::launch::{self, Child, Method, resolve::OURS_ALONE};
-use crate::model::{Stage, StartError};
+use crate::model::{Stage, StartError, inert};
 
 /// The word that makes the binary the supervisor.
 pub const SUPERVISOR: &str = "__supervisor";
@@ -172,7 +172,7 @@ pub fn begin(name: &CStr) -> io::Result<OwnedFd> {
 
 /// One line on stderr. Dropped where it would have to wait: a stuck terminal or log must not stop the role.
 pub fn say(role: &str, line: &dyn std::fmt::Display) {
-    let text = format!("pinfold {role}: {line}\n");
+    let text = format!("pinfold {role}: {}\n", inert(&line.to_string()));
     if is_journal() { offer(&prefixed(Priority::Warning, text.as_bytes())) } else { offer(text.as_bytes()) }
 }
 
@@ -202,6 +202,16 @@ pub fn prefixed(priority: Priority, text: &[u8]) -> Vec<u8> {
     lines.flat_map(|line| [prefix.as_bytes(), line].concat()).collect()
 }
 
+/// One event of the log as one line, whatever names and reasons it repeats. An ESC that is still in there is a colour of tracing's
+/// own: those of others it has written out itself.
+#[must_use]
+pub fn one_line(event: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(event);
+    let (line, end) = text.strip_suffix('\n').map_or((&*text, ""), |line| (line, "\n"));
+    let words: Vec<_> = line.split('\u{1b}').map(inert).collect();
+    (words.join("\u{1b}") + end).into_bytes()
+}
+
 /// `text` on stderr, or nowhere: see [`say`].
 pub fn offer(text: &[u8]) {
     let stderr = io::stderr();
@@ -228,6 +238,17 @@ pub fn raise_descriptor_limit() -> io::Result<rustix::process::Rlimit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_logged_is_one_line_whatever_it_repeats() {
+        for (event, line) in [
+            ("WARN \u{1b}[2mx\u{1b}[0m\n", "WARN \u{1b}[2mx\u{1b}[0m\n"),
+            ("a\nERROR b\r\u{202e}\u{9b}c\n\n", "a\\nERROR b\\r\\u{202e}\\u{9b}c\\n\n"),
+            ("no end", "no end"),
+        ] {
+            assert_eq!(String::from_utf8(one_line(event.as_bytes())).unwrap(), line);
+        }
+    }
 
     #[test]
     fn every_line_has_its_priority_and_none_can_have_another() {

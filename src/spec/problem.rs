@@ -12,6 +12,7 @@ use std::{
 use serde::Serialize;
 
 use super::Source;
+use crate::model;
 
 /// Only so many problems are gathered: who has more of them fixes these first.
 pub(super) const MAX_PROBLEMS: usize = 100;
@@ -306,14 +307,9 @@ fn excerpt(head: &str, tail: &str) -> Excerpt {
     Excerpt { text, caret }
 }
 
-/// A terminal must not obey what a file says: control and direction characters are shown as a replacement.
+/// A terminal must not obey what a file says.
 fn printable(c: char) -> char {
-    match c {
-        '\t' => ' ',
-        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
-        c if c.is_control() => char::REPLACEMENT_CHARACTER,
-        c => c,
-    }
+    if c == '\t' { ' ' } else { model::printable(c) }
 }
 
 fn shown_name(name: &str) -> String {
@@ -367,6 +363,8 @@ mod tests {
     fn nothing_of_a_file_reaches_the_terminal_as_a_control_sequence() {
         let Excerpt { text, .. } = locate(b"key: \x1b[2Jx", 0).excerpt;
         assert!(!text.contains('\x1b'), "{text:?}");
+        let Excerpt { text, .. } = locate("key: a\u{202e}b\u{61c}c\u{9b}d".as_bytes(), 0).excerpt;
+        assert_eq!(text, "key: a\u{fffd}b\u{fffd}c\u{fffd}d");
         assert_eq!(shown("\x1b[2J"), r#""\u{1b}[2J""#);
     }
 

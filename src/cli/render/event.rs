@@ -6,7 +6,7 @@ use anstyle::{Effects, Style};
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::reader::Tone;
-use super::words::{cause_sentence, duration, inert};
+use super::words::{cause_sentence, duration, inert, inert_json};
 use crate::model::{
     BreakerState, Decision, Detail, Event, EventKind, ExitCause, KilledBy, Readiness, State, StoppingDetail, Trigger,
     Verdict, WorkerId,
@@ -74,7 +74,7 @@ impl EventLines {
                 let spec = event.worker.as_ref().and_then(|id| self.specs.get(id));
                 let sentence = match spec {
                     Some(spec) => cause_sentence(cause, *confidence, evidence, spec),
-                    None => cause.to_string(),
+                    None => inert(&cause.to_string()).into_owned(),
                 };
                 // The others have a verb of their own.
                 let sentence = match cause {
@@ -124,9 +124,8 @@ impl EventLines {
 /// # Errors
 /// None that an [`Event`] can cause: its shape is all strings and numbers.
 pub fn json_line(event: &Event) -> Result<Vec<u8>, serde_json::Error> {
-    let mut line = serde_json::to_vec(event)?;
-    line.push(b'\n');
-    Ok(line)
+    let line = serde_json::to_string(event)?;
+    Ok((inert_json(&line).into_owned() + "\n").into_bytes())
 }
 
 /// Only what no other event tells: starts, ends and restarts have their own lines.

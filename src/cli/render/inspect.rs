@@ -83,13 +83,13 @@ mod tests {
             ],
         };
         insta::assert_snapshot!(inspection(&inspected, &reader()), @r"
-        SETTING                REQUESTED           EFFECTIVE          SOURCE
-        limits.memory.max_rss  64MiB               memory.max 64 MiB  /etc/pinfold/pinfold.yaml:7
-        limits.pids.max        9                   pids.max 9         set --persist
-        limits.memory.high     -                   memory.high max    default
-        limits.cpu.weight      7                   -                  set --for 10m
-        env.TOKEN              (withheld)          -                  env, /etc/pinfold/pinfold.yaml:7
-        args                   x\u{1b}[2J\nroot#   -                  defaults, x\u{1b}[2J\nroot# :1
+        SETTING                REQUESTED                         EFFECTIVE          SOURCE
+        limits.memory.max_rss  64MiB                             memory.max 64 MiB  /etc/pinfold/pinfold.yaml:7
+        limits.pids.max        9                                 pids.max 9         set --persist
+        limits.memory.high     -                                 memory.high max    default
+        limits.cpu.weight      7                                 -                  set --for 10m
+        env.TOKEN              (withheld)                        -                  env, /etc/pinfold/pinfold.yaml:7
+        args                   x\u{1b}[2J\nroot# \u{202e}\u{9b}  -                  defaults, x\u{1b}[2J\nroot# \u{202e}\u{9b}:1
         ");
     }
 }

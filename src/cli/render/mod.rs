@@ -37,5 +37,5 @@ pub use stats::stats_table;
 pub use status::worker_status;
 pub use summary::Summary;
 pub use why::why;
-pub use words::{brief, cause_sentence, duration, inert, signal_name, size, text};
+pub use words::{brief, cause_sentence, duration, inert, inert_json, inert_lines, signal_name, size, text};
 pub use workers::{is_of_interest, worker_table};

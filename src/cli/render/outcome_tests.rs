@@ -48,7 +48,7 @@ fn what_failed_is_a_line_of_stderr_that_says_what_to_do() {
     insta::assert_snapshot!(failures(&results()), @r"
     pinfold: held: its restart breaker is open: exit restarts are used up; `pinfold start held` or `pinfold reset held` closes it, --force tries all the same
     pinfold: broken: it could not be started: exec /none: No such file or directory; see `pinfold why broken`
-    pinfold: hostile: x\u{1b}[2J\nroot#
+    pinfold: hostile: x\u{1b}[2J\nroot# \u{202e}\u{9b}
     ");
 }
 

@@ -2,14 +2,16 @@
 //! cursor, set the title, answer a query or write over another worker's line.
 //!
 //! Kept of what a worker writes: text and tabs, and the colours and styles of its lines (SGR), which begin anew
-//! behind each prefix and end before the next one. Dropped: every other escape sequence and control character. What
-//! is not UTF-8 becomes U+FFFD. A carriage return alone ends the line, so that a progress bar is a list of its
+//! behind each prefix and end before the next one. Dropped: every other escape sequence and whatever else [`steers`].
+//! What is not UTF-8 becomes U+FFFD. A carriage return alone ends the line, so that a progress bar is a list of its
 //! steps. The raw bytes are in the log files.
 
 use std::io::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use anstyle_parse::{Params, Parser, Perform};
+
+use crate::model::steers;
 
 /// The longest text of one line, in bytes; what is longer goes on in the next line, and the cut is marked by `…`.
 pub const MAX_LINE: usize = 16 * 1024;
@@ -175,8 +177,7 @@ impl Prefixer {
 impl Perform for Line {
     fn print(&mut self, c: char) {
         self.heard = true;
-        // U+0080 to U+009F are control characters too: U+009B is CSI to a terminal.
-        if !c.is_control() {
+        if !steers(c) {
             self.visible = true;
             self.text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
         }
@@ -342,12 +343,18 @@ mod tests {
         assert_eq!(lines[2], "web   | xxxxx");
     }
 
+    #[test]
+    fn what_would_turn_a_line_around_is_dropped() {
+        let text = "a\u{202e}b\u{2066}c\u{61c}d\u{2028}e\u{9b}f\n";
+        assert_eq!(through(Sgr::Keep, &[text.as_bytes()]), "web   | abcdef\n");
+    }
+
     /// Takes the sequences away that [`Prefixer`] promises to keep; anything left that a terminal obeys is a leak.
     fn leaks(out: &[u8]) -> bool {
         let text = String::from_utf8(out.to_vec()).unwrap();
         let mut rest = text.as_str();
         while let Some(at) = rest.find('\u{1b}') {
-            if rest[..at].chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+            if rest[..at].chars().any(|c| steers(c) && c != '\n' && c != '\t') {
                 return true;
             }
             let Some(sequence) = rest[at + 1..].strip_prefix('[') else { return true };
@@ -355,7 +362,7 @@ mod tests {
             let Some(after) = numbers.strip_prefix('m') else { return true };
             rest = after;
         }
-        rest.chars().any(|c| c.is_control() && c != '\n' && c != '\t')
+        rest.chars().any(|c| steers(c) && c != '\n' && c != '\t')
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use crate::model::{
 };
 
 /// What a hostile text would do to a terminal.
-pub(super) const HOSTILE: &str = "x\u{1b}[2J\nroot# ";
+pub(super) const HOSTILE: &str = "x\u{1b}[2J\nroot# \u{202e}\u{9b}";
 
 pub(in crate::cli) fn reader() -> Reader {
     Reader { width: None, colour: false, zone: TimeZone::UTC, now: "2026-11-20T12:00:00Z".parse().unwrap() }

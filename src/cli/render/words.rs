@@ -1,9 +1,9 @@
 //! Sentences and quantities, as a person reads them.
 
-use std::{borrow::Cow, fmt::Write, time::Duration};
+use std::{fmt::Write, time::Duration};
 
 use crate::model::{AboveReading, Confidence, Evidence, ExitCause, ExitStatus, KilledBy, OomScope, UnknownWhy};
-pub use crate::model::{duration, size};
+pub use crate::model::{duration, inert, inert_json, size};
 use crate::spec::types::Spec;
 
 /// Why a run ended, in one sentence without a full stop. `spec` is what it ran with: its limits and stop settings name
@@ -139,18 +139,10 @@ pub fn signal_name(signal: i32) -> String {
     ExitCause::Signaled { signal, core: false }.to_string()
 }
 
-/// Text from outside (a file's name, a worker's argument) that cannot steer a terminal or forge a line: every control
-/// character is written as `\n`, `\u{1b}`, ….
+/// A text of lines that are our own making, each with its end, and nothing else in it that would steer a terminal.
 #[must_use]
-pub fn inert(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let mut safe = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if c.is_control() { safe.extend(c.escape_default()) } else { safe.push(c) }
-    }
-    Cow::Owned(safe)
+pub fn inert_lines(lines: &str) -> String {
+    text(lines.lines().map(|line| inert(line).into_owned()))
 }
 
 #[cfg(test)]

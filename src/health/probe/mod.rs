@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use super::task::Prober;
 use crate::kernel::auxiliary::Auxiliary;
-use crate::model::{ProbeKind, WorkerId};
+use crate::model::{ProbeKind, WorkerId, printable};
 use crate::spec::types::{Probe, ProbeAction, Spec};
 
 /// The longest `observed`, in bytes.
@@ -66,8 +66,8 @@ impl Outcome {
     }
 }
 
-/// Text from outside on one line that cannot steer a terminal: white space is one space, control and direction
-/// characters are replaced, and what is too long is cut.
+/// Text from outside on one line that cannot steer a terminal: white space is one space, what else would is replaced, and what is
+/// too long is cut.
 fn inert(text: &str) -> String {
     const CUT: char = '…';
     let mut safe = String::new();
@@ -82,14 +82,6 @@ fn inert(text: &str) -> String {
         }
     }
     safe
-}
-
-fn printable(c: char) -> char {
-    match c {
-        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
-        c if c.is_control() => char::REPLACEMENT_CHARACTER,
-        c => c,
-    }
 }
 
 /// `1s`, `500ms`.
@@ -158,7 +150,7 @@ mod tests {
     #[test]
     fn what_was_seen_is_one_short_line_that_steers_nothing() {
         assert_eq!(inert("  a\r\n\tb\u{0b}c  "), "a b c");
-        assert_eq!(inert("\u{1b}[2Jx\u{202e}y\0"), "\u{fffd}[2Jx\u{fffd}y\u{fffd}");
+        assert_eq!(inert("\u{1b}[2Jx\u{202e}y\u{61c}\0"), "\u{fffd}[2Jx\u{fffd}y\u{fffd}\u{fffd}");
         assert_eq!(inert(""), "");
         for unit in ["x", "é", "€", "🦀", "x ", "\u{1b}"] {
             for count in 60..300 {

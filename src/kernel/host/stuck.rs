@@ -2,6 +2,8 @@
 
 use procfs::process::{Process, Stat};
 
+use crate::model::steers;
+
 /// So many are named.
 const NAMED: usize = 4;
 
@@ -30,7 +32,7 @@ fn one(pid: i32) -> Option<String> {
     let (thread, stat) =
         threads(&process).find(|(_, stat)| stat.state == 'D').or_else(|| Some((pid, process.stat().ok()?)))?;
     // What it calls itself can be anything.
-    let name: String = stat.comm.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let name: String = stat.comm.chars().map(|c| if steers(c) { '?' } else { c }).collect();
     let place = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/wchan")).ok();
     // proc_pid_wchan(5): 0 where it does not wait, or where it may not be told.
     let place = place.filter(|place| !place.is_empty() && place != "0");
