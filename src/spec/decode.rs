@@ -213,7 +213,7 @@ impl<'a> Cx<'a> {
                 self.report.add(at, "nothing is given", format!("write {like}, or remove the key"));
                 return;
             }
-            Value::Scalar { text, .. } => format!("{} is not {what}", shown(text)),
+            Value::Scalar { text, .. } => format!("{} is not {what}", at.shown(text)),
         };
         self.report.add(at, message, format!("write {like}"));
     }
@@ -265,7 +265,7 @@ pub(super) fn from_word<T: FromWord>(word: &Word<'_>, at: &Place, cx: &mut Cx<'_
         Ok(value) => Some(value),
         Err(wrong) => {
             let fix = wrong.fix.unwrap_or_else(|| format!("write {}", T::LIKE).into());
-            cx.report.add(at, format!("{} {}", shown(&word.text), wrong.is), fix);
+            cx.report.add(at, format!("{} {}", at.shown(&word.text), wrong.is), fix);
             None
         }
     }

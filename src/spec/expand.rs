@@ -61,6 +61,9 @@ fn value_of(inside: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Str
     };
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.bytes().all(word) {
+        // What is behind a name may be its default, and that a secret.
+        let cut = inside.find(|c: char| !c.is_ascii() || !word(c as u8)).filter(|cut| *cut > 0);
+        let inside = cut.map_or(inside.into(), |cut| format!("{}…", &inside[..cut]));
         return Err(Unexpandable {
             message: format!("{} is not a variable", super::problem::shown(&format!("${{{inside}}}"))),
             fix: "write ${NAME} or ${NAME:-default}, or $${ for a literal ${".into(),

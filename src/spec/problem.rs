@@ -4,6 +4,7 @@
 //! place is a byte of a file plus the key path that leads there; the text of the line is cut out here, once.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     fmt::{self, Write as _},
     rc::Rc,
@@ -129,6 +130,18 @@ impl Path {
         Self(Some(Rc::new((self.clone(), Step::Index(index)))))
     }
 
+    fn leads_through(&self, wanted: &str) -> bool {
+        self.last() == Some(wanted) || self.0.as_ref().is_some_and(|link| link.0.leads_through(wanted))
+    }
+
+    /// The key that it ends with, where it ends with one.
+    fn last(&self) -> Option<&str> {
+        match &self.0.as_ref()?.1 {
+            Step::Key(key) => Some(key),
+            Step::Index(_) => None,
+        }
+    }
+
     /// The first key.
     fn root(&self) -> Option<&str> {
         let mut path = self;
@@ -178,6 +191,14 @@ impl Place {
     /// Whether the value was written under `defaults`, so that a worker has it without having asked for it.
     pub(super) fn inherited(&self) -> bool {
         self.path.root() == Some("defaults")
+    }
+
+    /// `text`, which stands here, for a message: in quotes, unless it may be a secret. Problems are told to more people than may read
+    /// the file, and are logged.
+    pub(super) fn shown(&self, text: &str) -> Cow<'static, str> {
+        let path = &self.path;
+        let secret = path.leads_through("env") || path.leads_through("http_headers") && path.last() != Some("name");
+        if secret { "what is written here".into() } else { shown(text).into() }
     }
 }
 

@@ -74,7 +74,7 @@ impl Env {
             return None;
         };
         let Some((name, value)) = text.split_once('=') else {
-            cx.report.add(at, format!("{} has no =", shown(text)), format!("write {like}"));
+            cx.report.add(at, format!("{} has no =", at.shown(text)), format!("write {like}"));
             return None;
         };
         if !check_name(name, at, cx) {
