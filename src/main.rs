@@ -16,7 +16,7 @@ use pinfold::{
         govern, logs, look, man,
         paths::{self, Who},
         reexec as cli_reexec,
-        render::Reader,
+        render::{Reader, Sgr},
         run,
         said::Said,
         schema,
@@ -215,8 +215,9 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
         Command::Why(args) => say(&look::why(args, &to_supervisor()?, &reader())?),
         Command::Logs(args) => {
             let state = paths::resolve(&globals, &[], &who).ok().map(|paths| paths.state);
-            // As it was written: what a worker prints is its own.
-            logs::logs(args, &to_supervisor()?, state.as_deref(), &mut io::stdout().lock())
+            let sgr = if reader().colour { Sgr::Keep } else { Sgr::Drop };
+            let terminal = io::IsTerminal::is_terminal(&io::stdout()).then_some(sgr);
+            logs::logs(args, &to_supervisor()?, state.as_deref(), terminal, &mut io::stdout().lock())
         }
         Command::Start(args) => say(&ask(&Verb::Start, &args.whom, args.output, &to_supervisor()?)?),
         Command::Stop(args) => say(&ask(&Verb::Stop, &args.whom, args.output, &to_supervisor()?)?),

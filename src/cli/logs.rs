@@ -1,26 +1,42 @@
 //! `logs`: a worker's output, passed on as it comes.
 
-use std::{io, path::Path};
+use std::{borrow::Cow, io, path::Path};
 
 use super::args::{Logs, Output};
 use super::client::{Client, encoded};
 use super::exit::{Exit, Failure};
+use super::render::{Prefixer, Sgr, inert_json};
 
 /// `pinfold logs`, to `out`. `state` is where the output is kept, where that is known: what a supervisor that does not run
-/// cannot tell is there to be read.
+/// cannot tell is there to be read. `terminal` says that `out` is one, and what becomes of colours there.
 ///
 /// # Errors
 /// [`Failure`].
-pub fn logs(args: &Logs, client: &Client, state: Option<&Path>, out: &mut dyn io::Write) -> Result<Exit, Failure> {
+pub fn logs(
+    args: &Logs,
+    client: &Client,
+    state: Option<&Path>,
+    terminal: Option<Sgr>,
+    out: &mut dyn io::Write,
+) -> Result<Exit, Failure> {
+    let mut way = match (args.output.output, terminal) {
+        (Output::Json, _) => Way::Json(Vec::new()),
+        (Output::Text, Some(sgr)) => Way::Terminal(Box::new(Prefixer::bare(sgr))),
+        (Output::Text, None) => Way::AsItIs,
+    };
     let mut gone = false;
-    let passed = client.stream(&path(args), &mut |bytes| match out.write_all(bytes).and_then(|()| out.flush()) {
+    let mut write = |bytes: &[u8]| match out.write_all(bytes).and_then(|()| out.flush()) {
         // Whoever reads has read enough, as head(1) does.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
             gone = true;
             Err(e)
         }
         written => written,
-    });
+    };
+    let passed = client.stream(&path(args), &mut |bytes| write(&way.pass(bytes)));
+    // What was left without an end is shown, too, whatever has ended it.
+    let left = write(&way.finish());
+    let passed = passed.and_then(|()| left.map_err(|e| Failure::failed("cannot print", e)));
     match passed {
         Err(_) if gone => Ok(Exit::Ok),
         Err(Failure::Unreachable(sentence)) => Err(Failure::Unreachable(match kept(args, state) {
@@ -29,6 +45,51 @@ pub fn logs(args: &Logs, client: &Client, state: Option<&Path>, out: &mut dyn io
         })),
         passed => passed.map(|()| Exit::Ok),
     }
+}
+
+/// How it is passed on.
+enum Way {
+    /// To a file or a program: what a worker prints is its own.
+    AsItIs,
+    /// To a terminal, which it must not steer.
+    Terminal(Box<Prefixer>),
+    /// Lines of JSON; what has come of the next one.
+    Json(Vec<u8>),
+}
+
+impl Way {
+    fn pass<'b>(&mut self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
+        match self {
+            Self::AsItIs => bytes.into(),
+            Self::Terminal(lines) => {
+                let mut shown = Vec::new();
+                lines.push(bytes, &mut shown);
+                shown.into()
+            }
+            Self::Json(next) => {
+                next.extend_from_slice(bytes);
+                let end = next.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+                let rest = next.split_off(end);
+                json(&std::mem::replace(next, rest)).into()
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Vec<u8> {
+        match self {
+            Self::AsItIs => Vec::new(),
+            Self::Terminal(lines) => {
+                let mut shown = Vec::new();
+                lines.finish(&mut shown);
+                shown
+            }
+            Self::Json(next) => json(next),
+        }
+    }
+}
+
+fn json(lines: &[u8]) -> Vec<u8> {
+    inert_json(&String::from_utf8_lossy(lines)).into_owned().into_bytes()
 }
 
 fn kept(args: &Logs, state: Option<&Path>) -> Option<String> {
@@ -65,6 +126,30 @@ mod tests {
             Command::Logs(args) => path(&args),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn what_a_worker_wrote_steers_no_terminal_and_is_otherwise_as_it_was() {
+        let written = "a\u{1b}]0;x\u{7}\u{202e}b\n\u{1b}[31mred\u{1b}[0m\nend".as_bytes();
+        let through = |mut way: Way| {
+            let cut: Vec<u8> = written.chunks(3).flat_map(|bytes| way.pass(bytes).into_owned()).collect();
+            String::from_utf8([cut, way.finish()].concat()).unwrap()
+        };
+        assert_eq!(through(Way::AsItIs).as_bytes(), written);
+        assert_eq!(through(Way::Terminal(Box::new(Prefixer::bare(Sgr::Drop)))), "ab\nred\nend\n");
+        let coloured = through(Way::Terminal(Box::new(Prefixer::bare(Sgr::Keep))));
+        assert!(coloured.contains("\u{1b}[31mred\u{1b}[0m\n") && !coloured.contains(']'), "{coloured:?}");
+    }
+
+    #[test]
+    fn lines_of_json_mean_the_same_wherever_they_are_cut() {
+        let line = |text: &str| serde_json::json!({ "line": text }).to_string() + "\n";
+        let written = line("\u{9b}2J\u{202e}é") + &line("b");
+        let mut way = Way::Json(Vec::new());
+        let passed: Vec<u8> = written.as_bytes().chunks(1).flat_map(|bytes| way.pass(bytes).into_owned()).collect();
+        assert_eq!(way.finish(), b"");
+        let passed = String::from_utf8(passed).unwrap();
+        assert_eq!(passed, written.replace('\u{9b}', "\\u009b").replace('\u{202e}', "\\u202e"));
     }
 
     #[test]

@@ -85,6 +85,16 @@ impl Prefixer {
             Sgr::Keep => format!("{style}{name:<width$} |{style:#} "),
             Sgr::Drop => format!("{name:<width$} | "),
         };
+        Self::behind(prefix, sgr)
+    }
+
+    /// Output behind no name, where there is one worker only.
+    #[must_use]
+    pub fn bare(sgr: Sgr) -> Self {
+        Self::behind(String::new(), sgr)
+    }
+
+    fn behind(prefix: String, sgr: Sgr) -> Self {
         Self {
             prefix: prefix.into_bytes(),
             parser: Parser::default(),
