@@ -214,6 +214,10 @@ pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
     let mut sum = Duration::ZERO;
     // One at a time: the sum of several that together are as long as can be counted has humantime panic.
     for span in spans(text) {
+        // humantime has a 0 alone, which is no part of more.
+        if span == "0" {
+            return Err(Wrong::is("is not a duration"));
+        }
         let length = humantime::parse_duration(span).map_err(|error| match error {
             humantime::DurationError::NumberOverflow => {
                 Wrong::is("is too long, or finer than a nanosecond").fix("write at most 3650d, in whole nanoseconds")
@@ -400,6 +404,8 @@ mod tests {
             "-1s",
             "s",
             "1 potato",
+            "1m0",
+            "0s0",
             "99999999999999999999s",
             "18446744073709551615s1000ms",
             "1s18446744073709551615s",
