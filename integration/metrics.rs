@@ -11,7 +11,6 @@ mod terminal;
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write,
     os::unix::net::UnixStream,
     path::Path,
     process::{Command, Stdio},
@@ -21,8 +20,9 @@ use pinfold::model::{ExitCause, State};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::{
-    Case, ELSEWHERE,
+    Case,
     door::{series, text},
+    judge::{asks, openmetrics_takes, promtool_takes},
     run::finish,
     up::Up,
     wait_until, worker,
@@ -36,24 +36,6 @@ const SECRET: &str = "hunter2-is-no-label";
 /// What `/metrics` answers.
 fn scrape(case: &Case, accept: &str) -> String {
     text(&case.socket(), "/metrics", accept)
-}
-
-/// Gives `input` to a program that judges it; what it has to say.
-fn judge(program: &mut Command, input: &str) -> (bool, String) {
-    program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = program.spawn().unwrap_or_else(|e| panic!("{program:?}: {e}; {ELSEWHERE}"));
-    let mut to = child.stdin.take().unwrap();
-    // One that has seen enough hangs up.
-    to.write_all(input.as_bytes()).unwrap_or_default();
-    drop(to);
-    let output = child.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    (output.status.success(), said)
-}
-
-fn promtool_takes(text: &str) {
-    let (fine, said) = judge(Command::new("promtool").args(["check", "metrics"]), text);
-    assert!(fine && said.is_empty(), "{said}\n{text}");
 }
 
 fn fleet(case: &Case) -> String {
@@ -121,12 +103,7 @@ fn openmetrics_is_what_its_parser_takes_and_says_the_same() {
     let case = Case::new();
     let mut up = up(&case);
     let (text, open) = (scrape(&case, "text/plain"), scrape(&case, OPENMETRICS));
-    assert!(open.ends_with("\n# EOF\n"), "{open}");
-    let python = "import sys\nfrom prometheus_client.openmetrics.parser import text_string_to_metric_families as read\n\
-                  print(sum(len(f.samples) for f in read(sys.stdin.read())))";
-    let (fine, said) = judge(Command::new("python3").args(["-c", python]).env("PYTHONIOENCODING", "utf-8"), &open);
-    assert!(fine, "{said}\n{ELSEWHERE}");
-    assert_eq!(said.trim().parse::<usize>().unwrap(), series(&text).len(), "as many series as the other format has");
+    assert_eq!(openmetrics_takes(&open), series(&text).len(), "as many series as the other format has");
     up.stop();
 }
 
@@ -197,7 +174,7 @@ fn another_supervisor_counts_anew_and_says_that_it_is_another() {
 fn the_alert_rules_are_taken_and_do_what_their_tests_say() {
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lib/package");
     for (checked, file) in [("check", "alerts.yml"), ("test", "alerts_test.yml")] {
-        let (fine, said) = judge(Command::new("promtool").args([checked, "rules", file]).current_dir(&rules), "");
+        let (fine, said) = asks(Command::new("promtool").args([checked, "rules", file]).current_dir(&rules), "");
         assert!(fine && said.contains("SUCCESS"), "{said}");
     }
 }

@@ -6,6 +6,7 @@
 //! - [`run`]: one `pinfold run` to its end.
 //! - [`disk`]: disks that are full.
 //! - [`door`]: the control socket, spoken to without the product.
+//! - [`judge`]: what an output may be.
 //! - [`tree`], [`process`]: what the kernel says.
 //! - [`sight`]: all that the kernel says of a case, read once.
 //! - [`evidence`], [`truth`]: its two judges, whether all that the kernel says of a case fits together, after one order and under load.
@@ -18,6 +19,7 @@
 pub(crate) mod disk;
 pub(crate) mod door;
 pub(crate) mod evidence;
+pub(crate) mod judge;
 pub(crate) mod process;
 pub(crate) mod run;
 pub(crate) mod sight;
