@@ -16,6 +16,16 @@ pub struct Said {
     pub exit: Exit,
 }
 
+/// A line of JSON for each of `values`.
+///
+/// # Errors
+/// [`Failure`], where one cannot be written as JSON.
+pub fn lines(values: &[impl Serialize]) -> Result<String, Failure> {
+    let line = |value| serde_json::to_string(value).map(|text| inert_json(&text).into_owned() + "\n");
+    let text: Result<String, _> = values.iter().map(line).collect();
+    text.map_err(|e| Failure::failed("cannot write the answer", e))
+}
+
 /// A JSON document for stdout, its end included.
 ///
 /// # Errors

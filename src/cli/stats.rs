@@ -12,6 +12,7 @@ use super::args::{Format, Stats};
 use super::client::{Client, encoded};
 use super::exit::{Exit, Failure};
 use super::render::{self, Reader};
+use super::said;
 use crate::api::wire::{Usage, Worker, Workers};
 use crate::model::{State, WorkerId};
 
@@ -145,7 +146,7 @@ pub fn stats(
     loop {
         let lines = look()?;
         let text = match (format, screen) {
-            (Format::Json, _) => json(&lines)?,
+            (Format::Json, _) => said::lines(&lines)?,
             (Format::Table, Screen::Lines(height)) if !once => frame(&render::stats_table(&lines, reader), height),
             (Format::Table, _) => render::stats_table(&lines, reader),
         };
@@ -166,12 +167,6 @@ fn wait() -> Result<(), Failure> {
     // Made inside: a sleep knows its runtime from its birth.
     runtime.block_on(async { tokio::time::sleep(BETWEEN).await });
     Ok(())
-}
-
-fn json(lines: &[Line]) -> Result<String, Failure> {
-    let line = |line| serde_json::to_string(line).map(|text| render::inert_json(&text).into_owned() + "\n");
-    let text: Result<String, _> = lines.iter().map(line).collect();
-    text.map_err(|e| Failure::failed("cannot write what was answered", e))
 }
 
 /// `table` in the place of the one before: from the upper left corner (CUP), each line up to its end (EL), and nothing
@@ -248,7 +243,7 @@ mod tests {
         let rates = Rates { cpu_percent: Some(1.5), ..Rates::default() };
         let line = Line { worker: WorkerId::new("a").unwrap(), run: 2, usage, rates };
         assert_eq!(
-            json(&[line]).unwrap(),
+            said::lines(&[line]).unwrap(),
             "{\"worker\":\"a\",\"run\":2,\"memory_bytes\":4096,\"at_usec\":7,\"cpu_percent\":1.5}\n"
         );
     }

@@ -14,6 +14,7 @@ use super::args::{Format, Ps};
 use super::client::{Client, encoded};
 use super::exit::{Exit, Failure};
 use super::render::{self, Reader};
+use super::said;
 use super::stats::{Screen, frame};
 use crate::api::wire::{Worker, Workers};
 use crate::model::WorkerId;
@@ -101,11 +102,7 @@ fn rows(workers: &[Worker], format: Format, first: bool, reader: &Reader) -> Res
             let header = table.find('\n').map_or(0, |end| end + 1);
             Ok(if first { table } else { table[header..].to_owned() })
         }
-        Format::Json => {
-            let line = |worker| serde_json::to_string(worker).map(|text| text + "\n");
-            let text: Result<String, _> = workers.iter().map(line).collect();
-            text.map_err(|e| Failure::failed("cannot write what was answered", e))
-        }
+        Format::Json => said::lines(workers),
     }
 }
 
