@@ -141,7 +141,7 @@ pub fn stats(
     if once {
         // One look knows no rate.
         look()?;
-        wait()?;
+        wait(BETWEEN)?;
     }
     loop {
         let lines = look()?;
@@ -152,7 +152,7 @@ pub fn stats(
         };
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Ok(()) if once => return Ok(Exit::Ok),
-            Ok(()) => wait()?,
+            Ok(()) => wait(BETWEEN)?,
             // Whoever reads has read enough, as head(1) does.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Ok),
             Err(e) => return Err(Failure::failed("cannot print", e)),
@@ -160,12 +160,12 @@ pub fn stats(
     }
 }
 
-/// Until the next look.
-fn wait() -> Result<(), Failure> {
+/// Until the next look, `time` from now.
+pub(super) fn wait(time: Duration) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.map_err(|e| Failure::failed("cannot wait", e))?;
     // Made inside: a sleep knows its runtime from its birth.
-    runtime.block_on(async { tokio::time::sleep(BETWEEN).await });
+    runtime.block_on(async { tokio::time::sleep(time).await });
     Ok(())
 }
 

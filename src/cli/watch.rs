@@ -15,7 +15,7 @@ use super::client::{Client, encoded};
 use super::exit::{Exit, Failure};
 use super::render::{self, Reader};
 use super::said;
-use super::stats::{Screen, frame};
+use super::stats::{Screen, frame, wait};
 use crate::api::wire::{Worker, Workers};
 use crate::model::WorkerId;
 
@@ -78,7 +78,7 @@ pub fn ps(args: &Ps, client: &Client, reader: &Reader, screen: Screen, out: &mut
             None => rows(&told.news(workers, args.all), format, first, reader)?,
         };
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Ok(()) => std::thread::sleep(BREATH),
+            Ok(()) => wait(BREATH)?,
             // Whoever reads has read enough, as head(1) does.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Ok),
             Err(e) => return Err(Failure::failed("cannot print", e)),

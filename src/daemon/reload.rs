@@ -235,9 +235,10 @@ impl Inner {
         let slices: HashMap<&SliceName, &Slice> = config.slices.iter().map(|slice| (&slice.name, slice)).collect();
         let mut carried = Vec::with_capacity(plan.steps.len());
         for step in plan.steps {
-            let done = match self.manager.makes_way() {
-                true => Err(String::new()),
-                false => self.perform(&step, &config, &wanted, &slices).await,
+            let done = if self.manager.makes_way() {
+                Err(String::new())
+            } else {
+                self.perform(&step, &config, &wanted, &slices).await
             };
             let (outcome, error) = match done {
                 Ok(()) => (Word::Done, None),
