@@ -47,13 +47,18 @@ impl Door {
 
     /// One question on a connection of its own; `None` where nobody listens, or nobody who lives to answer.
     pub(crate) fn ask_whoever_is_there(socket: &Path, path: &str) -> Option<Answer> {
+        Self::tell_whoever_is_there(socket, Method::GET, path, Vec::new())
+    }
+
+    /// The same with a method and a body.
+    pub(crate) fn tell_whoever_is_there(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> Option<Answer> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let asked = async {
             let stream = UnixStream::connect(socket).await.ok()?;
             let (mut sender, connection) = handshake(TokioIo::new(stream)).await.ok()?;
             tokio::spawn(async move { drop(connection.await) });
-            let request = Request::builder().uri(path).header("host", "pinfold");
-            let request = request.body(Full::new(Bytes::new())).unwrap();
+            let request = Request::builder().method(method).uri(path).header("host", "pinfold");
+            let request = request.body(Full::new(Bytes::from(body))).unwrap();
             let (head, body) = sender.send_request(request).await.ok()?.into_parts();
             Some((head.status.as_u16(), body.collect().await.ok()?.to_bytes()))
         };
@@ -71,6 +76,10 @@ impl Door {
 
     pub(crate) fn post(&mut self, path: &str, body: &Value) -> Answer {
         self.ask(Method::POST, path, serde_json::to_vec(body).unwrap())
+    }
+
+    pub(crate) fn delete(&mut self, path: &str) -> Answer {
+        self.ask(Method::DELETE, path, Vec::new())
     }
 
     fn ask(&mut self, method: Method, path: &str, body: Vec<u8>) -> Answer {

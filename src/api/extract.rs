@@ -19,6 +19,9 @@ pub const MAX_BODY: usize = 1 << 20;
 /// A length of time that is waited.
 pub(super) const WAIT: &str = "^(0|[0-9]{1,3}ms|[0-9]{1,2}s|[0-9]m)$";
 
+/// A length of time, as far as a regular expression can tell.
+pub(super) const DURATION: &str = "^(0|([0-9]{1,4}(ms|s|m|h))+)$";
+
 /// A length of time, or a moment as RFC 3339 writes it, as far as a regular expression can tell.
 pub(super) const TIME: &str = "^(0|([0-9]{1,4}(ms|s|m|h))+|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z)$";
 

@@ -123,7 +123,7 @@ impl Api {
     }
 
     /// Members as they are now; what they use may have been read for another list just before, where they are `listed`.
-    async fn tell(&self, members: &[Arc<Member>], look: Look, listed: bool) -> Vec<Worker> {
+    pub(super) async fn tell(&self, members: &[Arc<Member>], look: Look, listed: bool) -> Vec<Worker> {
         let now = self.moment();
         let mut told: Vec<Worker> = members.iter().map(|member| tell(member, &now)).collect();
         if look != Look::False {

@@ -12,6 +12,7 @@
 //!  routes, list  what they do ── extract  what a request brings ── wait  for something new
 //!  events  the stream ── filter  who wants which of it
 //!  logs    a worker's output, on a thread for each reader ── patience  how long a reader may take
+//!  register  workers that are made over the socket
 //!  govern  who changes what is configured ── reexec, shutdown  the supervisor's own end
 //!  metrics what a monitoring system reads
 //!  wire    every shape ── problem  every error ── moment  every date ── usage  what running workers use
@@ -37,6 +38,7 @@ mod patience;
 mod peer;
 mod problem;
 mod reexec;
+mod register;
 mod routes;
 mod serve;
 mod shutdown;
@@ -47,11 +49,12 @@ mod wait;
 pub mod wire;
 
 pub use extract::MAX_BODY;
-pub use govern::{Answering, Governor, Outcomes};
+pub use govern::{Answering, Governor, Made, Outcomes};
 pub use moment::Moment;
 pub use openapi::json as openapi;
 pub use peer::{Peer, Role};
 pub use reexec::{Upgrades, Wish};
+pub use register::Patience;
 pub use routes::{Api, Told};
 pub use serve::{Bounds, Server};
 pub use shutdown::Shutdowns;

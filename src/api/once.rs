@@ -10,7 +10,10 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     extract::Request,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{CONTENT_TYPE, LOCATION},
+    },
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -36,6 +39,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 struct Answer {
     status: StatusCode,
     media_type: Option<HeaderValue>,
+    location: Option<HeaderValue>,
     body: Bytes,
 }
 
@@ -158,7 +162,8 @@ impl Answer {
         let (parts, body) = response.into_parts();
         // What answers a mutation is whole in memory, and cannot break off.
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        Self { status: parts.status, media_type: parts.headers.get(CONTENT_TYPE).cloned(), body }
+        let header = |name: HeaderName| parts.headers.get(name).cloned();
+        Self { status: parts.status, media_type: header(CONTENT_TYPE), location: header(LOCATION), body }
     }
 }
 
@@ -169,6 +174,9 @@ impl IntoResponse for Answer {
             Some(media_type) => response.headers_mut().insert(CONTENT_TYPE, media_type),
             None => response.headers_mut().remove(CONTENT_TYPE),
         };
+        if let Some(location) = self.location {
+            response.headers_mut().insert(LOCATION, location);
+        }
         response
     }
 }

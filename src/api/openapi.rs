@@ -218,7 +218,14 @@ fn responses(route: &Route, told: &mut SchemaGenerator) -> Value {
             .insert((*media_type).to_owned(), schema.map_or_else(|| json!({}), |schema| json!({ "schema": schema })));
     }
     let mut responses = Map::new();
-    responses.insert("200".to_owned(), json!({ "description": "It is answered.", "content": content }));
+    if route.creates {
+        let says = "Where what was made is told of.";
+        let location = json!({ "Location": { "description": says, "schema": { "type": "string" } } });
+        let made = json!({ "description": "It is made.", "headers": location, "content": content });
+        responses.insert("201".to_owned(), made);
+    } else {
+        responses.insert("200".to_owned(), json!({ "description": "It is answered.", "content": content }));
+    }
     let mut by_status: BTreeMap<u16, Vec<String>> = BTreeMap::new();
     for code in codes(route) {
         let words = by_status.entry(code.status()).or_default();

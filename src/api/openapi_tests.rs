@@ -146,7 +146,7 @@ async fn every_role_may_what_the_table_says_and_nobody_else_anything_that_change
     let ours = 1000;
     // Whose the door is decides what a uid may: root and our own are admins, every other uid that the group lets in is not.
     let peers = [(0, Role::Admin), (ours, Role::Admin), (1001, Role::Operator), (65534, Role::Operator)];
-    let mut admins_alone = Vec::new();
+    let mut admins_alone = BTreeSet::new();
     for route in routes() {
         let path = concrete(route.path);
         for (uid, role) in peers {
@@ -166,13 +166,14 @@ async fn every_role_may_what_the_table_says_and_nobody_else_anything_that_change
             assert!(status == 403 || unnamed, "nobody {} {path}: {status}", route.method);
         }
         if route.role == Role::Admin {
-            admins_alone.push(route.path);
+            admins_alone.insert(format!("{} {}", route.method, route.path));
         }
     }
     // A route that is added to these is a promise that is broken to whoever is in the group.
-    assert_eq!(admins_alone, ["/v1/reexec", "/v1/shutdown"]);
-    let roles = operations().into_iter().filter(|(_, _, op)| op["x-role"] == "admin").map(|(path, ..)| path);
-    assert_eq!(roles.collect::<Vec<_>>(), admins_alone);
+    let expected = ["DELETE /v1/workers/{name}", "POST /v1/reexec", "POST /v1/shutdown", "POST /v1/workers"];
+    assert_eq!(admins_alone, expected.map(str::to_owned).into());
+    let roles = operations().into_iter().filter(|(_, _, op)| op["x-role"] == "admin");
+    assert_eq!(roles.map(|(path, method, _)| format!("{method} {path}")).collect::<BTreeSet<_>>(), admins_alone);
 }
 
 #[tokio::test(start_paused = true)]

@@ -379,7 +379,7 @@ impl Verb {
 }
 
 impl Api {
-    fn governor(&self) -> Result<&dyn Governor, Problem> {
+    pub(super) fn governor(&self) -> Result<&dyn Governor, Problem> {
         let none = || Problem::new(Code::Failed, "what is configured cannot be changed here");
         self.governor.as_deref().ok_or_else(none)
     }

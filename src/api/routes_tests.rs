@@ -32,6 +32,7 @@ impl Meter for Echo {
 
 pub(in crate::api) struct Door {
     bench: Bench,
+    api: Api,
     router: Router,
     manager: Manager,
     store: watch::Sender<store::Health>,
@@ -53,7 +54,16 @@ impl Door {
         let (store, health) = watch::channel(store::Health::Ok { made_anew: None });
         let api =
             Api::new(manager.clone(), Arc::new(Echo), bench.shared.clock, "/logs".into(), health, runs.clone(), told());
-        Self { router: api.router(), bench, manager, store, runs }
+        Self { router: api.clone().router(), api, bench, manager, store, runs }
+    }
+
+    pub(in crate::api) fn governed(self, governor: Arc<dyn Governor>) -> Self {
+        let api = self.api.governed_by(governor);
+        Self { router: api.clone().router(), api, ..self }
+    }
+
+    pub(in crate::api) fn manager(&self) -> Manager {
+        self.manager.clone()
     }
 
     async fn send(&self, request: Request<HttpBody>) -> (StatusCode, String, Value) {
@@ -392,7 +402,7 @@ async fn other_paths_and_methods_are_problems_too() {
         assert_eq!(code(&door.get(path).await), (404, "not_found"), "{path}");
     }
     assert_eq!(code(&door.get("/v1/workers/a/start").await), (405, "method_not_allowed"));
-    assert_eq!(code(&door.post("/v1/workers", json!({})).await), (405, "method_not_allowed"));
+    assert_eq!(code(&door.post("/v1/history", json!({})).await), (405, "method_not_allowed"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,11 +18,12 @@ use super::metrics::metrics;
 use super::openapi::document;
 use super::peer::Role;
 use super::reexec::reexec;
+use super::register::{Settling, deregister, register};
 use super::routes::{self as at, Api};
 use super::shutdown::shutdown;
 use super::wire::{
-    Ask, Code, EventLine, Health, History, Inspection, Instances, LogLine, Plan, Reexec, Reloaded, Results, SetLimits,
-    Shutdown, Why,
+    Ask, Code, Declaration, EventLine, Health, History, Inspection, Instances, LogLine, Plan, Reexec, Reloaded,
+    Results, SetLimits, Shutdown, Why,
 };
 use super::wire::{Worker, Workers};
 
@@ -46,10 +47,23 @@ pub(super) fn routes() -> Vec<Route> {
             .query::<list::List>()
             .gives::<Workers>()
             .may(&[Code::NotFound, Code::TooManyConnections]),
+        post("/v1/workers", register, "Have one more worker, which no file declares")
+            .only(Role::Admin)
+            .query::<Settling>()
+            .takes::<Declaration>()
+            .needs(&["id"])
+            .creates::<Workers>()
+            .may(GOVERNED),
         get("/v1/workers/{name}", one, "One worker as it is now")
             .query::<list::One>()
             .gives::<Worker>()
             .may(&[Code::NotFound, Code::TooManyConnections]),
+        delete("/v1/workers/{name}", deregister, "Stop a worker that was registered, and have it no longer")
+            .only(Role::Admin)
+            .query::<Settling>()
+            .gives::<Results>()
+            .may(ASKED)
+            .may(&[Code::Declared]),
         get("/v1/workers/{name}/why", at::why, "Why a worker ended last, and what was decided")
             .gives::<Why>()
             .may(&[Code::NotFound]),
@@ -144,6 +158,8 @@ pub(super) struct Route {
     pub(super) lacks: &'static [&'static str],
     /// What of it must be there.
     pub(super) needs: &'static [&'static str],
+    /// Whether it answers that something was made, and where it is.
+    pub(super) creates: bool,
     /// What it answers: a media type, and the shape of the whole, or of each of a stream's lines.
     pub(super) answers: Vec<(&'static str, Option<Shape>)>,
     /// What it may answer instead, beside what every route may.
@@ -172,6 +188,10 @@ fn patch<H: Handler<T, Api>, T: 'static>(path: &'static str, handler: H, says: &
     Route::new(Method::PATCH, MethodFilter::PATCH, path, handler, says)
 }
 
+fn delete<H: Handler<T, Api>, T: 'static>(path: &'static str, handler: H, says: &'static str) -> Route {
+    Route::new(Method::DELETE, MethodFilter::DELETE, path, handler, says)
+}
+
 fn shape<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
     schemas.subschema_for::<T>()
 }
@@ -187,7 +207,8 @@ impl Route {
         let (query, headers, body, answers, codes) = (None, Vec::new(), None, Vec::new(), Vec::new());
         let (lacks, needs): (&[_], &[_]) = (&[], &[]);
         let service = on(filter, handler);
-        Self { method, path, says, role: Role::Operator, query, headers, body, lacks, needs, answers, codes, service }
+        let (role, creates) = (Role::Operator, false);
+        Self { method, path, says, role, query, headers, body, lacks, needs, creates, answers, codes, service }
     }
 
     const fn only(mut self, role: Role) -> Self {
@@ -224,6 +245,10 @@ impl Route {
     fn gives<T: JsonSchema>(mut self) -> Self {
         self.answers.push(("application/json", Some(shape::<T>)));
         self
+    }
+
+    fn creates<T: JsonSchema>(self) -> Self {
+        Self { creates: true, ..self.gives::<T>() }
     }
 
     fn streams(mut self, kinds: &[(&'static str, Option<Shape>)]) -> Self {

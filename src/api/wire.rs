@@ -5,6 +5,7 @@
 //! is the length of time beside them: milliseconds where the name says `ms`, microseconds where it says `usec`. What is
 //! not known, or does not apply, is absent.
 
+mod declaration;
 mod health;
 mod inspect;
 mod order;
@@ -13,6 +14,7 @@ mod runs;
 mod stream;
 mod worker;
 
+pub use declaration::Declaration;
 pub use health::{Health, StoreHealth};
 pub use inspect::{Inspection, Provenance, Setting};
 pub use order::{Ask, Carried, Instances, Reexec, Reloaded, Results, SetLimits, Settled, Shutdown, Word};
@@ -21,7 +23,7 @@ pub use runs::{History, Limits, LogLine, PastRun, Why};
 pub use stream::{EventLine, Marker, MarkerWord, Placed};
 pub use worker::{Breaker, Usage, Worker, Workers};
 
-pub use crate::manager::diff::{Plan, Step};
+pub use crate::manager::diff::{Origin, Plan, Step};
 
 #[cfg(test)]
 #[path = "wire_tests.rs"]

@@ -110,6 +110,7 @@ pub const fn of_code(code: Code) -> Exit {
         | Code::LimitRefused
         | Code::Busy
         | Code::Taken
+        | Code::Declared
         | Code::Unkillable
         | Code::Failed
         | Code::Unknown => Exit::Failed,

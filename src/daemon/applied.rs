@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::cli::paths::ConfigSource;
 use crate::model::{WorkerId, chain};
 use crate::spec::types::{Config, Spec, Worker};
-use crate::spec::{self, Problems, Source, overlay};
+use crate::spec::{self, Problems, Registered, Source, overlay};
+
+use super::registered::{self, Joined, Registration, join};
 
 const FILE: &str = "applied.json";
 const OVERRIDES: &str = "overrides.json";
@@ -41,7 +43,16 @@ pub(super) type Scaled = BTreeMap<WorkerId, usize>;
 /// # Errors
 /// [`Problems`].
 pub(super) fn parse(sources: &[Source]) -> Result<Config, Problems> {
-    spec::load(sources, &|name| std::env::var(name).ok())
+    parse_with(sources, &[]).map(|(config, _)| config)
+}
+
+/// The same, and what `registrations` say beside it.
+///
+/// # Errors
+/// [`Problems`] of `sources`.
+pub(super) fn parse_with(sources: &[Source], registrations: &[Registration]) -> Result<(Config, Registered), Problems> {
+    let declared: Vec<Source> = registrations.iter().map(Registration::source).collect();
+    spec::load_with(sources, &declared, &|name| std::env::var(name).ok())
 }
 
 /// The text of `files`, proved to be good, and what it says. Of root's files nobody else may be the owner.
@@ -49,9 +60,20 @@ pub(super) fn parse(sources: &[Source]) -> Result<Config, Problems> {
 /// # Errors
 /// [`Problems`].
 pub(super) fn read_files(files: &[PathBuf]) -> Result<(Vec<Source>, Config), Problems> {
+    read_files_with(files, &[]).map(|(sources, config, _)| (sources, config))
+}
+
+/// The same, and what `registrations` say beside it.
+///
+/// # Errors
+/// [`Problems`] of the files.
+pub(super) fn read_files_with(
+    files: &[PathBuf],
+    registrations: &[Registration],
+) -> Result<(Vec<Source>, Config, Registered), Problems> {
     let sources = spec::read_files(files, rustix::process::geteuid().is_root())?;
-    let config = parse(&sources)?;
-    Ok((sources, config))
+    let (config, registered) = parse_with(&sources, registrations)?;
+    Ok((sources, config, registered))
 }
 
 /// Limits that were set to last, by worker and key.
@@ -156,11 +178,14 @@ pub(super) fn load_overrides(state: &Path) -> Result<Overrides, Unreadable> {
 #[derive(Debug)]
 pub(super) struct InForce {
     pub(super) from: Option<ConfigSource>,
+    /// With as many instances as workers were scaled to, and what was registered over the API.
     pub(super) config: Config,
-    pub(super) scaled: Scaled,
     pub(super) overrides: Overrides,
+    pub(super) registered: Vec<Registration>,
     /// What could not be read and what holds in its place, in sentences.
     pub(super) amiss: Vec<String>,
+    /// What has become of registrations, in sentences.
+    pub(super) told: Vec<String>,
 }
 
 /// Neither what was kept nor where it came from says what is to hold.
@@ -177,12 +202,17 @@ pub(super) struct Nothing {
 /// # Errors
 /// [`Nothing`]; everything is left as it is.
 pub(super) fn restore(state: &Path, source: Option<&ConfigSource>) -> Result<InForce, Nothing> {
-    let mut amiss = Vec::new();
-    let kept = load(state).map_err(|e| (None, chain(&e))).and_then(|applied| match parse(&applied.sources) {
-        Ok(config) => Ok((applied, config)),
+    let (mut amiss, mut told) = (Vec::new(), Vec::new());
+    let (registrations, unreadable) = match registered::load(state) {
+        Ok(registrations) => (registrations, None),
+        Err(unreadable) => (Vec::new(), Some(unreadable)),
+    };
+    let parsed = |applied: &Applied| parse_with(&applied.sources, &registrations);
+    let kept = load(state).map_err(|e| (None, chain(&e))).and_then(|applied| match parsed(&applied) {
+        Ok(parsed) => Ok((applied, parsed)),
         Err(wrong) => Err((applied.from, format!("{} is not understood: {wrong}", state.join(FILE).display()))),
     });
-    let (Applied { from, scaled, .. }, config) = match kept {
+    let (Applied { from, scaled, .. }, (mut config, expanded)) = match kept {
         Ok(kept) => kept,
         Err((from, kept)) => {
             let nothing = |files: String| Nothing { kept: kept.clone(), files };
@@ -192,7 +222,8 @@ pub(super) fn restore(state: &Path, source: Option<&ConfigSource>) -> Result<InF
                 ));
             };
             let files = from.files().map_err(|e| nothing(chain(&e)))?;
-            let (sources, config) = read_files(&files).map_err(|wrong| nothing(wrong.to_string()))?;
+            let (sources, config, expanded) =
+                read_files_with(&files, &registrations).map_err(|wrong| nothing(wrong.to_string()))?;
             let aside = set_aside(state, FILE);
             let applied = Applied { from: Some(from), sources, scaled: Scaled::new() };
             let stored =
@@ -200,15 +231,26 @@ pub(super) fn restore(state: &Path, source: Option<&ConfigSource>) -> Result<InF
             amiss.push(format!(
                 "{kept}{aside}; the configuration was read anew from its own files{stored}, and what was scaled is as they say"
             ));
-            (applied, config)
+            (applied, (config, expanded))
         }
     };
+    amiss.extend(unreadable.map(|unreadable| registered::set_aside(state, &unreadable)));
+    scale(&mut config, &scaled);
+    let Joined { kept, gave_way, misfits } = join(&mut config, registrations, expanded);
+    told.extend(gave_way.iter().map(registered::gave_way));
+    told.extend(misfits.iter().map(|(id, why)| format!("{id}, which was registered over the API, is left out: {why}")));
+    if !gave_way.is_empty()
+        && let Err(error) = registered::store(state, &kept)
+    {
+        // It is seen by the next one, too.
+        amiss.push(format!("what is registered over the API cannot be kept: {}", chain(&error)));
+    }
     let overrides = load_overrides(state).unwrap_or_else(|error| {
         let aside = set_aside(state, OVERRIDES);
         amiss.push(format!("{}{aside}; every worker has the limits of its configuration", chain(&error)));
         Overrides::new()
     });
-    Ok(InForce { from, config, scaled, overrides, amiss })
+    Ok(InForce { from, config, overrides, registered: kept, amiss, told })
 }
 
 /// Gives `config` as many instances as workers were scaled to.
@@ -242,7 +284,7 @@ pub(super) fn lay_over(config: &mut Config, overrides: &Overrides) -> Vec<(Worke
 }
 
 /// What became of it, in words that follow others. Only the last of each name is kept.
-fn set_aside(state: &Path, name: &str) -> String {
+pub(super) fn set_aside(state: &Path, name: &str) -> String {
     let to = state.join(format!("{name}.corrupt"));
     match fs::rename(state.join(name), &to) {
         Ok(()) => format!(": it is set aside as {}", to.display()),
@@ -251,7 +293,7 @@ fn set_aside(state: &Path, name: &str) -> String {
     }
 }
 
-fn write(state: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+pub(super) fn write(state: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(state)?;
     serde_json::to_writer(&mut file, value)?;
     file.write_all(b"\n")?;
@@ -260,7 +302,7 @@ fn write(state: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
     File::open(state)?.sync_all()
 }
 
-fn read<T: DeserializeOwned>(state: &Path, name: &str, fix: &'static str) -> Result<T, Unreadable> {
+pub(super) fn read<T: DeserializeOwned>(state: &Path, name: &str, fix: &'static str) -> Result<T, Unreadable> {
     let path = state.join(name);
     let text = fs::read(&path).map_err(|source| Unreadable::Io { path: path.clone(), source })?;
     serde_json::from_slice(&text).map_err(|source| Unreadable::Damaged { path, fix, source })

@@ -36,7 +36,7 @@ use crate::kernel::pidfd;
 use crate::model::chain;
 use crate::worker::handle::WorkerHandle;
 
-use super::applied;
+use super::{applied, registered};
 
 /// The word by which a binary is asked what it takes over from, and, with a state directory behind it, whether it reads the
 /// configuration in force there.
@@ -81,6 +81,7 @@ pub fn child_main(args: &[OsString]) -> ExitCode {
 fn reads_configuration(state: &Path) -> Result<(), String> {
     let applied = applied::load(state).map_err(|e| chain(&e))?;
     applied::load_overrides(state).map_err(|e| chain(&e))?;
+    registered::load(state).map_err(|e| chain(&e))?;
     applied::parse(&applied.sources).map(drop).map_err(|problems| problems.to_string())
 }
 

@@ -10,6 +10,7 @@
 mod inspect;
 mod limits;
 mod reading;
+mod registering;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,8 +22,8 @@ use std::{
 
 use tokio::signal::unix::Signal;
 
-use crate::api::wire::{Carried, Code, Inspection, Plan, Problem, Reloaded, SetLimits, Step, Word, Wrong};
-use crate::api::{Answering, Governor, Outcomes};
+use crate::api::wire::{Carried, Code, Declaration, Inspection, Plan, Problem, Reloaded, SetLimits, Step, Word, Wrong};
+use crate::api::{Answering, Governor, Made, Outcomes, Patience};
 use crate::cli::paths::ConfigSource;
 use crate::clock;
 use crate::kernel::host::HostKernel;
@@ -36,6 +37,9 @@ use crate::spec::types::{self, Config, Sink, Slice};
 use super::applied::{self, Applied, Overrides, Scaled};
 use super::chronicle::Chronicle;
 use super::records::Sinks;
+use super::registered::Registration;
+use reading::Planned;
+use registering::Removal;
 
 /// Whoever changes what is configured. Cheap to clone.
 #[derive(Clone)]
@@ -53,6 +57,8 @@ pub(super) struct Parts {
     pub(super) config: Config,
     /// What they were laid over.
     pub(super) overrides: Overrides,
+    /// What no file declares; the configuration above has its workers.
+    pub(super) registered: Vec<Registration>,
     pub(super) manager: Manager,
     pub(super) household: Arc<dyn Nursery>,
     pub(super) kernel: HostKernel,
@@ -82,6 +88,9 @@ struct Known {
     reconcile_interval: Option<Duration>,
     history: Vec<Sink>,
     overrides: Overrides,
+    registered: Vec<Registration>,
+    /// Those of them that are on their way out.
+    removing: HashMap<WorkerId, Removal>,
     /// Limits that were set for a run.
     passing: HashMap<WorkerId, Passing>,
     /// The number of the last of them.
@@ -98,12 +107,22 @@ struct Passing {
 
 impl Reloader {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { state, from, config, overrides, manager, household, kernel, chronicle, sinks } = parts;
+        let Parts { state, from, config, overrides, registered, manager, household, kernel, chronicle, sinks } = parts;
         let Config { env, slices, reconcile_interval, history, .. } = config;
         if let Some(interval) = reconcile_interval {
             manager.start_reconciler(interval);
         }
-        let known = Known { slices, env, reconcile_interval, history, overrides, passing: HashMap::new(), serial: 0 };
+        let known = Known {
+            slices,
+            env,
+            reconcile_interval,
+            history,
+            overrides,
+            registered,
+            removing: HashMap::new(),
+            passing: HashMap::new(),
+            serial: 0,
+        };
         let runtime = tokio::runtime::Handle::current();
         let inner = Inner {
             state,
@@ -148,6 +167,11 @@ impl Reloader {
         }
     }
 
+    /// Finishes off what an earlier supervisor was to remove.
+    pub(super) async fn finish_removals(&self) {
+        Arc::clone(&self.inner).finish_removals().await;
+    }
+
     /// Reloads at each SIGHUP, for ever. However many come while one is under way, one more follows.
     pub(super) async fn on_hangup(self, mut hangup: Signal) {
         while hangup.recv().await.is_some() {
@@ -176,7 +200,7 @@ impl Reloader {
 impl Governor for Reloader {
     fn plan(&self) -> Answering<'_, Plan> {
         let inner = Arc::clone(&self.inner);
-        self.aside(async move { inner.plan().await.map(|(_, _, plan)| plan) })
+        self.aside(async move { inner.plan().await.map(|planned| planned.plan) })
     }
 
     fn reload(&self, who: String) -> Answering<'_, Reloaded> {
@@ -201,6 +225,19 @@ impl Governor for Reloader {
         self.aside(async move { inner.inspect(&name, shows_secrets).await })
     }
 
+    fn register(&self, declaration: Declaration, who: String) -> Answering<'_, Made> {
+        let inner = Arc::clone(&self.inner);
+        self.aside(async move {
+            let _one = inner.one.lock().await;
+            inner.register(declaration, &who).await
+        })
+    }
+
+    fn deregister(&self, name: String, patience: Patience, who: String) -> Answering<'_, Outcomes> {
+        let inner = Arc::clone(&self.inner);
+        self.aside(inner.deregister(name, patience, who))
+    }
+
     fn set(&self, name: String, ask: SetLimits, who: String) -> Answering<'_, Outcomes> {
         let inner = Arc::clone(&self.inner);
         self.aside(async move {
@@ -217,7 +254,7 @@ impl Inner {
     }
 
     async fn reload(&self, who: &str) -> Result<Reloaded, Problem> {
-        let (sources, config, plan) = match self.plan().await {
+        let Planned { sources, config, plan, gave_way } = match self.plan().await {
             Ok(planned) => planned,
             Err(problem) => {
                 self.chronicle.supervisor(format!("not reloaded, and nothing is changed: {}", problem.detail));
@@ -228,6 +265,7 @@ impl Inner {
             return Err(ManagerError::GoingDown.into());
         }
         self.keep(sources).await?;
+        self.give_way(&gave_way).await;
         self.kernel.notify(&format!("RELOADING=1\nMONOTONIC_USEC={}", clock::monotonic().0.as_micros()));
         let (steps, untouched) = (plan.steps.len(), plan.untouched.len());
         self.chronicle.supervisor(format!("reloading ({who}): {steps} steps, {untouched} workers untouched"));
@@ -260,6 +298,7 @@ impl Inner {
             return Ok(Reloaded { steps: carried, untouched: plan.untouched });
         }
         self.manager.arrange(config.workers.iter().map(|worker| &worker.id));
+        self.manager.attribute(&config.workers.iter().map(|worker| (&worker.id, Origin::of(worker))).collect());
         self.chronicle.supervisor(format!("reloaded: {steps} steps, {failed} of them failed"));
         self.kernel.notify("READY=1");
         Ok(Reloaded { steps: carried, untouched: plan.untouched })
@@ -267,6 +306,9 @@ impl Inner {
 
     /// On disk before anything is done: a supervisor that is killed half-way is followed by one that goes on.
     async fn scale(&self, name: &str, instances: usize) -> Result<Outcomes, Problem> {
+        if let Some(registration) = WorkerId::new(name).ok().and_then(|id| self.registration(&id)) {
+            return self.scale_registered(registration, instances).await;
+        }
         let before = match WorkerId::new(name) {
             // What cannot be scaled is refused below, in better words.
             Ok(id) if !self.manager.instances(name).is_empty() => Some(self.keep_scaled(id, instances).await?),
@@ -444,6 +486,6 @@ fn new(worker: &types::Worker) -> New {
         declared_as: worker.declared_as.clone(),
         spec: Arc::clone(&worker.spec),
         enabled: worker.enabled,
-        origin: Origin::Config,
+        origin: Origin::of(worker),
     }
 }

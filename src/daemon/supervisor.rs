@@ -23,7 +23,7 @@ use crate::kernel::cgroup::{Dir, Namespace};
 use crate::kernel::host::{HostKernel, Parts, Scan};
 use crate::kernel::launch::{Method, selftest};
 use crate::kernel::place::{self, record, settle};
-use crate::manager::diff::diff;
+use crate::manager::diff::{Origin, diff};
 use crate::manager::handle::{Manager, Member};
 use crate::model::{EventKind, RunId, Trigger, chain};
 use crate::spec::types;
@@ -32,7 +32,7 @@ use crate::worker::handle::WorkerHandle;
 use crate::worker::rules;
 
 use super::announce::announce;
-use super::applied::{self, InForce, lay_over, scale};
+use super::applied::{self, InForce, lay_over};
 use super::chronicle::Chronicle;
 use super::console::Console;
 use super::door::{Behind, Door};
@@ -79,11 +79,10 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let clock = Clock::new();
     // Before the first word to the keeper, which from then on takes a long silence for a hang: ten thousand workers are a
     // long text.
-    let InForce { from, mut config, scaled, overrides, amiss } =
+    let InForce { from, mut config, overrides, registered, amiss, told: of_registrations } =
         applied::restore(&settings.state_dir, settings.config.as_ref())
             .map_err(|e| Failure::failed("cannot tell the configuration in force", e))?;
     let misfits = lay_over(&mut config, &overrides);
-    scale(&mut config, &scaled);
     let opening = memory::open(&settings.state_dir, &config);
     let (keeper, mut news) = client::connect(socket).map_err(|e| Failure::failed("cannot reach the keeper", e))?;
     keeper.list().map_err(|e| Failure::failed("cannot reach the keeper", e))?;
@@ -176,6 +175,9 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         tracing::error!("{what}");
         chronicle.record(EventKind::Reconciled { what });
     }
+    for what in of_registrations {
+        chronicle.supervisor(what);
+    }
     for (worker, problems) in misfits {
         let what = format!("what was set for {worker} does not fit what is configured, and is left out: {problems}");
         chronicle.supervisor(what);
@@ -210,6 +212,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         from,
         config: config.clone(),
         overrides,
+        registered,
         manager: manager.clone(),
         household,
         kernel: kernel.clone(),
@@ -245,6 +248,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     drop((config, handles));
     let hangups = signals.hangup.take().map(|hangup| {
         tokio::spawn(async move {
+            reloader.finish_removals().await;
             reloader.bring_in_line(plan).await;
             reloader.on_hangup(hangup).await;
         })
@@ -386,6 +390,7 @@ fn runs_probes(config: &types::Config) -> bool {
 fn members(config: &types::Config, handles: &[WorkerHandle]) -> Vec<Member> {
     let member = |(declared, worker): (&types::Worker, &WorkerHandle)| Member {
         enabled: declared.enabled,
+        origin: Origin::of(declared),
         ..Member::new(declared.declared_as.clone(), Arc::clone(&declared.spec), worker.clone())
     };
     config.workers.iter().zip(handles).map(member).collect()

@@ -22,6 +22,7 @@ use crate::spec::Source;
 
 use super::applied::{self, Applied, Scaled};
 use super::reexec;
+use super::registered;
 use super::supervisor::Settings;
 
 /// `pinfold up`. Returns only where it fails. `waiter` is told when every worker was started.
@@ -34,6 +35,7 @@ pub fn up(args: &Up, globals: &Globals, waiter: Option<OwnedFd>) -> Result<Infal
     let lock = Lock::take(&paths.state).map_err(|e| Failure::failed("cannot start", e))?;
     socket::check(&paths.socket).map_err(|e| Failure::failed("cannot start", e))?;
     applied::load_overrides(&paths.state).map_err(|e| Failure::failed("cannot read what was set to last", e))?;
+    registered::load(&paths.state).map_err(|e| Failure::failed("cannot read what was registered over the API", e))?;
     applied::store(&paths.state, &applied).map_err(|e| Failure::failed("cannot keep the configuration", e))?;
     let situation = Situation::of_this_process().map_err(no_place)?;
 

@@ -45,13 +45,24 @@ pub struct Standing {
 }
 
 /// Who declared a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// The configuration, which therefore can take it away.
     #[default]
     Config,
-    /// A program, through the library or the API: no configuration touches it.
+    /// An admin, over the API: it stays until it is deregistered, or the configuration declares one of its name.
+    Registered,
+    /// A program, through the library: no configuration touches it.
     Program,
+}
+
+impl Origin {
+    /// Who declares `worker`.
+    #[must_use]
+    pub const fn of(worker: &Worker) -> Self {
+        if worker.registered { Self::Registered } else { Self::Config }
+    }
 }
 
 /// What a worker does, as far as a change of its configuration depends on it.
@@ -101,6 +112,9 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The workers that nothing is done about, because nothing of them has changed.
     pub untouched: Vec<WorkerId>,
+    /// Those that there will be and no file declares, for they were registered over the API.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub registered: Vec<WorkerId>,
 }
 
 /// One thing that is to be done.
@@ -263,6 +277,8 @@ pub fn diff(desired: &Config, present: &Present) -> Plan {
     let added = new.map(|worker| Step::Add { worker: worker.id.clone(), start: worker.enabled });
     plan.steps.extend(stopped.into_iter().chain(slices.changed).chain(changed).chain(restarted).chain(added));
     plan.steps.extend(late.into_iter().chain(slices.gone));
+    let registered = desired.workers.iter().filter(|worker| worker.registered);
+    plan.registered = registered.map(|worker| worker.id.clone()).collect();
     plan
 }
 
@@ -422,7 +438,7 @@ fn slices(desired: &Config, present: &Present) -> Slices {
 
 fn gone(standing: &Standing) -> Step {
     match standing.origin {
-        Origin::Config => Step::Remove { worker: standing.id.clone() },
+        Origin::Config | Origin::Registered => Step::Remove { worker: standing.id.clone() },
         Origin::Program => Step::LeaveAlone {
             what: standing.id.to_string(),
             why: "no configuration declares it: a program made it".to_owned(),
@@ -436,7 +452,13 @@ fn change(worker: &Worker, standing: &Standing) -> Option<Step> {
         let why = "a program made a worker of this name before the configuration did; remove that one first";
         return Some(Step::LeaveAlone { what: id.to_string(), why: why.to_owned() });
     }
-    let changes = standing.spec.changes(&worker.spec);
+    let mut changes = standing.spec.changes(&worker.spec);
+    if standing.origin == Origin::Registered && !worker.registered {
+        // Whose it is says nothing of its run.
+        let (from, to) = ("over the API".to_owned(), "in the configuration".to_owned());
+        let (key, takes) = ("declared".to_owned(), Takes::Rules);
+        changes.insert(0, Change { key, takes, from: Some(from), to: Some(to) });
+    }
     let takes = changes.iter().map(|change| change.takes).max();
     match (standing.life, takes) {
         (Life::Up | Life::Failed | Life::Done, _) if standing.enabled && !worker.enabled => {

@@ -20,7 +20,7 @@ fn patient() -> Spec {
 }
 
 fn worker(name: &str, spec: Spec) -> Worker {
-    Worker { id: id(name), declared_as: id(name), enabled: true, spec: Arc::new(spec) }
+    Worker { id: id(name), declared_as: id(name), enabled: true, registered: false, spec: Arc::new(spec) }
 }
 
 fn config(workers: Vec<Worker>) -> Config {
@@ -113,6 +113,23 @@ fn what_a_program_made_is_no_configurations_to_take_or_to_change() {
     let plan = diff(&desired, &present(vec![of_a_program("job"), of_a_program("same-name")]));
     assert_eq!(brief(&plan), ["leave alone job", "leave alone same-name"]);
     assert!(plan.is_empty());
+}
+
+#[test]
+fn what_was_registered_is_declared_beside_the_files_until_one_of_them_takes_it_over() {
+    let registered = |name: &str| Standing { origin: Origin::Registered, ..standing(name, spec("x"), Life::Up) };
+    let there = || present(vec![registered("web"), registered("db")]);
+    let of_api = |name: &str| Worker { registered: true, ..worker(name, spec("x")) };
+    let plan = diff(&config(vec![of_api("web"), of_api("db")]), &there());
+    assert_eq!((plan.steps.len(), &plan.registered), (0, &vec![id("web"), id("db")]));
+    // Whose it is takes no new run; another program does, and that is said beside it.
+    let plan = diff(&config(vec![worker("web", spec("x")), worker("db", spec("y"))]), &there());
+    assert_eq!(brief(&plan), ["update web", "restart db"]);
+    assert_eq!(plan.steps[0].words().2, "declared over the API → in the configuration");
+    assert_eq!(plan.steps[1].words().2, "declared over the API → in the configuration, command");
+    assert_eq!(plan.registered, []);
+    // What no declaration is left of goes.
+    assert_eq!(brief(&diff(&config(vec![of_api("db")]), &there())), ["remove web"]);
 }
 
 #[test]

@@ -263,6 +263,24 @@ impl Manager {
         drop(sorted);
     }
 
+    /// Says anew who declares workers; of those that are not named nothing changes.
+    pub fn attribute(&self, origins: &HashMap<&WorkerId, Origin>) {
+        let other = |member: &Arc<Member>| origins.get(member.id()).copied().filter(|origin| *origin != member.origin);
+        if !self.all().iter().any(|member| other(member).is_some()) {
+            return;
+        }
+        let said = self.change(|members| {
+            for member in members {
+                if let Some(origin) = other(member) {
+                    *member = Arc::new(Member { origin, ..Member::clone(member) });
+                }
+            }
+            Ok(())
+        });
+        // It cannot be refused.
+        drop(said);
+    }
+
     /// A number for another spec, higher than every one before.
     pub(super) fn next_generation(&self) -> u64 {
         self.inner.generation.fetch_add(1, Ordering::Relaxed) + 1

@@ -59,18 +59,56 @@ pub struct Source {
 /// # Errors
 /// Everything that is wrong, in the order of the files. Where a file is not YAML, only that is told.
 pub fn load(files: &[Source], env: &dyn Fn(&str) -> Option<String>) -> Result<Config, Problems> {
-    let mut report = Report::new(files);
+    load_with(files, &[], env).map(|(config, _)| config)
+}
+
+/// The workers of each declaration that stands in no file, or what is wrong with it.
+pub type Registered = Vec<Result<Vec<types::Worker>, Problems>>;
+
+/// The same, and beside it the workers that stand in no file: each of `declared` is one of them, as it would stand below `workers`. All
+/// that the files say of every worker holds for them, too. What is wrong with one of them is nobody else's affair; whether
+/// their names are free is for the caller to see.
+///
+/// # Errors
+/// What is wrong with the files, as for [`load`].
+pub fn load_with(
+    files: &[Source],
+    declared: &[Source],
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Config, Registered), Problems> {
+    let all = &*[files, declared].concat();
+    let mut report = Report::new(all);
     let mut nodes = Vec::new();
     for (index, source) in files.iter().enumerate() {
         nodes.extend(text(source, index, &mut report).and_then(|text| tree::parse(text, index, &mut report)));
     }
     if nodes.len() < files.len() {
-        return report.into_result(validate::nothing());
+        return report.into_result(validate::nothing()).map(|config| (config, Vec::new()));
     }
     let mut cx = Cx::new(report, env);
     let raw = nodes.iter().filter_map(|node| file(node, &mut cx)).collect();
-    let config = validate::config(raw, &mut cx);
-    cx.report.into_result(config)
+    let (config, ground) = validate::config(raw, &mut cx);
+    let config = cx.report.into_result(config)?;
+    let registered = (files.len()..all.len()).map(|index| worker(all, index, &ground, env)).collect();
+    Ok((config, registered))
+}
+
+/// The workers of source number `index`, which is the declaration of one.
+fn worker(
+    all: &[Source],
+    index: usize,
+    ground: &validate::Ground,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<types::Worker>, Problems> {
+    let mut report = Report::new(all);
+    let node = text(&all[index], index, &mut report).and_then(|text| tree::parse(text, index, &mut report));
+    let mut cx = Cx::new(report, env);
+    let workers = node.and_then(|node| {
+        let at = Place { mark: node.mark, path: Path::default() };
+        let value = raw::Worker::decode(&node, &at, &mut cx)?;
+        Some(validate::registered(decode::Found { value, at }, ground, &mut cx))
+    });
+    cx.report.into_result(workers.unwrap_or_default())
 }
 
 /// A length of time as every duration of the configuration is written: `500ms`, `10s`, `1m30s`, `0`.

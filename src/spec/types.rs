@@ -123,6 +123,8 @@ pub struct Worker {
     pub declared_as: WorkerId,
     /// Whether it is started.
     pub enabled: bool,
+    /// Whether it was registered over the API: no file declares it.
+    pub registered: bool,
     /// What to run and how.
     pub spec: Arc<Spec>,
 }

@@ -28,8 +28,15 @@ const MAX_WORKERS: usize = 100_000;
 /// What `defaults` adds to all workers together, in bytes of text.
 const MAX_INHERITED: usize = 64 << 20;
 
+/// What holds for every worker, wherever it is declared.
+#[derive(Default)]
+pub(super) struct Ground {
+    defaults: Field<raw::Unit>,
+    slices: Slices,
+}
+
 /// Puts the files together. Problems are in `cx`; with some, the result means nothing.
-pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
+pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> (Config, Ground) {
     let mut env: Field<raw::Env> = Field::Absent;
     let mut defaults: Field<raw::Unit> = Field::Absent;
     let mut store: Field<raw::Store> = Field::Absent;
@@ -60,7 +67,7 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
     {
         let message = format!("{} workers times these defaults are more than 64 MiB", declared.len());
         cx.report.add(&defaults.at, message, "move long texts into env_file or the global env");
-        return nothing();
+        return (nothing(), Ground::default());
     }
     let history = sinks(&history, cx);
     let mut workers = Vec::new();
@@ -73,7 +80,16 @@ pub(super) fn config(files: Vec<raw::File>, cx: &mut Cx<'_>) -> Config {
     }
     let store = store.get().and_then(|store| store.r#type.get()).map(|name| name.0).unwrap_or_default();
     let env = env.get().map(texts).unwrap_or_default();
-    Config { env, slices: slices.whole, store, history, workers, reconcile_interval: reconcile(&interval, cx) }
+    let whole = slices.whole.clone();
+    let config = Config { env, slices: whole, store, history, workers, reconcile_interval: reconcile(&interval, cx) };
+    (config, Ground { defaults, slices })
+}
+
+/// The workers of a declaration that stands in no file, on the ground of those that do.
+pub(super) fn registered(declaration: Found<raw::Worker>, ground: &Ground, cx: &mut Cx<'_>) -> Vec<Worker> {
+    let mut workers = Vec::new();
+    worker(declaration, &ground.defaults, &ground.slices, &mut Names::default(), &mut workers, cx);
+    workers.into_iter().map(|worker| Worker { registered: true, ..worker }).collect()
 }
 
 fn reconcile(field: &Field<TimeOr<Off>>, cx: &mut Cx<'_>) -> Option<Duration> {
@@ -205,6 +221,7 @@ fn worker(
                 id: name,
                 declared_as: id.value.0.clone(),
                 enabled: raw.enabled.get().is_none_or(|flag| flag.0),
+                registered: false,
                 spec: Arc::clone(spec),
             });
         }

@@ -33,6 +33,8 @@ pub enum Layer {
     Defaults,
     /// The worker's own.
     Worker,
+    /// The same, where no file declares it.
+    Registered,
 }
 
 /// The settings that can be left out, in the order of the configuration, and what holds then: a value as it would be
@@ -100,16 +102,29 @@ pub const SETTINGS: &[(&str, Option<&str>)] = &[
 /// they are below that, variables of its environment as `env.NAME`. `env` looks up the variables of `${NAME}`.
 #[must_use]
 pub fn written(files: &[Source], worker: &str, env: &dyn Fn(&str) -> Option<String>) -> BTreeMap<String, Written> {
-    let mut report = Report::new(files);
+    written_with(files, None, worker, env)
+}
+
+/// The same of a worker that is declared by `registered` and by no file, where there is that.
+#[must_use]
+pub fn written_with(
+    files: &[Source],
+    registered: Option<&Source>,
+    worker: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> BTreeMap<String, Written> {
+    let all: Vec<Source> = files.iter().chain(registered).cloned().collect();
+    let mut report = Report::new(&all);
     let mut roots = Vec::new();
-    for (index, source) in files.iter().enumerate() {
+    for (index, source) in all.iter().enumerate() {
         roots.extend(text(source, index, &mut report).and_then(|text| tree::parse(text, index, &mut report)));
     }
-    let mut all = All { files, found: BTreeMap::new() };
+    let own = if registered.is_some() && roots.len() == all.len() { roots.pop() } else { None };
+    let mut found = All { files: &all, found: BTreeMap::new() };
     for (key, layer) in [("env", Layer::Global), ("defaults", Layer::Defaults)] {
         // The later file is the upper one.
         for entry in roots.iter().filter_map(|root| value_of(root, key)) {
-            all.take(if layer == Layer::Global { "env" } else { "" }, entry, layer);
+            found.take(if layer == Layer::Global { "env" } else { "" }, entry, layer);
         }
     }
     let id = |node: &Node| match value_of(node, "id").map(|id| &id.value) {
@@ -120,13 +135,14 @@ pub fn written(files: &[Source], worker: &str, env: &dyn Fn(&str) -> Option<Stri
         Value::List(workers) => workers.iter().find(|node| id(node).as_deref() == Some(worker)),
         _ => None,
     });
-    for node in declared {
+    let layer = if own.is_some() { Layer::Registered } else { Layer::Worker };
+    for node in declared.filter(|_| own.is_none()).chain(&own) {
         for entry in entries(node).iter().filter(|entry| entry.key != "id") {
             let key = if entry.key == "unit" { "" } else { &entry.key };
-            all.take(key, &entry.value, Layer::Worker);
+            found.take(key, &entry.value, layer);
         }
     }
-    all.found
+    found.found
 }
 
 /// Whether a setting, by its key in [`written()`], may be a secret: a value of the environment, or what a probe shows to be let

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::manager::diff::Origin;
 use crate::model::{State, WorkerId};
 
 /// `GET /v1/workers/{id}/inspect`.
@@ -12,6 +13,9 @@ pub struct Inspection {
     pub id: WorkerId,
     /// The id it was declared under.
     pub declared_as: WorkerId,
+    /// Who declared it.
+    #[serde(default)]
+    pub origin: Origin,
     /// Its state.
     pub state: State,
     /// The number of the current or last run.
@@ -61,6 +65,8 @@ pub enum Provenance {
         /// Its line.
         line: usize,
     },
+    /// The worker's declaration, which was registered over the API.
+    Registered,
     /// `defaults`.
     Defaults {
         /// The file.

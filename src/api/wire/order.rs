@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::super::extract::DURATION;
 use super::{Code, Step};
 use crate::manager::handle::{Member, Outcome};
 use crate::model::{self, Detail, State, WorkerId, WorkerStatus};
-
-/// A length of time, as far as a regular expression can tell.
-const DURATION: &str = "^(0|([0-9]{1,4}(ms|s|m|h))+)$";
 
 /// The body of `POST /v1/workers/{pattern}/{start|stop|restart|kill|signal|reset|freeze|thaw}`. None at all is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -71,6 +71,8 @@ pub enum Code {
     BadConfig,
     /// The name is another worker's.
     Taken,
+    /// It is declared elsewhere: in the configuration, or as one of several instances.
+    Declared,
     /// Processes of it survive SIGKILL.
     Unkillable,
     /// It was not done in time, and goes on.
@@ -131,7 +133,8 @@ impl Code {
             | Self::Unkillable
             | Self::LimitRefused
             | Self::Busy
-            | Self::Taken => 409,
+            | Self::Taken
+            | Self::Declared => 409,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::StartFailed | Self::Ended | Self::BadConfig | Self::IdempotencyMismatch => 422,

@@ -207,7 +207,7 @@ pub(super) mod tests {
         let mut spec = Spec::new(vec!["x".into()]);
         spec.limits.memory.max = Some(16 << 20);
         let id = WorkerId::new(id).unwrap();
-        Worker { declared_as: id.clone(), id, enabled: true, spec: Arc::new(spec) }
+        Worker { declared_as: id.clone(), id, enabled: true, registered: false, spec: Arc::new(spec) }
     }
 
     fn event(worker: Option<&str>, kind: EventKind) -> Event {

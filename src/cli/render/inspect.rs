@@ -32,6 +32,7 @@ fn source(source: &Provenance) -> String {
     match source {
         Provenance::Default => "default".to_owned(),
         Provenance::Worker { file, line } => format!("{}:{line}", inert(file)),
+        Provenance::Registered => "registered over the API".to_owned(),
         Provenance::Defaults { file, line } => format!("defaults, {}:{line}", inert(file)),
         Provenance::Global { file, line } => format!("env, {}:{line}", inert(file)),
         Provenance::SetForRun { for_: None } => "set, for this run".to_owned(),
@@ -44,6 +45,7 @@ fn source(source: &Provenance) -> String {
 mod tests {
     use super::super::samples::{HOSTILE, reader};
     use super::*;
+    use crate::api::wire::Origin;
     use crate::model::{State, WorkerId};
 
     #[test]
@@ -69,6 +71,7 @@ mod tests {
         let inspected = Inspection {
             id: WorkerId::new("web").unwrap(),
             declared_as: WorkerId::new("web").unwrap(),
+            origin: Origin::Registered,
             state: State::Running,
             run: 1,
             pid: Some(4711),
@@ -79,6 +82,7 @@ mod tests {
                 setting("limits.memory.high", None, Some(("memory.high", "max")), Provenance::Default),
                 setting("limits.cpu.weight", Some("7"), None, Provenance::SetForRun { for_: Some("10m".into()) }),
                 token,
+                setting("umask", Some("0077"), None, Provenance::Registered),
                 setting("args", Some(HOSTILE), None, Provenance::Defaults { file: HOSTILE.into(), line: 1 }),
             ],
         };
@@ -89,6 +93,7 @@ mod tests {
         limits.memory.high     -                                 memory.high max    default
         limits.cpu.weight      7                                 -                  set --for 10m
         env.TOKEN              (withheld)                        -                  env, /etc/pinfold/pinfold.yaml:7
+        umask                  0077                              -                  registered over the API
         args                   x\u{1b}[2J\nroot# \u{202e}\u{9b}  -                  defaults, x\u{1b}[2J\nroot# \u{202e}\u{9b}:1
         ");
     }

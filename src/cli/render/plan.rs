@@ -8,14 +8,14 @@ use crate::api::wire::{Carried, Plan, Reloaded, Step, Word};
 #[must_use]
 pub fn plan(plan: &Plan) -> String {
     let rows = plan.steps.iter().map(|step| row(step, None));
-    rows_and_rest(rows, plan.untouched.len())
+    rows_and_rest(rows, plan.untouched.len(), plan.registered.len())
 }
 
 /// What was done, and what came of it.
 #[must_use]
 pub fn reloaded(reloaded: &Reloaded) -> String {
     let rows = reloaded.steps.iter().map(|carried| row(&carried.step, Some(carried.outcome)));
-    rows_and_rest(rows, reloaded.untouched.len())
+    rows_and_rest(rows, reloaded.untouched.len(), 0)
 }
 
 /// What could not be done, for stderr: each line with its end.
@@ -42,14 +42,18 @@ fn row(step: &Step, outcome: Option<Word>) -> [String; 3] {
     [verb.to_owned(), inert(&what).into_owned(), inert(&how).into_owned()]
 }
 
-fn rows_and_rest(rows: impl ExactSizeIterator<Item = [String; 3]>, untouched: usize) -> String {
+fn rows_and_rest(rows: impl ExactSizeIterator<Item = [String; 3]>, untouched: usize, registered: usize) -> String {
     let nothing = rows.len() == 0;
     let lines = lines(rows.map(|row| row.map(Field::from)));
     let rest = match untouched {
         1 => "1 worker is untouched".to_owned(),
         n => format!("{n} workers are untouched"),
     };
-    if nothing { format!("nothing to do; {rest}\n") } else { format!("{lines}{rest}\n") }
+    let of_api = match registered {
+        0 => String::new(),
+        n => format!("; {n} registered over the API"),
+    };
+    if nothing { format!("nothing to do; {rest}{of_api}\n") } else { format!("{lines}{rest}{of_api}\n") }
 }
 
 #[cfg(test)]

@@ -48,12 +48,15 @@ fn steps() -> Vec<Step> {
 
 #[test]
 fn every_step_is_a_line_that_says_what_and_why() {
-    insta::assert_snapshot!(plan(&Plan { steps: steps(), untouched: vec![id("a"), id("b")] }));
+    let (untouched, registered) = (vec![id("a"), id("b")], Vec::new());
+    insta::assert_snapshot!(plan(&Plan { steps: steps(), untouched, registered }));
 }
 
 #[test]
 fn nothing_to_do_is_said() {
-    assert_eq!(plan(&Plan { steps: Vec::new(), untouched: vec![id("a")] }), "nothing to do; 1 worker is untouched\n");
+    let nothing = |registered| plan(&Plan { steps: Vec::new(), untouched: vec![id("a")], registered });
+    assert_eq!(nothing(Vec::new()), "nothing to do; 1 worker is untouched\n");
+    assert_eq!(nothing(vec![id("a")]), "nothing to do; 1 worker is untouched; 1 registered over the API\n");
 }
 
 #[test]

@@ -168,7 +168,7 @@ mod tests {
         let mut spec = Spec::new(vec!["x".into()]);
         set(&mut spec.limits);
         let id = WorkerId::new(id).unwrap();
-        Worker { declared_as: id.clone(), id, enabled: true, spec: Arc::new(spec) }
+        Worker { declared_as: id.clone(), id, enabled: true, registered: false, spec: Arc::new(spec) }
     }
 
     fn event(id: &str, kind: EventKind) -> Event {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::api::wire::{Code, Inspection, Problem, Provenance, Setting};
 use crate::kernel::host::InForce;
+use crate::manager::diff::Origin;
 use crate::model::{RunId, State, chain};
 use crate::spec::written::{self, Layer, SETTINGS, Written};
 
@@ -58,9 +59,12 @@ impl Inner {
         let within = within.map(|within| humantime::format_duration(within).to_string());
         let run = (status.state != State::Stopped).then(|| RunId::new(status.id.clone(), status.run));
         let (state, kernel, declared_as) = (self.state.clone(), self.kernel.clone(), member.declared_as.clone());
+        let registered = self.registration(&declared_as).filter(|_| member.origin == Origin::Registered);
         let read = tokio::task::spawn_blocking(move || {
             let sources = applied::load(&state)?.sources;
-            let written = written::written(&sources, declared_as.as_str(), &|name| std::env::var(name).ok());
+            let own = registered.map(|registration| registration.source());
+            let env = |name: &str| std::env::var(name).ok();
+            let written = written::written_with(&sources, own.as_ref(), declared_as.as_str(), &env);
             let in_force = run.map(|run| kernel.in_force(&run, status.pid)).unwrap_or_default();
             Ok::<_, applied::Unreadable>((written, in_force))
         });
@@ -71,6 +75,7 @@ impl Inner {
         Ok(Inspection {
             id: member.id().clone(),
             declared_as: member.declared_as.clone(),
+            origin: member.origin,
             state: status.state,
             run: status.run,
             pid: status.pid,
@@ -121,6 +126,7 @@ fn setting(name: &str, written: Option<Written>, default: Option<&str>, known: &
             Layer::Global => Provenance::Global { file, line },
             Layer::Defaults => Provenance::Defaults { file, line },
             Layer::Worker => Provenance::Worker { file, line },
+            Layer::Registered => Provenance::Registered,
         };
         (Some(text), source)
     } else {

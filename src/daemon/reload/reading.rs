@@ -1,42 +1,65 @@
 //! The configuration as its files have it now, held against what there is: what a reload would do, and why it would not.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use crate::api::wire::{Code, Plan, Problem, Wrong};
 use crate::cli::paths::ConfigSource;
 use crate::history::History;
 use crate::manager::diff::{Life, Origin, Present, Standing, diff};
 use crate::manager::handle::Member;
-use crate::model::chain;
-use crate::spec::types::{Config, Sink};
+use crate::model::{WorkerId, chain};
+use crate::spec::types::{Config, Sink, Worker};
 use crate::spec::{self, Problems, Source};
 
 use super::Inner;
 use super::applied::{self, lay_over};
+use super::registering::{REQUEST, leaving};
+use crate::daemon::registered::{Joined, Misfit, Registration, join};
+
+/// What a reload would bring about.
+pub(super) struct Planned {
+    /// The text of the files.
+    pub(super) sources: Vec<Source>,
+    /// What holds then.
+    pub(super) config: Config,
+    /// What stands between it and what there is.
+    pub(super) plan: Plan,
+    /// What was registered, and is the files' from then on.
+    pub(super) gave_way: Vec<WorkerId>,
+}
 
 impl Inner {
     /// The configuration as its files have it now, and what stands between it and what there is.
-    pub(super) async fn plan(&self) -> Result<(Vec<Source>, Config, Plan), Problem> {
+    pub(super) async fn plan(&self) -> Result<Planned, Problem> {
         let Some(from) = self.from.clone() else {
             let why = "where the configuration came from was not kept by the version that began; start pinfold up anew";
             return Err(Problem::new(Code::Failed, why));
         };
-        let read = tokio::task::spawn_blocking(move || read(&from));
-        let (sources, mut config) =
+        let (going, registered): (Vec<_>, Vec<_>) = self.known().registered.iter().cloned().partition(|r| r.leaving);
+        let read = tokio::task::spawn_blocking(move || read(&from, registered));
+        let (sources, mut config, joined) =
             read.await.unwrap_or_else(|gone| Err(Problem::new(Code::Failed, gone.to_string())))?;
+        let going = self.names_of(&going);
+        let of_both = |worker: &Worker| going.contains(&worker.id) || going.contains(&worker.declared_as);
+        if let Some(worker) = config.workers.iter().find(|worker| of_both(worker)) {
+            return Err(leaving(&worker.id));
+        }
+        self.check_registered(&joined.misfits)?;
         let overrides = self.known().overrides.clone();
         for (worker, problems) in lay_over(&mut config, &overrides) {
             tracing::warn!(%worker, %problems, "what was set for it does not fit what is configured, and is left out");
         }
-        let present = self.present();
-        if config.workers.is_empty() && present.workers.iter().any(|worker| worker.origin == Origin::Config) {
+        let present = self.present(&going);
+        if config.workers.iter().all(|worker| worker.registered)
+            && present.workers.iter().any(|worker| worker.origin == Origin::Config)
+        {
             let why = "the configuration declares no worker, as a file that is being written does, and nothing is changed; \
                        to stop every worker: pinfold stop '*'";
             return Err(Problem::new(Code::BadConfig, why));
         }
         self.check_sinks(&config.history, &present.history).await?;
         let plan = diff(&config, &present);
-        Ok((sources, config, plan))
+        Ok(Planned { sources, config, plan, gave_way: joined.gave_way })
     }
 
     /// That each sink that would come could be used.
@@ -47,7 +70,36 @@ impl Inner {
             .map_err(|unusable| Problem::new(Code::BadConfig, format!("{}, and nothing is changed", chain(&unusable))))
     }
 
-    fn present(&self) -> Present {
+    /// The names that these stand for, and those of what there is of them.
+    fn names_of(&self, registrations: &[Registration]) -> HashSet<WorkerId> {
+        let all = self.manager.all();
+        let of = |member: &&Arc<Member>| registrations.iter().any(|known| known.id == member.declared_as);
+        let members = all.iter().filter(of).map(|member| member.id().clone());
+        members.chain(registrations.iter().map(|known| known.id.clone())).collect()
+    }
+
+    /// That what is registered and supervised still can be.
+    fn check_registered(&self, misfits: &[(WorkerId, Misfit)]) -> Result<(), Problem> {
+        for (id, why) in misfits {
+            if self.manager.instances(id.as_str()).is_empty() {
+                tracing::warn!(worker = %id, %why, "it is registered over the API, and left out");
+                continue;
+            }
+            let detail = format!(
+                "{id}, which was registered over the API, does not fit this configuration, and nothing is changed: {why}; \
+                 mend that, or take it away: DELETE /v1/workers/{id}"
+            );
+            let problems = match why {
+                Misfit::Wrong(problems) => problems.0.iter().map(wrong).collect(),
+                Misfit::Taken { .. } => Vec::new(),
+            };
+            return Err(Problem { problems, ..Problem::new(Code::BadConfig, detail) });
+        }
+        Ok(())
+    }
+
+    /// Without those that are `going` anyway.
+    fn present(&self, going: &HashSet<WorkerId>) -> Present {
         let known = self.known();
         let standing = |member: &Arc<Member>| Standing {
             id: member.id().clone(),
@@ -57,7 +109,7 @@ impl Inner {
             life: Life::of(&member.worker.status()),
         };
         Present {
-            workers: self.manager.all().iter().map(standing).collect(),
+            workers: self.manager.all().iter().filter(|member| !going.contains(member.id())).map(standing).collect(),
             slices: known.slices.clone(),
             env: known.env.clone(),
             reconcile_interval: known.reconcile_interval,
@@ -67,18 +119,31 @@ impl Inner {
     }
 }
 
-fn read(from: &ConfigSource) -> Result<(Vec<Source>, Config), Problem> {
+fn read(from: &ConfigSource, registered: Vec<Registration>) -> Result<(Vec<Source>, Config, Joined), Problem> {
     let files = from.files().map_err(|error| Problem::new(Code::BadConfig, chain(&error)))?;
-    applied::read_files(&files).map_err(|problems| bad_config(&problems))
+    let read = applied::read_files_with(&files, &registered);
+    let (sources, mut config, expanded) = read.map_err(|problems| bad_config("configuration", &problems))?;
+    let joined = join(&mut config, registered, expanded);
+    Ok((sources, config, joined))
 }
 
-fn bad_config(problems: &Problems) -> Problem {
+/// What is wrong with a declaration that is no file's.
+pub(super) fn bad_worker(problems: &Problems) -> Problem {
+    // Lines of a text that whoever asks has not written so say nothing to him.
+    let placeless = |problem: &spec::Problem| match problem.file.as_str() {
+        REQUEST => spec::Problem { line: 0, column: 0, ..problem.clone() },
+        _ => problem.clone(),
+    };
+    bad_config("worker", &Problems(problems.0.iter().map(placeless).collect()))
+}
+
+fn bad_config(what: &str, problems: &Problems) -> Problem {
     let count = match problems.0.len() {
         1 => "a problem".to_owned(),
         n => format!("{n} problems"),
     };
     let first = problems.0.first().map(|problem| wrong(problem).to_string()).unwrap_or_default();
-    let detail = format!("the configuration has {count}, and nothing is changed: {first}");
+    let detail = format!("the {what} has {count}, and nothing is changed: {first}");
     Problem { problems: problems.0.iter().map(wrong).collect(), ..Problem::new(Code::BadConfig, detail) }
 }
 
