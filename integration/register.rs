@@ -152,8 +152,9 @@ fn one_that_is_not_enabled_waits_and_one_that_cannot_be_started_is_there_all_the
     assert_eq!((made.status, &made.body["workers"][0]["detail"]), (201, &"never".into()), "{made:?}");
     let typo = json!({"id": "typo", "unit": {"command": ["/bin/sleeep"], "restart": {"policy": "never"}}});
     let made = post(&case, &typo);
-    assert_eq!((made.status, &made.body["workers"][0]["id"]), (201, &"typo".into()), "{made:?}");
-    up.state("typo", State::Stopped, "failed");
+    let told = &made.body["workers"][0];
+    assert_eq!((made.status, &told["state"], &told["detail"]), (201, &"stopped".into(), &"failed".into()), "{made:?}");
+    assert_eq!(told["cause"]["kind"], "start_failed", "{made:?}");
     case.ask("start", &["off"]);
     assert_eq!(delete(&case, "/v1/workers/typo").status, 200);
     assert_eq!(delete(&case, "/v1/workers/off").status, 200);

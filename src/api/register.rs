@@ -14,6 +14,8 @@ use super::guard::Asker;
 use super::routes::{Answered, Api, settled};
 use super::usage::Look;
 use super::wire::{Code, Declaration, Problem, Workers};
+use crate::manager::handle::{Asked, Outcome};
+use crate::model::{Detail, State as WorkerState, StoppingDetail, WorkerStatus};
 
 /// The query of both routes.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -63,7 +65,8 @@ pub(super) async fn register(
     let made = api.governor()?.register(declaration, asker.to_string()).await?;
     // It is there, whatever comes of its start: that is told by its state.
     match (made.start, patience) {
-        (Some(start), Patience::Done { within }) => drop(start.done(within).await),
+        (Some(start), Patience::Done { within: None }) => over(start).await,
+        (Some(start), Patience::Done { within: Some(within) }) => drop(tokio::time::timeout(within, over(start)).await),
         (Some(start), Patience::Accepted) => drop(start.taken().await),
         (None, _) => {}
     }
@@ -76,6 +79,20 @@ pub(super) async fn register(
     };
     let location: [(HeaderName, String); 1] = [(LOCATION, place)];
     Ok((StatusCode::CREATED, location, Json(Workers { generation, workers })).into_response())
+}
+
+/// Until a start is over, and what is left of one that failed is cleared away: why it failed is told from then on.
+async fn over(start: Asked) {
+    for (member, outcome) in start.done(None).await {
+        let settled = |status: &WorkerStatus| {
+            matches!(status.state, WorkerState::Running | WorkerState::Stopped)
+                || status.detail == Detail::Stopping(StoppingDetail::Unkillable)
+        };
+        if outcome != Outcome::Done {
+            // One that is not supervised any more has nothing to be waited for.
+            drop(member.worker.wait_for(settled).await);
+        }
+    }
 }
 
 /// `DELETE /v1/workers/{name}`.
