@@ -45,11 +45,16 @@ fn the_command_is_in_its_cgroup_before_it_begins_and_has_our_streams() {
 #[test]
 fn what_cannot_be_executed_is_126_and_what_is_not_there_127() {
     let bench = Bench::new();
-    let cases: [(&[&str], i32, &str); 5] = [
+    let cases: [(&[&str], i32, &str); 6] = [
         (&["--", "no-such-program"], 127, "could not start: exec no-such-program"),
         (&["--", "/no/such/program"], 127, "could not start: exec /no/such/program: No such file or directory"),
         (&["--", "/etc/passwd"], 126, "could not start: exec /etc/passwd: Permission denied"),
         (&["-w", "/no/such", "--", "true"], 125, "could not start: chdir /no/such: No such file or directory"),
+        (
+            &["--env-file", "/no/such", "--", "true"],
+            125,
+            "could not start: env_file /no/such: No such file or directory",
+        ),
         (&["-u", "nosuchuser", "--", "true"], 125, "could not start: user: there is no user \"nosuchuser\""),
     ];
     for (args, code, sentence) in cases {

@@ -284,6 +284,7 @@ mod tests {
         assert_eq!(code(Stage::Exec, libc::ENOMEM), 125, "the host's fault, not the program's");
         assert_eq!(code(Stage::Chdir, libc::ENOENT), 125);
         assert_eq!(code(Stage::Limit, 0), 125);
+        assert_eq!(code(Stage::EnvFile, libc::ENOENT), 125, "it is ours to read");
     }
 
     #[test]

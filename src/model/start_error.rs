@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Stage {
     /// Looking up `user` or `group`, or their supplementary groups.
     User,
+    /// Reading a file of `env_file`.
+    EnvFile,
     /// Making the run's cgroup.
     Cgroup,
     /// Writing a limit, or reading it back as it was written.
@@ -66,6 +68,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::User => "user",
+            Self::EnvFile => "env_file",
             Self::Cgroup => "cgroup",
             Self::Limit => "limit",
             Self::Stdio => "stdio",

@@ -295,6 +295,9 @@ const fn start_advice(stage: Stage, errno: i32) -> Option<&'static str> {
         (Stage::Exec, libc::ENOENT) => "name a program that is there: command, PATH in env, the first line of a script",
         (Stage::Exec, libc::EACCES) => "make the program executable for its user, or name another in command",
         (Stage::Exec, libc::ENOEXEC) => "name a program of this machine in command, or use shell: true",
+        (Stage::EnvFile, _) => {
+            "name an env_file that is there and can be read, or write `-` before one that may be missing"
+        }
         (Stage::User, _) => "name a user and group that this host knows",
         (Stage::Chdir, _) => "name a working_directory that is there and open to its user",
         (Stage::Limit | Stage::Cgroup, _) => "see `pinfold doctor`: what this host can enforce, and how it is mended",

@@ -17,9 +17,9 @@ pub(super) type Assignments = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The assignments of `path` in their order. `None` where the file is not there.
 pub(super) fn read(path: &Path) -> Result<Option<Assignments>, StartError> {
-    let refused = |why: String| StartError::refused(Stage::Exec, format!("env_file {}: {why}", path.display()));
+    let refused = |why: String| StartError::refused(Stage::EnvFile, format!("{}: {why}", path.display()));
     let failed = |e: &std::io::Error| {
-        StartError::os(Stage::Exec, format!("env_file {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO))
+        StartError::os(Stage::EnvFile, path.display().to_string(), e.raw_os_error().unwrap_or(libc::EIO))
     };
     // Not waiting for a FIFO's writer.
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path) {
@@ -217,7 +217,7 @@ mod tests {
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
         let err = read(&fifo).unwrap_err().to_string();
-        assert_eq!(err, format!("exec: env_file {}: it is not a regular file", fifo.display()));
+        assert_eq!(err, format!("env_file: {}: it is not a regular file", fifo.display()));
         assert_eq!(read(&dir.path().join("nothing")).unwrap(), None);
     }
 

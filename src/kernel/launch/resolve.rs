@@ -56,7 +56,7 @@ pub const OURS_ALONE: [&str; 6] =
 /// Looks everything up that a launch of `spec` needs.
 ///
 /// # Errors
-/// [`Stage::User`] for an unknown user or group, [`Stage::Exec`] for an env file that cannot be read.
+/// [`Stage::User`] for an unknown user or group, [`Stage::EnvFile`] for an env file that cannot be read.
 pub fn resolve(spec: &Spec, context: &Context<'_>) -> Result<LaunchPlan, StartError> {
     let account = Account::look_up(spec.user.as_deref(), spec.group.as_deref())?;
     let mut env = inherited(context);
@@ -69,8 +69,7 @@ pub fn resolve(spec: &Spec, context: &Context<'_>) -> Result<LaunchPlan, StartEr
             Some(assignments) => env.extend(assignments),
             None if file.optional => {}
             None => {
-                let what = format!("env_file {}", file.path.display());
-                return Err(StartError::os(Stage::Exec, what, libc::ENOENT));
+                return Err(StartError::os(Stage::EnvFile, file.path.display().to_string(), libc::ENOENT));
             }
         }
     }
@@ -276,7 +275,7 @@ mod tests {
         let mut spec = Spec::new(vec!["true".into()]);
         spec.env_files = vec![EnvFile { path: "/nonexistent/env".into(), optional: false }];
         let err = plan(&spec, Inherit::AllowList).unwrap_err();
-        assert_eq!(err.to_string(), "exec env_file /nonexistent/env: No such file or directory");
+        assert_eq!(err.to_string(), "env_file /nonexistent/env: No such file or directory");
     }
 
     #[test]
