@@ -117,6 +117,18 @@ async fn limits_for_a_run_end_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_for_limits_is_on_record_as_asking_whatever_comes_of_it() {
+    let mut bench = Bench::new(1);
+    let worker = bench.worker("w", limited(5)).unwrap();
+    worker.update(Arc::new(limited(9)), Reach::Run).await.unwrap_err();
+    let said = bench.recorded().into_iter().find_map(|event| match event.kind {
+        EventKind::Operator { what, .. } => Some(what),
+        _ => None,
+    });
+    assert_eq!(said.as_deref(), Some("asked to set for this run: limits.pids.max from 5 to 9"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_that_ends_while_its_limits_change_is_followed_by_one_that_has_them() {
     let bench = Bench::new(1);
     script(&bench, Script { limits_take: 5 * SECOND, ..Script::exits(SECOND, 1) });

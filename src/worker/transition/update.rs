@@ -226,6 +226,6 @@ fn words(changes: &[Change], reach: Reach) -> String {
     }
     match reach {
         Reach::Config { generation, .. } => format!("update to generation {generation}: {words}"),
-        Reach::Run => format!("set for this run: {words}"),
+        Reach::Run => format!("asked to set for this run: {words}"),
     }
 }
