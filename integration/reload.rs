@@ -214,6 +214,12 @@ fn instances_come_and_go_and_nobody_who_is_only_called_alike() {
     assert!(!last.alive(), "what goes is waited for");
     assert_eq!(case.ask("ps", &["-a", "-q"]).stdout, "x-1\nx-canary\n");
     assert_eq!((pid(&case, "x-1"), pid(&case, "x-canary")), before);
+    let already = "x: nothing to change: it has 1 instance already";
+    assert_eq!(case.ask("scale", &["x=1"]).stdout, format!("{already}\n"));
+    case.ask("stop", &["x"]);
+    let stopped = format!("{already}, none of them running; `pinfold start x` starts what is down\n");
+    assert_eq!(case.ask("scale", &["x=1"]).stdout, stopped);
+    case.ask("start", &["x"]);
     for (target, code) in [("x-canary=2", 2), ("none=2", 4), ("x=0", 2), ("x", 2), ("x=many", 2)] {
         let ran = pinfold(&case, &["scale", target]);
         assert_eq!((ran.code, ran.stderr.lines().count()), (Some(code), 1), "{target}: {ran:?}");

@@ -10,7 +10,8 @@ use super::client::{Client, encoded};
 use super::exit::{Exit, Failure};
 use super::render::{self, Asked};
 use super::said::{Said, document};
-use crate::api::wire::{Instances, Plan, Reloaded, Results, SetLimits, Word};
+use crate::api::wire::{Instances, Plan, Reloaded, Results, SetLimits, Word, Worker, Workers};
+use crate::model::State;
 use crate::spec;
 
 /// `pinfold plan`.
@@ -58,7 +59,27 @@ pub fn scale(args: &Scale, client: &Client) -> Result<Said, Failure> {
         args.target.split_once('=').ok_or_else(|| Failure::Usage(format!("{:?}: {like}", args.target)))?;
     let instances = count.parse().map_err(|_| Failure::Usage(format!("{count:?} is no number; {like}")))?;
     let path = format!("/v1/workers/{}/instances", encoded(name));
-    settle(client.ask(Method::PUT, &path, &Instances { instances })?, args.output.format)
+    let mut said = settle(client.ask(Method::PUT, &path, &Instances { instances })?, args.output.format)?;
+    if said.out.is_empty() && said.exit == Exit::Ok {
+        let Workers { workers, .. } = client.get(&format!("/v1/workers?pattern={}", encoded(name)))?;
+        said.out = unchanged(name, &workers);
+    }
+    Ok(said)
+}
+
+/// Nothing came and nothing went.
+fn unchanged(name: &str, workers: &[Worker]) -> String {
+    let running = workers.iter().filter(|worker| worker.state == State::Running).count();
+    let has = match workers.len() {
+        1 => "1 instance".to_owned(),
+        n => format!("{n} instances"),
+    };
+    let of_them = match running {
+        n if n == workers.len() => String::new(),
+        0 => format!(", none of them running; `pinfold start {name}` starts what is down"),
+        n => format!(", {n} of them running; `pinfold start {name}` starts what is down"),
+    };
+    format!("{}: nothing to change: it has {has} already{}\n", render::inert(name), render::inert(&of_them))
 }
 
 /// `pinfold set`.
