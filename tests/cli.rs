@@ -122,6 +122,7 @@ fn what_is_asked_wrongly_is_usage_and_asks_nobody() {
         &["down", "web"],
         &["ps", "a", "b"],
         &["ps", "-q", "-o", "json"],
+        &["history", "a", "-n", "0"],
         &["status"],
     ];
     for args in lines {

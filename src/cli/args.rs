@@ -296,6 +296,14 @@ mod tests {
     }
 
     #[test]
+    fn a_number_of_runs_that_is_out_of_range_is_told_with_the_range() {
+        for number in ["0", "-1", "1001"] {
+            let refused = Cli::try_parse_from(["pinfold", "history", "web", "-n", number]).unwrap_err().to_string();
+            assert!(refused.contains("1..=1000"), "{number}: {refused}");
+        }
+    }
+
+    #[test]
     fn the_terms_of_up() {
         let Command::Up(up) = parse("pinfold up a.yaml b.yaml --on-term=detach -o json").command else { panic!() };
         assert_eq!((up.on_term, up.output.output, up.files.len()), (OnTerm::Detach, Output::Json, 2));

@@ -230,8 +230,9 @@ pub struct History {
     /// The worker
     #[arg(value_name = "NAME", add = ArgValueCompleter::new(workers))]
     pub name: String,
-    /// How many runs, the newest first, at most 1000
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    /// How many runs, the newest first: 1 to 1000
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub number: u32,
     /// `-o`.
     #[command(flatten)]
