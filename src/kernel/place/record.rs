@@ -45,6 +45,17 @@ pub enum RecordError {
         /// ROOT.
         path: PathBuf,
     },
+    /// The state directory is none for us.
+    #[error("{path} cannot be the state directory; {fix}, or name another with --state-dir")]
+    Unfit {
+        /// The state directory.
+        path: PathBuf,
+        /// What would make it one.
+        fix: String,
+        /// Why it is none.
+        #[source]
+        source: io::Error,
+    },
     /// The tree of this state directory is elsewhere and not empty.
     #[error(
         "workers of this state directory still live in {recorded}; start without --cgroup-root (or with \
@@ -83,6 +94,24 @@ fn pid(holder: Option<i32>) -> String {
     holder.map_or_else(String::new, |pid| format!(" (pid {pid})"))
 }
 
+/// Why nothing can be kept in `dir`, with what to do about it; `source` is the kernel's word.
+fn unfit(dir: &Path, action: &'static str, file: &Path, source: io::Error) -> RecordError {
+    use std::os::unix::fs::MetadataExt;
+    let ours = rustix::process::geteuid().as_raw();
+    let owner = dir.metadata().map(|meta| meta.uid()).ok().filter(|owner| *owner != ours);
+    let fix = match (source.raw_os_error(), owner) {
+        (Some(libc::EEXIST | libc::ENOTDIR), _) => "move the file that is in its place away".to_owned(),
+        (Some(libc::EACCES | libc::EPERM), Some(owner)) => {
+            format!("it belongs to user {owner}: start as that user, or give it to user {ours} (chown -R)")
+        }
+        (Some(libc::EACCES | libc::EPERM), None) => format!("have user {ours} allowed to make it and to write there"),
+        (Some(libc::EROFS), _) => "mount its file system writable".to_owned(),
+        (Some(libc::ENOSPC | libc::EDQUOT), _) => "make room on its file system".to_owned(),
+        _ => return RecordError::Io { action, path: file.to_owned(), source },
+    };
+    RecordError::Unfit { path: dir.to_owned(), fix, source }
+}
+
 /// The state directory is ours while this, or a descriptor from [`Lock::share`], is open.
 #[derive(Debug)]
 pub struct Lock {
@@ -118,9 +147,9 @@ impl Lock {
     fn try_take(state_dir: &Path) -> Result<Self, RecordError> {
         use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
         let path = state_dir.join(LOCK);
-        let failed = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| RecordError::Io { action, path, source }
+        let failed = |action, file: &Path| {
+            let file = file.to_owned();
+            move |source| unfit(state_dir, action, &file, source)
         };
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(state_dir).map_err(failed("make", state_dir))?;
@@ -338,6 +367,28 @@ mod tests {
         keeper.kill().unwrap();
         Lock::take_after(tmp.path(), || drop(supervisor.take())).unwrap();
         keeper.wait().unwrap();
+    }
+
+    #[test]
+    fn a_directory_in_which_nothing_can_be_kept_is_told_with_what_to_do_about_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let file = tmp.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for dir in [file.clone(), file.join("below")] {
+            let told = crate::model::chain(&Lock::take(&dir).unwrap_err());
+            let fix = "cannot be the state directory; move the file that is in its place away, or name another with --state-dir: ";
+            assert!(told.starts_with(&format!("{} {fix}", dir.display())), "{told}");
+        }
+        let told = |dir: &Path, errno| {
+            crate::model::chain(&unfit(dir, "open", &dir.join(LOCK), io::Error::from_raw_os_error(errno)))
+        };
+        assert!(told(tmp.path(), libc::EACCES).contains("allowed to make it and to write there"));
+        assert!(told(tmp.path(), libc::EROFS).contains("mount its file system writable"));
+        assert!(told(tmp.path(), libc::ENOSPC).contains("make room on its file system"));
+        assert_eq!(told(Path::new("/s"), libc::EIO), "cannot open /s/lock: Input/output error");
+        std::os::unix::fs::chown(&file, Some(4711), None).unwrap();
+        let others = told(&file, libc::EACCES);
+        assert!(others.contains("it belongs to user 4711: start as that user, or give it to user 0"), "{others}");
     }
 
     #[test]
