@@ -8,8 +8,10 @@ use axum::{
     http::{HeaderValue, header::CONTENT_TYPE, request::Parts},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
+use super::amiss;
 use super::peer::Peer;
 use super::wire::{Code, Problem};
 
@@ -32,15 +34,13 @@ pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Body<T>(pub(super) T);
 
-impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned + Default + JsonSchema, S: Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let media_type = request.headers().get(CONTENT_TYPE).cloned();
         let bytes = read(request.into_body()).await?;
-        let bad = |what: &dyn std::fmt::Display| {
-            Problem::new(Code::BadRequest, format!("the body is not what is expected: {what}"))
-        };
+        let bad = |what: String| Problem::new(Code::BadRequest, format!("the body is not what is expected: {what}"));
         match bytes.trim_ascii_start().first() {
             None => Ok(Self(T::default())),
             Some(_) if !may_be_json(media_type.as_ref()) => {
@@ -50,8 +50,10 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for Body<T> {
                 Err(Problem::new(Code::UnsupportedMediaType, detail))
             }
             // serde would take a list of the values, too.
-            Some(b'{') => serde_json::from_slice(&bytes).map(Self).map_err(|e| bad(&e)),
-            Some(_) => Err(bad(&"a JSON object, or none at all")),
+            Some(b'{') => serde_json::from_slice(&bytes)
+                .map(Self)
+                .map_err(|e| bad(amiss::body::<T>(&bytes).unwrap_or_else(|| e.to_string()))),
+            Some(_) => Err(bad("a JSON object, or none at all".to_owned())),
         }
     }
 }
@@ -83,12 +85,16 @@ pub(super) async fn read(body: axum::body::Body) -> Result<Bytes, Problem> {
 #[derive(Debug)]
 pub(super) struct Params<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
+impl<T: DeserializeOwned + JsonSchema, S: Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let Query(params) = Query::try_from_uri(&parts.uri)
-            .map_err(|e| Problem::new(Code::BadRequest, format!("the query is not understood: {}", e.body_text())))?;
+        let Query(params) = Query::try_from_uri(&parts.uri).map_err(|e| {
+            let given = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map(|Query(given)| given);
+            let told = given.ok().and_then(|given| amiss::query::<T>(&given));
+            let detail = told.unwrap_or_else(|| format!("the query is not understood: {}", e.body_text()));
+            Problem::new(Code::BadRequest, detail)
+        })?;
         Ok(Self(params))
     }
 }

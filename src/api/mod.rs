@@ -9,7 +9,7 @@
 //!  serve   accept, bounds, one connection ── peer  who it is
 //!  table   every route, for whom and of what shape ── openapi  the same, written down
 //!  guard   who may ── once  what is asked by the same key is done once ── keys  which were asked
-//!  routes, list  what they do ── extract  what a request brings ── wait  for something new
+//!  routes, list  what they do ── extract  what a request brings ── amiss  what is wrong with it ── wait  for something new
 //!  events  the stream ── filter  who wants which of it
 //!  logs    a worker's output, on a thread for each reader ── patience  how long a reader may take
 //!  register  workers that are made over the socket
@@ -22,6 +22,7 @@
 //! nothing back of what it asked. At the supervisor's end nothing is started any more (`going_down`), and reads and
 //! kills are answered until the last worker has ended.
 
+mod amiss;
 mod events;
 mod extract;
 mod filter;
