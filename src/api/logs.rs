@@ -27,7 +27,7 @@ use super::routes::Api;
 use super::wire::{Code, LogLine, Problem};
 use crate::clock;
 use crate::logs::{self, Line, Query, Runs, Told};
-use crate::model::Stream;
+use crate::model::{Stream, WorkerId};
 
 /// Readers at once, of all workers together.
 const READERS: usize = 16;
@@ -138,7 +138,9 @@ pub(super) async fn logs(
     Params(asked): Params<Asked>,
 ) -> Result<Response, Problem> {
     let member = api.find(&name)?;
-    let query = asked.query(member.worker.status().run, clock::wall())?;
+    let last = member.worker.status().run;
+    asked.run.map_or(Ok(()), |run| exists(member.worker.id(), run, last))?;
+    let query = asked.query(last, clock::wall())?;
     let seat = api.readers().seat(peer)?;
     // A pager takes what it shows; how long it shows it is its reader's.
     if let Some(Extension(unhurried)) = unhurried {
@@ -153,6 +155,17 @@ pub(super) async fn logs(
         Format::Json => "application/x-ndjson",
     };
     Ok(([(header::CONTENT_TYPE, media_type)], body).into_response())
+}
+
+/// Whether a worker whose last run is `last` has had this one. A number that it never had is a mistake, not silence.
+fn exists(worker: &WorkerId, run: u32, last: u32) -> Result<(), Problem> {
+    let had = match last {
+        _ if (1..=last).contains(&run) => return Ok(()),
+        0 => "it has not run yet".to_owned(),
+        1 => "it has run once".to_owned(),
+        last => format!("it has had 1 to {last}"),
+    };
+    Err(Problem::new(Code::NoSuchRun, format!("{worker} has no run {run}; {had}")))
 }
 
 /// Has a thread of its own read, until it has told all or the body is gone.

@@ -55,6 +55,16 @@ fn what_contradicts_itself_is_refused() {
 }
 
 #[test]
+fn a_run_that_there_never_was_is_a_mistake() {
+    let told = |run, last| exists(&WorkerId::new("web").unwrap(), run, last).unwrap_err().detail;
+    assert_eq!(told(99, 4), "web has no run 99; it has had 1 to 4");
+    assert_eq!(told(0, 4), "web has no run 0; it has had 1 to 4");
+    assert_eq!(told(2, 1), "web has no run 2; it has run once");
+    assert_eq!(told(1, 0), "web has no run 1; it has not run yet");
+    assert!((1..=4).all(|run| exists(&WorkerId::new("web").unwrap(), run, 4).is_ok()));
+}
+
+#[test]
 fn readers_are_few_and_some_seats_are_kept_for_admins() {
     let readers = Readers::new();
     let of = |role| Peer { uid: 1, pid: None, role };

@@ -77,7 +77,7 @@ pub(super) fn routes() -> Vec<Route> {
         get("/v1/workers/{name}/logs", logs, "What a worker wrote: as it was written, or line by line (`format=json`)")
             .query::<logs::Asked>()
             .streams(&[("application/octet-stream", None), ("application/x-ndjson", Some(shape::<LogLine>))])
-            .may(&[Code::NotFound, Code::Failed]),
+            .may(&[Code::NotFound, Code::NoSuchRun, Code::Failed]),
         verb("/v1/workers/{pattern}/start", at::start, "Start workers").may(STARTED),
         verb("/v1/workers/{pattern}/stop", at::stop, "Stop workers"),
         verb("/v1/workers/{pattern}/restart", at::restart, "Give workers a new run").lacks(&["signal"]).may(STARTED),

@@ -99,7 +99,8 @@ pub const fn of_code(code: Code) -> Exit {
         Code::NotPermitted => Exit::NotPermitted,
         Code::TimedOut => Exit::TimedOut,
         Code::BreakerOpen => Exit::BreakerOpen,
-        Code::TooSlow
+        Code::NoSuchRun
+        | Code::TooSlow
         | Code::TooManyConnections
         | Code::GoingDown
         | Code::NotRunning

@@ -33,6 +33,8 @@ pub struct Problem {
 pub enum Code {
     /// No such worker, or no such path.
     NotFound,
+    /// The worker has had no run of this number.
+    NoSuchRun,
     /// The request is not understood.
     BadRequest,
     /// Not with this path.
@@ -123,7 +125,7 @@ impl Code {
         match self {
             Self::BadRequest => 400,
             Self::NotPermitted => 403,
-            Self::NotFound => 404,
+            Self::NotFound | Self::NoSuchRun => 404,
             Self::MethodNotAllowed => 405,
             Self::TooSlow => 408,
             Self::BreakerOpen
