@@ -62,9 +62,9 @@ pub fn ask(verb: &Verb, whom: &Whom, output: FormatArg, client: &Client) -> Resu
         Verb::Reset => Asked::Reset,
         _ => Asked::State,
     };
-    if let Some(timeout) = &whom.timeout {
-        spec::time(timeout).map_err(|e| Failure::Usage(format!("--timeout: {e}")))?;
-    }
+    let timeout = whom.timeout.as_deref().map(spec::time).transpose();
+    let timeout = timeout.map_err(|e| Failure::Usage(format!("--timeout: {e}")))?;
+    let client = timeout.map_or_else(|| client.clone(), |timeout| client.clone().patient_for(timeout));
     let body = Ask {
         wait: !whom.no_wait,
         timeout: whom.timeout.clone(),

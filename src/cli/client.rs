@@ -21,11 +21,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::args::Globals;
 use super::exit::Failure;
 use super::paths::{self, Who};
+use crate::api::presence;
 use crate::api::wire::Problem;
+use crate::clock;
+use crate::model::Mono;
 
 /// What is answered at once is waited for so long: it comes in milliseconds, but a supervisor that begins takes over
 /// what lives first.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// So long is waited for a supervisor that is to follow another, unless something else was asked for: that takes a fifth of a second,
+/// and longer only where something is amiss.
+const SUCCESSION: Duration = Duration::from_secs(10);
+
+/// The shortest and the longest time between two looks for it.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 /// All but the unreserved characters of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -38,6 +48,8 @@ pub struct Client {
     other: Option<PathBuf>,
     /// How long what is answered at once is waited for.
     patience: Duration,
+    /// How long a supervisor is waited for that is to follow another.
+    succession: Duration,
 }
 
 impl Client {
@@ -49,13 +61,19 @@ impl Client {
         let socket = paths::socket(globals, who).map_err(|e| Failure::Usage(e.to_string()))?;
         let system = Path::new(paths::SYSTEM_RUNTIME).join("api.sock");
         let other = (system != socket && system.exists()).then_some(system);
-        Ok(Self { socket, other, patience: PATIENCE })
+        Ok(Self { socket, other, patience: PATIENCE, succession: SUCCESSION })
     }
 
     /// The same, which waits no longer than this for what is answered at once.
     #[must_use]
     pub fn within(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+        Self { patience, succession: patience.min(self.succession), ..self }
+    }
+
+    /// The same, which waits for so long for a supervisor that is to follow another.
+    #[must_use]
+    pub fn patient_for(self, succession: Duration) -> Self {
+        Self { succession, ..self }
     }
 
     /// The process that listens, by its number here; `None` where it cannot be seen from here (another pid namespace).
@@ -63,20 +81,19 @@ impl Client {
     /// # Errors
     /// [`Failure`].
     pub fn listener(&self) -> Result<Option<i32>, Failure> {
-        let stream = std::os::unix::net::UnixStream::connect(&self.socket).map_err(|e| self.no_connection(e))?;
+        let (stream, _) = runtime()?.block_on(self.connect())?;
         let credentials = getsockopt(&stream, PeerCredentials);
         let credentials = credentials.map_err(|e| Failure::failed("cannot tell who listens", io::Error::from(e)))?;
         Ok(Some(credentials.pid()).filter(|pid| *pid > 0))
     }
 
-    /// Reads what is under `path`.
+    /// Reads what is under `path`; once more of the supervisor that follows one that breaks off.
     ///
     /// # Errors
     /// [`Failure`].
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let request = request(Method::GET, path, Bytes::new())?;
         let answer = runtime()?.block_on(async {
-            let answered = tokio::time::timeout(self.patience, self.talk(request)).await;
+            let answered = tokio::time::timeout(self.patience, self.look(path)).await;
             answered.unwrap_or_else(|_| Err(self.silent(self.patience)))
         })?;
         self.read(&answer)?.map_err(|problem| Failure::Answered(Box::new(problem)))
@@ -120,34 +137,22 @@ impl Client {
         media_type: &str,
         mut take: impl FnMut(&[u8]) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
-        let request = Request::get(path).header("host", "pinfold").header("accept", media_type);
-        let request = request.body(Full::new(Bytes::new()));
-        let request = request.map_err(|e| Failure::Usage(format!("that is too much for one request: {e}")))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-        let runtime = runtime.map_err(|e| Failure::failed("cannot talk to a supervisor", e))?;
-        runtime.block_on(async {
+        let request = lines_of(path, media_type)?;
+        runtime()?.block_on(async {
             let mut interrupt =
                 signal(SignalKind::interrupt()).map_err(|e| Failure::failed("cannot be interrupted", e))?;
             let read = async {
                 let began = tokio::time::timeout(PATIENCE, self.begin(request)).await;
-                let (head, mut body) = began.unwrap_or_else(|_| Err(self.silent(PATIENCE)))?.into_parts();
-                if !head.status.is_success() {
-                    let body = body.collect().await.map_err(|e| self.broke_off(e))?.to_bytes();
-                    return self
-                        .read::<()>(&Response::from_parts(head, body))?
-                        .map_err(|p| Failure::Answered(Box::new(p)));
-                }
-                let mut rest = Vec::new();
+                let mut body = self.refused(began.unwrap_or_else(|_| Err(self.silent(PATIENCE)))?).await?;
+                let mut lines = Lines::default();
                 while let Some(frame) = body.frame().await {
                     let Ok(data) = frame.map_err(|e| self.gone(e))?.into_data() else { continue };
-                    rest.extend_from_slice(&data);
-                    let whole = rest.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
-                    for line in rest[..whole].split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+                    for line in lines.add(&data) {
                         if !take(line)? {
                             return Ok(());
                         }
                     }
-                    rest.drain(..whole);
+                    lines.taken();
                 }
                 Ok(())
             };
@@ -166,14 +171,7 @@ impl Client {
         let request = request(Method::GET, path, Bytes::new())?;
         runtime()?.block_on(async {
             let begun = tokio::time::timeout(PATIENCE, self.begin(request)).await;
-            let answer = begun.unwrap_or_else(|_| Err(self.silent(PATIENCE)))?;
-            if !answer.status().is_success() {
-                let (head, body) = answer.into_parts();
-                let body = body.collect().await.map_err(|e| self.broke_off(e))?.to_bytes();
-                let problem = self.read::<serde::de::IgnoredAny>(&Response::from_parts(head, body))?;
-                return problem.map(drop).map_err(|problem| Failure::Answered(Box::new(problem)));
-            }
-            let mut body = answer.into_body();
+            let mut body = self.refused(begun.unwrap_or_else(|_| Err(self.silent(PATIENCE)))?).await?;
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(|e| self.broke_off(e))?;
                 if let Some(bytes) = frame.data_ref() {
@@ -182,6 +180,19 @@ impl Client {
             }
             Ok(())
         })
+    }
+
+    /// The body of an answer that is none of a problem.
+    async fn refused(&self, answer: Response<Incoming>) -> Result<Incoming, Failure> {
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
+        }
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.map_err(|e| self.broke_off(e))?.to_bytes();
+        match self.read::<serde::de::IgnoredAny>(&Response::from_parts(head, body))? {
+            Err(problem) => Err(Failure::Answered(Box::new(problem))),
+            Ok(_) => Err(Failure::failed("cannot talk to a supervisor", "an answer is success and none")),
+        }
     }
 
     fn read<T: DeserializeOwned>(&self, answer: &Response<Bytes>) -> Result<Result<T, Problem>, Failure> {
@@ -218,9 +229,27 @@ impl Client {
         })
     }
 
-    async fn talk(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
-        let (stream, _) = self.connect().await?;
-        self.talk_over(stream, request).await
+    /// Asks for what can be asked twice.
+    async fn look(&self, path: &str) -> Result<Response<Bytes>, Failure> {
+        // Which one broke off, and when.
+        let mut broke: Option<(Option<i32>, Mono)> = None;
+        let mut pause = LOOKS.0;
+        loop {
+            let (stream, listener) = self.connect().await?;
+            let failure = match self.talk_over(stream, request(Method::GET, path, Bytes::new())?).await {
+                Err(failure @ Failure::BrokeOff { .. }) => failure,
+                answered => return answered,
+            };
+            let now = clock::monotonic();
+            let (one, since) = *broke.get_or_insert((listener, now));
+            // One that is killed takes connections for a moment longer than it has others.
+            let is_the_same = listener == one && (now == since || now.since(since) < self.succession);
+            if !is_the_same || !presence::is_held(&self.socket) {
+                return Err(failure);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOKS.1);
+        }
     }
 
     async fn talk_over(&self, stream: UnixStream, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
@@ -229,12 +258,37 @@ impl Client {
         Ok(Response::from_parts(head, body))
     }
 
-    /// A connection, and the process that listens there, where that can be known.
+    /// A connection, and the process that listens there, where that can be known. Where nobody does, somebody who will is
+    /// waited for.
     async fn connect(&self) -> Result<(UnixStream, Option<i32>), Failure> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.no_connection(e))?;
+        self.find().await?.map_err(|error| self.no_connection(error))
+    }
+
+    /// The same, or why there is nobody, and nobody to come.
+    async fn find(&self) -> Result<Result<(UnixStream, Option<i32>), io::Error>, Failure> {
+        let until = clock::monotonic() + self.succession;
+        let mut pause = LOOKS.0;
+        let stream = loop {
+            let error = match UnixStream::connect(&self.socket).await {
+                Ok(stream) => break stream,
+                Err(error) => error,
+            };
+            if !is_nobody(&error) {
+                return Err(self.no_connection(error));
+            }
+            if !presence::is_held(&self.socket) {
+                return Ok(Err(error));
+            }
+            if clock::monotonic() >= until {
+                return Err(self.no_successor());
+            }
+            // A socket on which nobody listens yet cannot be waited for.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOKS.1);
+        };
         // One of another pid namespace has no number here.
         let listener = stream.peer_cred().ok().and_then(|credentials| credentials.pid()).filter(|pid| *pid > 0);
-        Ok((stream, listener))
+        Ok(Ok((stream, listener)))
     }
 
     /// Asks, and waits until an answer begins.
@@ -269,7 +323,7 @@ impl Client {
     fn no_connection(&self, error: io::Error) -> Failure {
         let socket = self.socket.display();
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
+            _ if is_nobody(&error) => {
                 let other = self.other.as_ref().map(|other| format!(" (there is one at {})", other.display()));
                 Failure::Unreachable(format!(
                     "no supervisor answers at {socket}: start one with `pinfold up`, or name its socket with --socket{}",
@@ -285,6 +339,15 @@ impl Client {
             }
             _ => Failure::failed(format!("cannot connect to {socket}"), error),
         }
+    }
+
+    fn no_successor(&self) -> Failure {
+        Failure::Unreachable(format!(
+            "the supervisor at {} begins, or is being replaced, and has not answered for {}: look at what it says where it \
+             was started (its log, or its journal)",
+            self.socket.display(),
+            humantime::format_duration(self.succession)
+        ))
     }
 
     fn silent(&self, patience: Duration) -> Failure {
@@ -306,6 +369,41 @@ fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes
         .map_err(|e| Failure::Usage(format!("that is too much for one request: {e}")))
 }
 
+fn lines_of(path: &str, media_type: &str) -> Result<Request<Full<Bytes>>, Failure> {
+    let mut request = request(Method::GET, path, Bytes::new())?;
+    let accept = HeaderValue::from_str(media_type).map_err(|e| Failure::failed("cannot write the request", e))?;
+    request.headers_mut().insert("accept", accept);
+    Ok(request)
+}
+
+/// Cuts what comes into lines.
+#[derive(Debug, Default)]
+struct Lines {
+    text: Vec<u8>,
+    whole: usize,
+}
+
+impl Lines {
+    /// What is whole by now, without its ends. [`taken`](Self::taken) follows.
+    fn add(&mut self, data: &[u8]) -> impl Iterator<Item = &[u8]> {
+        self.whole = data.iter().rposition(|b| *b == b'\n').map_or(0, |end| self.text.len() + end + 1);
+        self.text.extend_from_slice(data);
+        let whole = self.text.get(..self.whole).unwrap_or_default();
+        whole.split(|b| *b == b'\n').filter(|line| !line.is_empty())
+    }
+
+    fn taken(&mut self) {
+        self.text.drain(..self.whole);
+        self.whole = 0;
+    }
+}
+
+/// Whether nobody listens there.
+fn is_nobody(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | ConnectionRefused | NotADirectory)
+}
+
 /// For nothing but one conversation.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
@@ -324,8 +422,8 @@ mod tests {
 
     use super::*;
 
-    fn client(socket: &Path) -> Client {
-        Client { socket: socket.to_owned(), other: None, patience: PATIENCE }
+    pub(super) fn client(socket: &Path) -> Client {
+        Client { socket: socket.to_owned(), other: None, patience: PATIENCE, succession: SUCCESSION }
     }
 
     fn failure(client: &Client) -> (u8, String) {
@@ -352,6 +450,45 @@ mod tests {
         assert_eq!(failure(&client(&stale.join("x"))).0, 6);
         let there = Client { other: Some("/run/pinfold/api.sock".into()), ..client(&absent) };
         assert!(failure(&there).1.ends_with("--socket (there is one at /run/pinfold/api.sock)"));
+    }
+
+    /// Answers whoever comes next.
+    fn answer(listener: &UnixListener) {
+        use std::io::Write;
+        let (mut stream, _) = listener.accept().unwrap();
+        heard(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+    }
+
+    #[test]
+    fn one_that_follows_another_is_waited_for_however_it_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let _there = presence::Presence::begin(&path).unwrap().unwrap();
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| client(&path).get::<serde_json::Value>("/v1/health").unwrap());
+            // It refuses, breaks off more than once and is gone before it answers.
+            drop(UnixListener::bind(&path).unwrap());
+            std::fs::remove_file(&path).unwrap();
+            let listener = UnixListener::bind(&path).unwrap();
+            drop(listener.accept().unwrap());
+            let (taken, _) = listener.accept().unwrap();
+            drop(listener);
+            std::fs::remove_file(&path).unwrap();
+            drop(taken);
+            answer(&UnixListener::bind(&path).unwrap());
+            assert_eq!(asked.join().unwrap(), serde_json::json!({}));
+        });
+    }
+
+    #[test]
+    fn one_that_does_not_follow_is_waited_for_no_longer_than_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let _there = presence::Presence::begin(&path).unwrap().unwrap();
+        let (code, sentence) = failure(&client(&path).patient_for(Duration::from_millis(20)));
+        assert_eq!(code, 6);
+        assert!(sentence.contains("is being replaced, and has not answered for 20ms"), "{sentence}");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::spec;
 pub fn down(args: &Down, client: &Client) -> Result<Said, Failure> {
     let timeout = args.timeout.as_deref().map(spec::time).transpose();
     let timeout = timeout.map_err(|e| Failure::Usage(format!("--timeout: {e}")))?;
+    let client = &timeout.map_or_else(|| client.clone(), |timeout| client.clone().patient_for(timeout));
     let until = timeout.map(|timeout| clock::monotonic() + timeout);
     let processes = Processes::that_answer(client)?;
     let body = Shutdown { wait: !args.no_wait, timeout: args.timeout.clone() };

@@ -32,6 +32,7 @@ struct Done {
 /// [`Failure`]: refused, not executed after all, or not in time.
 pub fn reexec(args: &Reexec, client: &Client) -> Result<Said, Failure> {
     let timeout = spec::time(&args.timeout).map_err(|e| Failure::Usage(format!("--timeout: {e}")))?;
+    let client = &client.clone().patient_for(timeout);
     let accepted: wire::Reexec =
         client.post("/v1/reexec", &serde_json::json!({}))?.map_err(|problem| Failure::Answered(Box::new(problem)))?;
     let next = next_supervisor(client, &accepted, timeout)?;

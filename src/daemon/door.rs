@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use crate::api::presence::Presence;
 use crate::api::socket::{self, Socket, SocketError, SocketFile};
 use crate::api::{Api, Bounds, Governor, Meter, Server, Shutdowns, Told, Upgrades};
 use crate::clock::Clock;
@@ -22,6 +23,14 @@ const LOOK_UP: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Door {
     socket: Socket,
+    presence: Option<Presence>,
+}
+
+/// Who answers after us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Another,
+    Nobody,
 }
 
 /// What is behind it.
@@ -42,14 +51,15 @@ pub(super) struct Behind {
 pub(super) struct OpenDoor {
     server: Server,
     file: SocketFile,
+    presence: Option<Presence>,
 }
 
 impl Door {
-    /// Listens at `path`.
+    /// Listens at `path`. By `presence` clients tell that somebody will, where nobody does.
     ///
     /// # Errors
     /// [`SocketError`].
-    pub(super) async fn at(path: &Path) -> Result<Self, SocketError> {
+    pub(super) async fn at(path: &Path, presence: Option<Presence>) -> Result<Self, SocketError> {
         let group = match tokio::time::timeout(LOOK_UP, tokio::task::spawn_blocking(socket::group)).await {
             Ok(Ok(Ok(group))) => group,
             Ok(Ok(Err(error))) => {
@@ -61,7 +71,13 @@ impl Door {
                 None
             }
         };
-        Ok(Self { socket: Socket::bind(path, group)? })
+        if let Some(presence) = &presence {
+            // One before us may have let go of it for its end, which did not come.
+            if let Err(error) = presence.hold().and_then(|()| presence.open_to(group)) {
+                tracing::warn!(%error, "the lock beside the socket cannot be looked at by those who may use the socket");
+            }
+        }
+        Ok(Self { socket: Socket::bind(path, group)?, presence })
     }
 
     /// Answers from now on.
@@ -73,13 +89,19 @@ impl Door {
         let api = Api::new(manager, Arc::new(Gauge(kernel)), clock, logs, store.watch(), store, told);
         let api = api.governed_by(governor).with_upgrades(upgrades).with_shutdowns(shutdowns);
         let (listener, file) = self.socket.into_parts();
-        Ok(OpenDoor { server: Server::start(listener, api.router(), Bounds::default())?, file })
+        let server = Server::start(listener, api.router(), Bounds::default())?;
+        Ok(OpenDoor { server, file, presence: self.presence })
     }
 }
 
 impl OpenDoor {
     /// Closes, and removes the socket's file.
-    pub(super) async fn close(self) {
+    pub(super) async fn close(self, next: Next) {
+        if let (Next::Nobody, Some(presence)) = (next, &self.presence)
+            && let Err(error) = presence.end()
+        {
+            tracing::warn!(%error, "whoever asks now waits for a supervisor that does not come");
+        }
         // The file first: who comes now finds no supervisor, rather than one that does not answer.
         self.file.remove();
         self.server.stop().await;

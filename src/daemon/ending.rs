@@ -14,7 +14,7 @@ use crate::model::{Detail, KilledBy, RunId, State, StoppingDetail, WorkerId};
 use crate::worker::handle::WorkerHandle;
 
 use super::console::Console;
-use super::door::OpenDoor;
+use super::door::{Next, OpenDoor};
 use super::records::Records;
 use super::reexec::Verified;
 use super::settings::Settings;
@@ -83,9 +83,9 @@ pub(super) fn leave(door: Option<OpenDoor>) {
     }
 }
 
-pub(super) async fn close(door: Option<OpenDoor>) {
+pub(super) async fn close(door: Option<OpenDoor>, next: Next) {
     if let Some(door) = door {
-        door.close().await;
+        door.close(next).await;
     }
 }
 

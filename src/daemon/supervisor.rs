@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use crate::api::presence::Presence;
 use crate::cli::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::health::probe::Tools;
@@ -35,7 +36,7 @@ use super::announce::announce;
 use super::applied::{self, InForce, lay_over};
 use super::chronicle::Chronicle;
 use super::console::Console;
-use super::door::{Behind, Door};
+use super::door::{Behind, Door, Next};
 use super::ending::{End, Farewell, TIDY, close, finish, go_home, leave, lost_sight, stop};
 use super::household::Household;
 use super::memory;
@@ -89,7 +90,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let mut told = hear(&mut news).await.map_err(|e| Failure::failed("the keeper does not answer", e))?;
 
     // Held until our end, so that nobody takes our place while we live without a keeper.
-    let _locks = std::mem::take(&mut told.locks);
+    let locks = std::mem::take(&mut told.locks);
 
     let mut memory = opening.settle(told.previous.is_some())?;
     // Before it can be asked, so that a signal meanwhile is not lost.
@@ -104,7 +105,8 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let records = stream.events();
     let chronicle = Chronicle::new(clock, memory.epoch, records.clone());
     memory.tell(&chronicle);
-    let door = match Door::at(&settings.socket).await {
+    let presence = Presence::among(&locks, &settings.socket);
+    let door = match Door::at(&settings.socket, presence).await {
         Ok(door) => Some(door),
         // What lives goes on to be supervised, even where nobody can ask about it.
         Err(error) if told.previous.is_some() => {
@@ -298,7 +300,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         drop(farewell);
         reexec::leave(&handles).await;
         stream.let_go().await;
-        close(door).await;
+        close(door, Next::Another).await;
         // Those of runs that nobody attends any more have been called off.
         drop(tokio::time::timeout(PROBES, probes.idle()).await);
         memory.close().await;
@@ -317,7 +319,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         kernel.notify("STOPPING=1");
         drop(farewell);
         stream.let_go().await;
-        close(door).await;
+        close(door, Next::Nobody).await;
         // Nothing ends, or is cleared away, that the store is not told of.
         reexec::leave_at_once(&handles).await;
         memory.close().await;
@@ -336,7 +338,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     };
     farewell.tell(outcomes);
     stream.let_go().await;
-    close(door).await;
+    close(door, Next::Nobody).await;
     // The runs are over, and with them their probes: what those had started is on its way out.
     if tokio::time::timeout(TIDY, probes.idle()).await.is_err() {
         tracing::error!("what probes have started could not be ended; the next start tries again");

@@ -6,7 +6,7 @@
 
 use std::{convert::Infallible, fs, os::fd::OwnedFd, path::Path};
 
-use crate::api::socket;
+use crate::api::{presence::Presence, socket};
 use crate::cli::args::{Globals, Up};
 use crate::cli::exit::Failure;
 use crate::cli::paths::{self, Paths, Who};
@@ -78,9 +78,33 @@ pub fn up(args: &Up, globals: &Globals, waiter: Option<OwnedFd>) -> Result<Infal
         logger: Some(RunningLogger { pid: logger.child.pid, socket: logger.socket }),
         state: None,
         waiter,
-        keep: vec![descriptor(lock.share())?, descriptor(root.try_clone_fd().map_err(DirError::into_io))?],
+        keep: [
+            Some(descriptor(lock.share())?),
+            Some(descriptor(root.try_clone_fd().map_err(DirError::into_io))?),
+            presence(&paths.socket).map(OwnedFd::from),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
     };
     Err(Failure::failed("cannot become the keeper", setup.become_keeper()))
+}
+
+/// By what clients tell that somebody is there, or will be again. Nothing of ours depends on it.
+fn presence(socket: &Path) -> Option<Presence> {
+    let mut held = None;
+    let begun = record::once_let_go(|| {
+        held = Presence::begin(socket)?;
+        Ok(held.is_some())
+    });
+    let why = match begun {
+        Ok(true) => return held,
+        Ok(false) => "another holds it".to_owned(),
+        Err(error) => crate::model::chain(&error as &std::io::Error),
+    };
+    let what = "while a supervisor is replaced, commands will say that there is none: the lock beside the socket";
+    role::say("up", &format_args!("{what} cannot be had: {why}"));
+    None
 }
 
 fn no_place(error: PlaceError) -> Failure {

@@ -289,15 +289,22 @@ impl Recorded {
 /// # Errors
 /// [`RecordError::RootHeld`].
 pub fn lock_root(root: &Dir) -> Result<(), RecordError> {
+    if once_let_go(|| root.lock())? { Ok(()) } else { Err(RecordError::RootHeld { path: root.path().to_owned() }) }
+}
+
+/// Tries to get what another may be letting go of: whoever has let go of the state directory lets go of the rest next.
+///
+/// # Errors
+/// Those of `attempt`.
+pub fn once_let_go<E>(mut attempt: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
     let patience = clock::monotonic() + ENDING;
-    // Whoever has let go of the state directory lets go of this next.
-    while !root.lock()? {
+    while !attempt()? {
         if clock::monotonic() >= patience {
-            return Err(RecordError::RootHeld { path: root.path().to_owned() });
+            return Ok(false);
         }
         soon();
     }
-    Ok(())
+    Ok(true)
 }
 
 #[expect(clippy::disallowed_methods, reason = "flock(2) cannot be waited for with a deadline")]
