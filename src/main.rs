@@ -217,7 +217,14 @@ fn client(cli: &Cli) -> Result<Exit, Failure> {
             let state = paths::resolve(&globals, &[], &who).ok().map(|paths| paths.state);
             let sgr = if reader().colour { Sgr::Keep } else { Sgr::Drop };
             let terminal = io::IsTerminal::is_terminal(&io::stdout()).then_some(sgr);
-            logs::logs(args, &to_supervisor()?, state.as_deref(), terminal, &mut io::stdout().lock())
+            logs::logs(
+                args,
+                &to_supervisor()?,
+                state.as_deref(),
+                terminal,
+                &mut io::stdout().lock(),
+                &mut anstream::stderr(),
+            )
         }
         Command::Start(args) => say(&ask(&Verb::Start, &args.whom, args.output, &to_supervisor()?)?),
         Command::Stop(args) => say(&ask(&Verb::Stop, &args.whom, args.output, &to_supervisor()?)?),

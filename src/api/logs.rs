@@ -26,7 +26,7 @@ use super::peer::{Peer, Role};
 use super::routes::Api;
 use super::wire::{Code, LogLine, Problem};
 use crate::clock;
-use crate::logs::{self, Line, Query, Runs, Told};
+use crate::logs::{self, Line, Place, Plain, Query, Runs, Told};
 use crate::model::{Stream, WorkerId};
 
 /// Readers at once, of all workers together.
@@ -93,6 +93,13 @@ pub(super) struct Asked {
     format: Format,
     /// With the time before each line, where it is as it was written.
     timestamps: bool,
+    /// With the `cursor` of each line, and at first those from where on is told, where a line is an object.
+    cursors: bool,
+    /// Only what comes behind these cursors, with commas: the last one of each stream and run that was being read.
+    #[schemars(regex(
+        pattern = r"^(0|[1-9][0-9]{0,8})\.(stdout|stderr)(\.[1-9][0-9]{0,8})?:[0-9]{1,15}(,(0|[1-9][0-9]{0,8})\.(stdout|stderr)(\.[1-9][0-9]{0,8})?:[0-9]{1,15})*$"
+    ))]
+    after: Option<String>,
 }
 
 impl Asked {
@@ -108,6 +115,22 @@ impl Asked {
                 ));
             }
         };
+        let bad = |detail: String| Problem::new(Code::BadRequest, detail);
+        if self.cursors && self.format != Format::Json {
+            return Err(bad("cursors: only an object a line can have them: format=json".to_owned()));
+        }
+        let after = match self.after.as_deref() {
+            None => Vec::new(),
+            Some(_) if self.since.is_some() || self.tail.is_some() => {
+                return Err(bad("after: it says where to begin, and so do since and tail".to_owned()));
+            }
+            Some(text) => {
+                let places = text.split(',').map(str::parse::<Place>).collect::<Result<_, _>>();
+                places.map_err(|e| {
+                    bad(format!("after: {text:?} is {e}; give back the cursor of a line, as it was told"))
+                })?
+            }
+        };
         let since_ns = self.since.as_deref().map(|text| since(text, now)).transpose();
         Ok(Query {
             streams: self.stream.map_or_else(|| Stream::ALL.to_vec(), |stream| vec![stream]),
@@ -115,6 +138,7 @@ impl Asked {
             since_ns: since_ns.map_err(|detail| Problem::new(Code::BadRequest, detail))?,
             tail: self.tail,
             follow: self.follow,
+            after,
         })
     }
 }
@@ -147,7 +171,7 @@ pub(super) async fn logs(
         unhurried.allow();
     }
     let dir = api.logs().join(member.worker.id().as_str());
-    let format = Writer { format: asked.format, timestamps: asked.timestamps, at_begin: true };
+    let format = Writer { format: asked.format, cursors: asked.cursors, plain: Plain::new(asked.timestamps) };
     let body = begin(dir, query, format, seat)
         .map_err(|e| Problem::new(Code::Failed, format!("the output cannot be read now: {e}")))?;
     let media_type = match asked.format {
@@ -200,63 +224,51 @@ fn begin(dir: PathBuf, query: Query, mut writer: Writer, seat: OwnedSemaphorePer
 #[derive(Debug)]
 struct Writer {
     format: Format,
-    timestamps: bool,
-    /// Whether what comes next stands at the beginning of a line.
-    at_begin: bool,
+    /// Whether a line has its cursor.
+    cursors: bool,
+    plain: Plain,
 }
 
 impl Writer {
     fn write(&mut self, told: &Told<'_>, text: &mut Vec<u8>) {
         match (self.format, told) {
             (Format::Json, _) => {
-                if let Some(line) = shape(told) {
+                if let Some(line) = shape(told, self.cursors) {
                     // Nothing in a line's shape can fail to be written.
                     serde_json::to_writer(&mut *text, &line).unwrap_or_default();
                     text.push(b'\n');
                 }
             }
             (Format::Raw, Told::Line(line)) => {
-                if self.timestamps {
-                    // What ended without an end is not joined with another's line.
-                    if self.at_begin || !line.goes_on {
-                        text.extend_from_slice(if self.at_begin { b"" } else { b"\n" });
-                        text.extend_from_slice(date(line.time_ns).as_deref().unwrap_or("-").as_bytes());
-                        text.push(b' ');
-                    }
-                    self.at_begin = line.bytes.ends_with(b"\n");
-                }
-                text.extend_from_slice(line.bytes);
+                self.plain.write(line.bytes, line.goes_on, || date(line.time_ns), text);
             }
-            (Format::Raw, Told::Missed { .. } | Told::Pause) => {}
+            (Format::Raw, Told::From(_) | Told::Missed { .. } | Told::Pause) => {}
         }
     }
 }
 
-fn shape(told: &Told<'_>) -> Option<LogLine> {
+fn shape(told: &Told<'_>, cursors: bool) -> Option<LogLine> {
     match told {
-        Told::Line(Line { run, stream, time_ns, bytes, .. }) => {
+        Told::From(place) => cursors.then(|| LogLine {
+            cursor: Some(place.to_string()),
+            ..LogLine::of(place.segment.run, place.segment.stream)
+        }),
+        Told::Line(Line { run, stream, time_ns, bytes, end, .. }) => {
             let whole = bytes.strip_suffix(b"\n");
             let content = whole.unwrap_or(bytes);
             let text = std::str::from_utf8(content).ok();
             Some(LogLine {
                 time: date(*time_ns),
-                run: *run,
-                stream: *stream,
                 line: text.map(str::to_owned),
                 base64: text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(content)),
                 partial: whole.is_none(),
-                missed_files: None,
+                cursor: cursors.then(|| end.to_string()),
+                ..LogLine::of(*run, *stream)
             })
         }
-        Told::Missed { run, stream, files } => Some(LogLine {
-            time: None,
-            run: *run,
-            stream: *stream,
-            line: None,
-            base64: None,
-            partial: false,
-            missed_files: Some(*files),
-        }),
+        Told::Missed { run, stream, files } => {
+            Some(LogLine { missed_files: Some(*files), ..LogLine::of(*run, *stream) })
+        }
         Told::Pause => None,
     }
 }

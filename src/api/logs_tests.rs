@@ -1,13 +1,16 @@
 use super::*;
+use crate::model::Segment;
 
 const SECOND: u64 = 1_000_000_000;
 
 fn line(bytes: &[u8], goes_on: bool) -> Told<'_> {
-    Told::Line(Line { run: 3, stream: Stream::Stderr, time_ns: Some(12 * SECOND), goes_on, bytes })
+    let segment = Segment { run: 3, stream: Stream::Stderr, number: 1 };
+    let end = Place { segment, offset: 77 };
+    Told::Line(Line { run: 3, stream: Stream::Stderr, time_ns: Some(12 * SECOND), goes_on, bytes, end })
 }
 
 fn written(format: Format, timestamps: bool, told: &[Told<'_>]) -> String {
-    let mut writer = Writer { format, timestamps, at_begin: true };
+    let mut writer = Writer { format, cursors: false, plain: Plain::new(timestamps) };
     let mut text = Vec::new();
     for told in told {
         writer.write(told, &mut text);
@@ -27,6 +30,22 @@ fn json_has_text_where_it_is_text_and_base64_where_it_is_not() {
 {"run":3,"stream":"stdout","missed_files":2}
 "#
     );
+}
+
+#[test]
+fn with_cursors_a_line_says_where_it_ends_and_first_where_reading_begins() {
+    let mut writer = Writer { format: Format::Json, cursors: true, plain: Plain::new(false) };
+    let mut text = Vec::new();
+    let begin = Place { segment: Segment { run: 2, stream: Stream::Stdout, number: 0 }, offset: 5 };
+    writer.write(&Told::From(begin), &mut text);
+    writer.write(&line(b"a\n", false), &mut text);
+    assert_eq!(
+        String::from_utf8(text).unwrap(),
+        r#"{"run":2,"stream":"stdout","cursor":"2.stdout:5"}
+{"time":"1970-01-01T00:00:12.000Z","run":3,"stream":"stderr","line":"a","cursor":"3.stderr.1:77"}
+"#
+    );
+    assert_eq!(written(Format::Json, false, &[Told::From(begin)]), "", "who has not asked for them is not told");
 }
 
 #[test]
@@ -52,6 +71,13 @@ fn since_is_a_length_of_time_or_a_moment() {
 fn what_contradicts_itself_is_refused() {
     let asked = Asked { run: Some(1), previous: true, ..Asked::default() };
     assert_eq!(asked.query(5, Timestamp::UNIX_EPOCH).unwrap_err().code, Code::BadRequest);
+    let refused = |asked: Asked| asked.query(5, Timestamp::UNIX_EPOCH).unwrap_err().detail;
+    let after = |text: &str| Some(text.to_owned());
+    let both = refused(Asked { after: after("1.stdout:0"), tail: Some(1), ..Asked::default() });
+    assert!(both.starts_with("after: it says where to begin"), "{both}");
+    let wrong = refused(Asked { after: after("1.stdout:0,7"), ..Asked::default() });
+    assert!(wrong.starts_with(r#"after: "1.stdout:0,7" is no place in a worker's output"#), "{wrong}");
+    assert!(refused(Asked { cursors: true, ..Asked::default() }).contains("format=json"));
 }
 
 #[test]

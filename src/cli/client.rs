@@ -1,5 +1,7 @@
 //! One request to a supervisor over its socket, and the answer: the only part of the command line that talks to one.
 
+mod follow;
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -17,6 +19,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
+
+pub use follow::{Over, Reads, Took, Whose};
 
 use super::args::Globals;
 use super::exit::Failure;

@@ -11,9 +11,13 @@
 
 mod follow;
 pub mod index;
+mod place;
+mod plain;
 pub mod read;
 mod start;
 mod tape;
 
 pub use follow::{Chunk, Follower};
+pub use place::{NoPlace, Place};
+pub use plain::Plain;
 pub use read::{Line, Query, Runs, Told, read};

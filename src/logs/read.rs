@@ -16,7 +16,8 @@ use inotify::{Inotify, WatchMask};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::index::Index;
-use super::start::{Start, start};
+use super::place::Place;
+use super::start::{Start, behind, start};
 use super::tape::{Tape, segments};
 use crate::model::{Segment, Stream};
 
@@ -51,11 +52,16 @@ pub struct Query {
     pub tail: Option<u64>,
     /// Whether to go on as more comes, and with the next run.
     pub follow: bool,
+    /// Behind where to go on, of each stream and run that was being read. Of a stream that has such a place, `since_ns` and `tail`
+    /// say nothing.
+    pub after: Vec<Place>,
 }
 
 /// What is told.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Told<'a> {
+    /// At the beginning, before anything else, for each stream: everything before has been told, or is not asked for.
+    From(Place),
     /// A line, or a part of one.
     Line(Line<'a>),
     /// Files that the quota removed before they could be read.
@@ -84,6 +90,8 @@ pub struct Line<'a> {
     pub goes_on: bool,
     /// As it was written, with its `\n`; without one, where it is a part of a longer line or its run ended with it.
     pub bytes: &'a [u8],
+    /// Where the bytes end.
+    pub end: Place,
 }
 
 /// Tells what `query` asks for of the output in `dir`, until it is told or, where it follows, `wake` is closed. Blocks.
@@ -125,7 +133,7 @@ pub fn read(
             reading.add(next);
             continue;
         }
-        if tell(Told::Pause).is_break() || !watch.wait(wake)? {
+        if reading.say_from(&mut tell).is_break() || tell(Told::Pause).is_break() || !watch.wait(wake)? {
             return Ok(());
         }
     }
@@ -179,6 +187,8 @@ struct Reading<'a> {
     open: Option<usize>,
     /// Lines that are not among the last that were asked for.
     skip: u64,
+    /// Nothing has been told yet.
+    fresh: bool,
 }
 
 impl<'a> Reading<'a> {
@@ -197,12 +207,16 @@ impl<'a> Reading<'a> {
         let mut starts = Vec::new();
         for stream in &query.streams {
             let of: Vec<Segment> = there.iter().copied().filter(|segment| segment.stream == *stream).collect();
-            starts.push((*stream, start(dir, &of, query.since_ns, query.tail)?));
+            let places: Vec<Place> =
+                query.after.iter().copied().filter(|place| place.segment.stream == *stream).collect();
+            let from =
+                if places.is_empty() { start(dir, &of, query.since_ns, query.tail) } else { behind(dir, &of, &places) };
+            starts.push((*stream, from?));
         }
         let lines: u64 = starts.iter().map(|(_, start)| start.lines).sum();
         let skip = query.tail.map_or(0, |tail| lines.saturating_sub(tail));
         let run = if let Runs::One(run) = query.runs { run } else { 0 };
-        let mut reading = Self { dir, query, starts, runs, run, heads: Vec::new(), open: None, skip };
+        let mut reading = Self { dir, query, starts, runs, run, heads: Vec::new(), open: None, skip, fresh: true };
         if reading.runs.is_empty() && run > 0 {
             // Its output may come yet.
             reading.turn_to(run);
@@ -280,7 +294,22 @@ impl<'a> Reading<'a> {
         ControlFlow::Continue(())
     }
 
+    /// Says from where on is told, before anything is.
+    fn say_from(&mut self, tell: &mut impl FnMut(Told<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        if mem::take(&mut self.fresh) {
+            for stream in &self.query.streams {
+                let first = Place { segment: Segment { run: self.run, stream: *stream, number: 0 }, offset: 0 };
+                let head = self.heads.iter().find(|head| head.stream == *stream);
+                tell(Told::From(head.map_or(first, |head| head.told)))?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     fn tell_head(&mut self, i: usize, tell: &mut impl FnMut(Told<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        if self.skip == 0 {
+            self.say_from(tell)?;
+        }
         let Some(head) = self.heads.get_mut(i) else { return ControlFlow::Continue(()) };
         let goes_on = head.goes_on;
         let bytes = head.take();
@@ -291,7 +320,8 @@ impl<'a> Reading<'a> {
             self.skip -= u64::from(whole || bytes.len() < MAX_LINE);
             return ControlFlow::Continue(());
         }
-        tell(Told::Line(Line { run: head.run, stream: head.stream, time_ns: head.time_ns, goes_on, bytes: &bytes }))
+        let (run, stream, time_ns, end) = (head.run, head.stream, head.time_ns, head.told);
+        tell(Told::Line(Line { run, stream, time_ns, goes_on, bytes: &bytes, end }))
     }
 }
 
@@ -314,6 +344,8 @@ struct Head {
     time_ns: Option<u64>,
     /// Whether it is a part behind another.
     goes_on: bool,
+    /// Where the last one ended.
+    told: Place,
     ready: bool,
     /// Where it is to end.
     end: Option<(Segment, u64)>,
@@ -337,6 +369,7 @@ impl Head {
             line: Vec::new(),
             time_ns: None,
             goes_on: false,
+            told: Place { segment, offset },
             ready: false,
             end,
             chunks: 0,
@@ -397,6 +430,9 @@ impl Head {
         self.ready = false;
         let line = mem::take(&mut self.line);
         self.goes_on = line.len() == MAX_LINE && !line.ends_with(b"\n");
+        let (segment, offset) = self.tape.position();
+        let rest = (self.chunk.len() - self.used) as u64 + self.behind;
+        self.told = Place { segment, offset: offset.saturating_sub(rest) };
         line
     }
 }

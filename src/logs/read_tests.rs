@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -68,12 +69,19 @@ fn words(news: &Told<'_>) -> Option<String> {
             Some(format!("{run} {stream} {second} {}", String::from_utf8_lossy(bytes)))
         }
         Told::Missed { run, stream, files } => Some(format!("{run} {stream} missed {files}")),
-        Told::Pause => None,
+        Told::From(_) | Told::Pause => None,
     }
 }
 
 fn all() -> Query {
-    Query { streams: Stream::ALL.to_vec(), runs: Runs::All, since_ns: None, tail: None, follow: false }
+    Query {
+        streams: Stream::ALL.to_vec(),
+        runs: Runs::All,
+        since_ns: None,
+        tail: None,
+        follow: false,
+        after: Vec::new(),
+    }
 }
 
 fn next(told: &Receiver<String>) -> String {
@@ -201,8 +209,8 @@ fn whoever_does_not_follow_is_told_what_there_was_however_much_comes_meanwhile()
     logs.add(segment(1, OUT, 0), 1, "a\nb\n");
     let (wake, _) = nix::unistd::pipe().unwrap();
     let mut told = 0;
-    read(logs.dir(), &all(), &wake, |_| {
-        told += 1;
+    read(logs.dir(), &all(), &wake, |news| {
+        told += u32::from(matches!(news, Told::Line(_)));
         logs.add(segment(1, OUT, told), 2, "more\n");
         logs.add(segment(1, ERR, 0), 2, "more\n");
         logs.add(segment(2, OUT, 0), 2, "more\n");
@@ -240,4 +248,80 @@ fn what_the_quota_removed_before_it_was_read_is_said() {
     logs.add(segment(1, OUT, 3), 2, "e\n");
     assert_eq!(next(&told), "1 stdout missed 2");
     assert_eq!(next(&told), "1 stdout 1 d\n");
+}
+
+/// Reads by `query` until `lines` have been told, or all there is, and says behind where it goes on.
+fn read_part(logs: &Logs, query: &Query, lines: usize, told: &mut Vec<String>) -> Vec<Place> {
+    let (wake, _) = nix::unistd::pipe().unwrap();
+    let mut places: BTreeMap<(Stream, u32), Place> = query.after.iter().map(|place| (key(*place), *place)).collect();
+    let mut left = lines;
+    read(logs.dir(), query, &wake, |news| {
+        match &news {
+            Told::From(place) => drop(places.insert(key(*place), *place)),
+            Told::Line(line) if left > 0 => {
+                left -= 1;
+                told.extend(words(&news));
+                places.insert(key(line.end), line.end);
+            }
+            Told::Line(_) | Told::Pause => return ControlFlow::Break(()),
+            Told::Missed { .. } => {}
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    places.into_values().collect()
+}
+
+const fn key(place: Place) -> (Stream, u32) {
+    (place.segment.stream, place.segment.run)
+}
+
+#[test]
+fn wherever_reading_is_left_it_goes_on_behind_what_was_told() {
+    let logs = Logs::new();
+    logs.add(segment(1, OUT, 0), 1, "old\n");
+    logs.add(segment(2, OUT, 0), 10, "a\nbb\nsplit ");
+    logs.add(segment(2, OUT, 1), 11, "over two\n");
+    logs.add(segment(2, ERR, 0), 10, "E\nno end");
+    logs.add(segment(3, OUT, 0), 12, format!("{}\nlast\n", "x".repeat(MAX_LINE + 3)));
+    let whole = Query { follow: true, ..all() };
+    let mut all_of_it = Vec::new();
+    read_part(&logs, &whole, usize::MAX, &mut all_of_it);
+    let tail = Query { tail: Some(3), ..whole.clone() };
+    let mut last = Vec::new();
+    read_part(&logs, &tail, usize::MAX, &mut last);
+    for (query, expected) in [(whole, all_of_it), (tail, last)] {
+        assert!(expected.len() > 3, "{expected:?}");
+        for first in 0..=expected.len() {
+            let mut told = Vec::new();
+            let after = read_part(&logs, &query, first, &mut told);
+            assert_eq!(told.len(), first);
+            let rest = Query { after, tail: None, ..query.clone() };
+            read_part(&logs, &rest, usize::MAX, &mut told);
+            // Which of two streams comes first is told anew; the order within each is not.
+            let of = |lines: &[String], stream: &str| -> Vec<String> {
+                let text = |line: &String| line.splitn(4, ' ').nth(3).unwrap().to_owned();
+                lines.iter().filter(|line| line.contains(&format!(" {stream} "))).map(text).collect()
+            };
+            for stream in ["stdout", "stderr"] {
+                assert_eq!(of(&told, stream), of(&expected, stream), "left behind {first}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_comes_while_nobody_reads_is_told_to_whoever_goes_on() {
+    let logs = Logs::new();
+    let query = Query { follow: true, tail: Some(0), ..all() };
+    let after = read_part(&logs, &query, 9, &mut Vec::new());
+    logs.add(segment(1, OUT, 0), 1, "first\n");
+    let mut told = Vec::new();
+    let after = read_part(&logs, &Query { after, tail: None, ..query.clone() }, 9, &mut told);
+    logs.add(segment(1, OUT, 0), 2, "late\n");
+    logs.add(segment(2, ERR, 0), 3, "next\n");
+    let after = read_part(&logs, &Query { after, tail: None, ..query.clone() }, 9, &mut told);
+    read_part(&logs, &Query { after, tail: None, ..query }, 9, &mut told);
+    let text: Vec<&str> = told.iter().map(|line| line.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(text, ["first\n", "late\n", "next\n"]);
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use super::index::{GRAIN, Index};
+use super::place::Place;
 use crate::model::Segment;
 
 /// How much is read at once, backwards.
@@ -69,6 +70,22 @@ pub(super) fn start(dir: &Path, segments: &[Segment], since_ns: Option<u64>, tai
     }
     for part in parts.into_iter().rev() {
         start.places.insert(part.segment.run, (part.segment, part.from));
+    }
+    Ok(start)
+}
+
+/// Where to go on with `segments`, all of one stream and in order: behind `places`, each of another run. Runs before the last of them
+/// have been read but for those that are named, and none of those after it has.
+///
+/// # Errors
+/// Where a file cannot be read.
+pub(super) fn behind(dir: &Path, segments: &[Segment], places: &[Place]) -> io::Result<Start> {
+    let mut start = start(dir, segments, None, None)?;
+    let last = places.iter().map(|place| place.segment.run).max().unwrap_or(0);
+    for (run, from) in &mut start.places {
+        let known = places.iter().find(|place| place.segment.run == *run);
+        let end = start.ends.get(run).filter(|_| *run < last);
+        *from = known.map(|place| (place.segment, place.offset)).or(end.copied()).unwrap_or(*from);
     }
     Ok(start)
 }

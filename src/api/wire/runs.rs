@@ -120,6 +120,17 @@ pub struct LogLine {
     /// No line: so many files were removed by the quota before they could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missed_files: Option<u32>,
+    /// With `cursors`: where it ends in its stream. Without a line: from where on the stream is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+impl LogLine {
+    /// Of this stream of this run, and with nothing in it.
+    #[must_use]
+    pub const fn of(run: u32, stream: Stream) -> Self {
+        Self { time: None, run, stream, line: None, base64: None, partial: false, missed_files: None, cursor: None }
+    }
 }
 
 impl Why {
