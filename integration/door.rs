@@ -23,7 +23,7 @@ use pinfold::{
     model::{EventKind, ExitCause, KilledBy, State},
 };
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{
     Case, PINFOLD, misbehaving, parameter, patience,
     run::{Ran, finish},
@@ -100,6 +100,8 @@ fn a_newcomer_looks_around() {
     assert_eq!(row(&table, "off"), None, "what rests is not");
     assert!(row(&says(&case, &["ps", "-a"], 0), "off").unwrap().contains(&"stopped (never)".to_owned()));
     assert_eq!(says(&case, &["ps", "-q", "web"], 0), "web-1\nweb-2\n");
+    let names: Value = serde_json::from_str(&says(&case, &["ps", "-q", "-o", "json", "web"], 0)).unwrap();
+    assert_eq!(names, json!(["web-1", "web-2"]));
     let (_, list) = json(&case, &["ps", "-a"]);
     let ids: Vec<&str> = list["workers"].as_array().unwrap().iter().map(|w| w["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["web-1", "web-2", "crash", "deaf", "off"], "in the order of their declaration");

@@ -121,7 +121,6 @@ fn what_is_asked_wrongly_is_usage_and_asks_nobody() {
         &["down", "--timeout", "1s", "--no-wait"],
         &["down", "web"],
         &["ps", "a", "b"],
-        &["ps", "-q", "-o", "json"],
         &["history", "a", "-n", "0"],
         &["status"],
     ];

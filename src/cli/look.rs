@@ -21,7 +21,8 @@ pub fn ps(args: &Ps, client: &Client, reader: &Reader) -> Result<Said, Failure> 
     let shown: Vec<Worker> = workers.into_iter().filter(|w| args.all || render::is_of_interest(w)).collect();
     let hidden = matched - shown.len();
     let out = match args.output.format {
-        _ if args.quiet => render::text(shown.iter().map(|worker| worker.id.to_string())),
+        Format::Table if args.quiet => render::text(shown.iter().map(|worker| worker.id.to_string())),
+        Format::Json if args.quiet => document(&shown.iter().map(|worker| &worker.id).collect::<Vec<_>>())?,
         Format::Table => render::worker_table(&shown, reader),
         Format::Json => document(&Workers { generation, workers: shown.clone() })?,
     };

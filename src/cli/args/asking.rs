@@ -16,8 +16,8 @@ pub struct Ps {
     /// Also workers that rest: stopped on request, done, or never started
     #[arg(short = 'a', long)]
     pub all: bool,
-    /// Only names
-    #[arg(short = 'q', long, conflicts_with = "format")]
+    /// Only names, one a line; with -o json a list of them
+    #[arg(short = 'q', long)]
     pub quiet: bool,
     /// Go on: a terminal shows the table in the place of the one before; a pipe has a row (-o json: a line) at each change
     #[arg(short = 'w', long, conflicts_with = "quiet")]
