@@ -5,7 +5,7 @@
 //! What is asked goes through [`manager`](crate::manager).
 //!
 //! ```text
-//!  socket  the file: mode, group, a stale one, its end ── presence  whether somebody will be there again
+//!  socket  the file: mode, group, a stale one, its end ── tenure  whether somebody will be there again
 //!  serve   accept, bounds, one connection ── peer  who it is
 //!  table   every route, for whom and of what shape ── openapi  the same, written down
 //!  guard   who may ── once  what is asked by the same key is done once ── keys  which were asked
@@ -37,7 +37,6 @@ mod once;
 mod openapi;
 mod patience;
 mod peer;
-pub mod presence;
 mod problem;
 mod reexec;
 mod register;
@@ -46,6 +45,7 @@ mod serve;
 mod shutdown;
 pub mod socket;
 mod table;
+pub mod tenure;
 mod usage;
 mod wait;
 pub mod wire;

@@ -25,7 +25,7 @@ pub use follow::{Over, Reads, Took, Whose};
 use super::args::Globals;
 use super::exit::Failure;
 use super::paths::{self, Who};
-use crate::api::presence;
+use crate::api::tenure;
 use crate::api::wire::Problem;
 use crate::clock;
 use crate::model::Mono;
@@ -248,7 +248,7 @@ impl Client {
             let (one, since) = *broke.get_or_insert((listener, now));
             // One that is killed takes connections for a moment longer than it has others.
             let is_the_same = listener == one && (now == since || now.since(since) < self.succession);
-            if !is_the_same || !presence::is_held(&self.socket) {
+            if !is_the_same || !tenure::is_held(&self.socket) {
                 return Err(failure);
             }
             tokio::time::sleep(pause).await;
@@ -280,7 +280,7 @@ impl Client {
             if !is_nobody(&error) {
                 return Err(self.no_connection(error));
             }
-            if !presence::is_held(&self.socket) {
+            if !tenure::is_held(&self.socket) {
                 return Ok(Err(error));
             }
             if clock::monotonic() >= until {
@@ -468,7 +468,7 @@ mod tests {
     fn one_that_follows_another_is_waited_for_however_it_is_missing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api.sock");
-        let _there = presence::Presence::begin(&path).unwrap().unwrap();
+        let _there = tenure::Tenure::begin(&path).unwrap().unwrap();
         std::thread::scope(|scope| {
             let asked = scope.spawn(|| client(&path).get::<serde_json::Value>("/v1/health").unwrap());
             // It refuses, breaks off more than once and is gone before it answers.
@@ -489,7 +489,7 @@ mod tests {
     fn one_that_does_not_follow_is_waited_for_no_longer_than_was_asked_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api.sock");
-        let _there = presence::Presence::begin(&path).unwrap().unwrap();
+        let _there = tenure::Tenure::begin(&path).unwrap().unwrap();
         let (code, sentence) = failure(&client(&path).patient_for(Duration::from_millis(20)));
         assert_eq!(code, 6);
         assert!(sentence.contains("is being replaced, and has not answered for 20ms"), "{sentence}");

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use crate::api::presence::Presence;
 use crate::api::socket::{self, Socket, SocketError, SocketFile};
+use crate::api::tenure::Tenure;
 use crate::api::{Api, Bounds, Governor, Meter, Server, Shutdowns, Told, Upgrades};
 use crate::clock::Clock;
 use crate::kernel::{host::HostKernel, own};
@@ -23,7 +23,7 @@ const LOOK_UP: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Door {
     socket: Socket,
-    presence: Option<Presence>,
+    tenure: Option<Tenure>,
 }
 
 /// Who answers after us.
@@ -51,15 +51,15 @@ pub(super) struct Behind {
 pub(super) struct OpenDoor {
     server: Server,
     file: SocketFile,
-    presence: Option<Presence>,
+    tenure: Option<Tenure>,
 }
 
 impl Door {
-    /// Listens at `path`. By `presence` clients tell that somebody will, where nobody does.
+    /// Listens at `path`. By `tenure` clients tell that somebody will, where nobody does.
     ///
     /// # Errors
     /// [`SocketError`].
-    pub(super) async fn at(path: &Path, presence: Option<Presence>) -> Result<Self, SocketError> {
+    pub(super) async fn at(path: &Path, tenure: Option<Tenure>) -> Result<Self, SocketError> {
         let group = match tokio::time::timeout(LOOK_UP, tokio::task::spawn_blocking(socket::group)).await {
             Ok(Ok(Ok(group))) => group,
             Ok(Ok(Err(error))) => {
@@ -71,13 +71,13 @@ impl Door {
                 None
             }
         };
-        if let Some(presence) = &presence {
+        if let Some(tenure) = &tenure {
             // One before us may have let go of it for its end, which did not come.
-            if let Err(error) = presence.hold().and_then(|()| presence.open_to(group)) {
+            if let Err(error) = tenure.hold().and_then(|()| tenure.open_to(group)) {
                 tracing::warn!(%error, "the lock beside the socket cannot be looked at by those who may use the socket");
             }
         }
-        Ok(Self { socket: Socket::bind(path, group)?, presence })
+        Ok(Self { socket: Socket::bind(path, group)?, tenure })
     }
 
     /// Answers from now on.
@@ -90,15 +90,15 @@ impl Door {
         let api = api.governed_by(governor).with_upgrades(upgrades).with_shutdowns(shutdowns);
         let (listener, file) = self.socket.into_parts();
         let server = Server::start(listener, api.router(), Bounds::default())?;
-        Ok(OpenDoor { server, file, presence: self.presence })
+        Ok(OpenDoor { server, file, tenure: self.tenure })
     }
 }
 
 impl OpenDoor {
     /// Closes, and removes the socket's file.
     pub(super) async fn close(self, next: Next) {
-        if let (Next::Nobody, Some(presence)) = (next, &self.presence)
-            && let Err(error) = presence.end()
+        if let (Next::Nobody, Some(tenure)) = (next, &self.tenure)
+            && let Err(error) = tenure.end()
         {
             tracing::warn!(%error, "whoever asks now waits for a supervisor that does not come");
         }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use crate::api::presence::Presence;
+use crate::api::tenure::Tenure;
 use crate::cli::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::health::probe::Tools;
@@ -105,8 +105,8 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let records = stream.events();
     let chronicle = Chronicle::new(clock, memory.epoch, records.clone());
     memory.tell(&chronicle);
-    let presence = Presence::among(&locks, &settings.socket);
-    let door = match Door::at(&settings.socket, presence).await {
+    let tenure = Tenure::among(&locks, &settings.socket);
+    let door = match Door::at(&settings.socket, tenure).await {
         Ok(door) => Some(door),
         // What lives goes on to be supervised, even where nobody can ask about it.
         Err(error) if told.previous.is_some() => {

@@ -6,7 +6,7 @@
 
 use std::{convert::Infallible, fs, os::fd::OwnedFd, path::Path};
 
-use crate::api::{presence::Presence, socket};
+use crate::api::{socket, tenure::Tenure};
 use crate::cli::args::{Globals, Up};
 use crate::cli::exit::Failure;
 use crate::cli::paths::{self, Paths, Who};
@@ -81,7 +81,7 @@ pub fn up(args: &Up, globals: &Globals, waiter: Option<OwnedFd>) -> Result<Infal
         keep: [
             Some(descriptor(lock.share())?),
             Some(descriptor(root.try_clone_fd().map_err(DirError::into_io))?),
-            presence(&paths.socket).map(OwnedFd::from),
+            tenure(&paths.socket).map(OwnedFd::from),
         ]
         .into_iter()
         .flatten()
@@ -91,10 +91,10 @@ pub fn up(args: &Up, globals: &Globals, waiter: Option<OwnedFd>) -> Result<Infal
 }
 
 /// By what clients tell that somebody is there, or will be again. Nothing of ours depends on it.
-fn presence(socket: &Path) -> Option<Presence> {
+fn tenure(socket: &Path) -> Option<Tenure> {
     let mut held = None;
     let begun = record::once_let_go(|| {
-        held = Presence::begin(socket)?;
+        held = Tenure::begin(socket)?;
         Ok(held.is_some())
     });
     let why = match begun {

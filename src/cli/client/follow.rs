@@ -184,7 +184,7 @@ mod tests {
 
     use super::super::tests::client;
     use super::*;
-    use crate::api::presence::Presence;
+    use crate::api::tenure::Tenure;
 
     /// Takes numbers, and says behind which it goes on.
     #[derive(Default)]
@@ -266,7 +266,7 @@ mod tests {
     fn the_end_that_was_told_is_one_once_nobody_is_there_or_to_come() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
-        let there = Presence::begin(&socket).unwrap().unwrap();
+        let there = Tenure::begin(&socket).unwrap().unwrap();
         let (told, over) = follow(&socket, Duration::from_secs(9), |listener| {
             let stream = serve(&listener, "/first", "1\nend\n");
             // It takes connections for a while, and breaks them off.

@@ -24,7 +24,7 @@ const MODE: u32 = 0o640;
 
 /// A lock that says that there is, or soon will be, somebody behind a socket.
 #[derive(Debug)]
-pub struct Presence {
+pub struct Tenure {
     file: File,
 }
 
@@ -42,7 +42,7 @@ const fn lock(kind: libc::c_int) -> libc::flock {
     libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
-impl Presence {
+impl Tenure {
     /// The file of `socket`, made where it is missing and locked. `None`: another has the lock.
     ///
     /// # Errors
@@ -50,10 +50,10 @@ impl Presence {
     pub fn begin(socket: &Path) -> io::Result<Option<Self>> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let presence = Self { file: options.open(beside(socket))? };
-        match presence.hold() {
+        let tenure = Self { file: options.open(beside(socket))? };
+        match tenure.hold() {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            held => held.map(|()| Some(presence)),
+            held => held.map(|()| Some(tenure)),
         }
     }
 
@@ -100,9 +100,9 @@ impl Presence {
     }
 }
 
-impl From<Presence> for OwnedFd {
-    fn from(presence: Presence) -> Self {
-        presence.file.into()
+impl From<Tenure> for OwnedFd {
+    fn from(tenure: Tenure) -> Self {
+        tenure.file.into()
     }
 }
 
@@ -129,15 +129,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
         assert!(!is_held(&socket), "nobody was ever there");
-        let ours = Presence::begin(&socket).unwrap().unwrap();
+        let ours = Tenure::begin(&socket).unwrap().unwrap();
         assert!(is_held(&socket));
-        assert!(Presence::begin(&socket).unwrap().is_none(), "it is one's at a time");
+        assert!(Tenure::begin(&socket).unwrap().is_none(), "it is one's at a time");
         ours.open_to(None).unwrap();
         assert_eq!(beside(&socket).metadata().unwrap().mode() & 0o777, MODE);
 
         let handed_over = [OwnedFd::from(File::open("/dev/null").unwrap()), ours.file.try_clone().unwrap().into()];
-        assert!(Presence::among(&handed_over[..1], &socket).is_none());
-        let theirs = Presence::among(&handed_over, &socket).unwrap();
+        assert!(Tenure::among(&handed_over[..1], &socket).is_none());
+        let theirs = Tenure::among(&handed_over, &socket).unwrap();
         drop((ours, handed_over));
         assert!(is_held(&socket), "another has the same lock");
         theirs.end().unwrap();
@@ -152,7 +152,7 @@ mod tests {
     fn whoever_may_only_look_keeps_nobody_out() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
-        drop(Presence::begin(&socket).unwrap().unwrap());
+        drop(Tenure::begin(&socket).unwrap().unwrap());
         let reader = File::open(beside(&socket)).unwrap();
         fcntl(&reader, FcntlArg::F_OFD_SETLK(&lock(libc::F_WRLCK))).unwrap_err();
         fcntl(&reader, FcntlArg::F_OFD_SETLK(&lock(libc::F_RDLCK))).unwrap();
@@ -165,6 +165,6 @@ mod tests {
         let socket = dir.path().join("api.sock");
         std::os::unix::fs::symlink("/etc/passwd", beside(&socket)).unwrap();
         assert!(!is_held(&socket));
-        assert!(Presence::begin(&socket).is_err());
+        assert!(Tenure::begin(&socket).is_err());
     }
 }
