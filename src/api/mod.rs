@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  socket  the file: mode, group, a stale one, its end ── tenure  whether somebody will be there again
-//!  serve   accept, bounds, one connection ── peer  who it is
+//!  serve   accept, bounds, one connection ── peer  who it is ── seats  how many
 //!  table   every route, for whom and of what shape ── openapi  the same, written down
 //!  guard   who may ── once  what is asked by the same key is done once ── keys  which were asked
 //!  routes, list  what they do ── extract  what a request brings ── amiss  what is wrong with it ── wait  for something new
@@ -41,6 +41,7 @@ mod problem;
 mod reexec;
 mod register;
 mod routes;
+mod seats;
 mod serve;
 mod shutdown;
 pub mod socket;

@@ -1,15 +1,18 @@
-//! The loop that accepts, on a thread and a runtime of its own: whoever asks much keeps others who ask waiting, and no
-//! worker.
+//! Two threads that serve, each with a runtime of its own: whoever asks much keeps those who ask beside him waiting, and no
+//! worker. One accepts, and serves admins; it hands everybody else to the other one. So operators who flood do not keep an
+//! admin waiting who comes to stop them: what they can take from him is an accept for each of their connections.
 //!
-//! Everything is bounded: connections in all and of one user, the head of a request in size and time, its body (in
-//! [`extract`](super::extract)), and how long a reader may leave an answer lying.
+//! Both run at the priority of the rest of us. A lower one for the operators' would not make it harmless: it takes the same locks
+//! for a moment, and a thread that is rarely given the processor while it has one keeps workers waiting.
+//!
+//! Everything is bounded: connections in all and of one user (in [`seats`](super::seats), one book for both threads), the head of
+//! a request in size and time, its body (in [`extract`](super::extract)), and how long a reader may leave an answer lying.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
+    future::Future,
     io,
-    os::unix::net::UnixListener as StdListener,
-    sync::{Arc, Mutex, PoisonError},
+    os::unix::net::{UnixListener as StdListener, UnixStream as StdStream},
     thread,
     time::Duration,
 };
@@ -21,11 +24,12 @@ use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
 use super::patience::{Patient, Unhurried};
 use super::peer::{Peer, Role};
+use super::seats::{Seat, Seats};
 use super::wire::{Code, Problem};
 
 /// What is allowed.
@@ -61,20 +65,17 @@ impl Default for Bounds {
 /// Lines of a head.
 const MAX_HEADERS: usize = 100;
 
-/// Who comes when every place is taken is told so, as long as there are not more of them than this.
-const STANDING: usize = 32;
-
 /// How long answers under way at the end have to reach their readers.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Where accepting fails for want of descriptors or memory, the next try is after this time.
 const RESPITE: Duration = Duration::from_millis(100);
 
-/// The thread that serves.
+/// The threads that serve.
 #[derive(Debug)]
 pub struct Server {
     stop: oneshot::Sender<()>,
-    ended: oneshot::Receiver<()>,
+    ended: [oneshot::Receiver<()>; 2],
 }
 
 impl Server {
@@ -83,42 +84,77 @@ impl Server {
     /// # Errors
     /// Where a thread or a runtime cannot be had.
     pub fn start(listener: StdListener, router: Router, bounds: Bounds) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            // What reads the kernel's files, and writes metrics.
-            .max_blocking_threads(4)
-            .thread_name("api-read")
-            .build()?;
-        let listener = {
-            let _inside = runtime.enter();
-            UnixListener::from_std(listener)?
-        };
         let (stop, stopped) = oneshot::channel();
-        let (end, ended) = oneshot::channel();
-        thread::Builder::new().name("api".into()).spawn(move || {
-            runtime.block_on(serve(&listener, router, bounds, stopped));
-            drop(listener);
-            runtime.shutdown_background();
-            // Whoever waited for it has stopped waiting.
-            end.send(()).unwrap_or_default();
+        // Never longer than there are places.
+        let (hand, handed) = mpsc::unbounded_channel();
+        let desk = Desk { router, bounds };
+        let operators = on_a_thread("api-operators", "api-op-read", {
+            let desk = desk.clone();
+            || Ok(serve_handed(handed, desk))
         })?;
-        Ok(Self { stop, ended })
+        let admins =
+            on_a_thread("api", "api-read", || Ok(accept(UnixListener::from_std(listener)?, hand, desk, stopped)))?;
+        Ok(Self { stop, ended: [admins, operators] })
     }
 
     /// Accepts nobody any more, and waits a moment for answers that are under way.
     pub async fn stop(self) {
         // Either end is gone where it has ended already.
         self.stop.send(()).unwrap_or_default();
-        drop(self.ended.await);
+        for ended in self.ended {
+            drop(ended.await);
+        }
     }
 }
 
-/// Accepts until it is told to stop.
-async fn serve(listener: &UnixListener, router: Router, bounds: Bounds, mut stopped: oneshot::Receiver<()>) {
+/// Has a thread do what `make`, which is called here, makes for its runtime; tells when that is over. `reads` names the threads that
+/// block for it.
+fn on_a_thread<F>(
+    name: &'static str,
+    reads: &'static str,
+    make: impl FnOnce() -> io::Result<F>,
+) -> io::Result<oneshot::Receiver<()>>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        // What reads the kernel's files, and writes metrics.
+        .max_blocking_threads(4)
+        .thread_name(reads)
+        .build()?;
+    let work = {
+        let _inside = runtime.enter();
+        make()?
+    };
+    let (end, ended) = oneshot::channel();
+    thread::Builder::new().name(name.into()).spawn(move || {
+        runtime.block_on(work);
+        runtime.shutdown_background();
+        // Whoever waited for it has stopped waiting.
+        end.send(()).unwrap_or_default();
+    })?;
+    Ok(ended)
+}
+
+/// One that has a place.
+struct Newcomer<S> {
+    stream: S,
+    peer: Peer,
+    seat: Seat,
+}
+
+/// Accepts until it is told to stop, serves admins and hands over everybody else.
+async fn accept(
+    listener: UnixListener,
+    hand: mpsc::UnboundedSender<Newcomer<StdStream>>,
+    desk: Desk,
+    mut stopped: oneshot::Receiver<()>,
+) {
     let own = rustix::process::geteuid().as_raw();
-    let seats = Seats::new(bounds);
-    let graceful = GracefulShutdown::new();
+    let seats = Seats::new(desk.bounds);
+    let open = Connections::default();
     let mut refused = false;
     loop {
         let accepted = tokio::select! {
@@ -148,129 +184,90 @@ async fn serve(listener: &UnixListener, router: Router, bounds: Bounds, mut stop
                 continue;
             }
         };
-        if let Some(seat) = seats.take(peer) {
-            attend(stream, peer, seat, router.clone(), bounds, &graceful);
-        } else {
+        let Some(seat) = seats.take(peer) else {
             tracing::debug!(%peer, "too many connections to the API: one is dropped");
-        }
-    }
-    if tokio::time::timeout(LAST_WORDS, graceful.shutdown()).await.is_err() {
-        tracing::debug!("connections to the API are cut off");
-    }
-}
-
-fn attend(stream: UnixStream, peer: Peer, seat: Seat, router: Router, bounds: Bounds, graceful: &GracefulShutdown) {
-    let unhurried = Unhurried::default();
-    let stream = Patient::new(stream, bounds.write_patience, unhurried.clone());
-    let standing = seat.standing;
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        request.extensions_mut().insert(unhurried.clone());
-        let mut router = router.clone();
-        async move {
-            if standing {
-                let full = "more connections are open than are served at once; try again in a moment";
-                let mut response = Problem::new(Code::TooManyConnections, full).into_response();
-                let close = axum::http::HeaderValue::from_static("close");
-                response.headers_mut().insert(axum::http::header::CONNECTION, close);
-                return Ok::<Response, Infallible>(response);
-            }
-            router.call(request).await
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(bounds.head_patience)
-        .max_header_size(bounds.head)
-        .max_headers(MAX_HEADERS)
-        // Must hold a head; what it holds beyond is an answer's part.
-        .max_buf_size(2 * bounds.head)
-        .serve_connection(TokioIo::new(stream), service);
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%peer, %error, "a connection to the API broke off");
-        }
-        drop(seat);
-    });
-}
-
-/// Who is connected.
-#[derive(Debug, Clone)]
-struct Seats {
-    bounds: Bounds,
-    taken: Arc<Mutex<Taken>>,
-}
-
-#[derive(Debug, Default)]
-struct Taken {
-    all: usize,
-    standing: usize,
-    /// Of those who are no admins.
-    others: usize,
-    of_user: HashMap<u32, usize>,
-}
-
-/// A place, until it is dropped.
-#[derive(Debug)]
-struct Seat {
-    seats: Seats,
-    peer: Peer,
-    /// Only to be told that there is none.
-    standing: bool,
-}
-
-impl Seats {
-    fn new(bounds: Bounds) -> Self {
-        Self { bounds, taken: Arc::default() }
-    }
-
-    fn taken(&self) -> std::sync::MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self, peer: Peer) -> Option<Seat> {
-        let mut taken = self.taken();
-        let of_user = taken.of_user.get(&peer.uid).copied().unwrap_or(0);
-        let free = taken.all < self.bounds.connections;
-        let served = match peer.role {
-            Role::Admin => free,
-            Role::Operator => {
-                let theirs = self.bounds.connections.saturating_sub(self.bounds.reserved);
-                free && taken.others < theirs && of_user < self.bounds.of_one_user
-            }
+            continue;
         };
-        if !served {
-            let stands = taken.standing < STANDING;
-            taken.standing += usize::from(stands);
-            return stands.then(|| Seat { seats: self.clone(), peer, standing: true });
+        match peer.role {
+            Role::Admin => open.serve(Newcomer { stream, peer, seat }, &desk),
+            Role::Operator => match stream.into_std() {
+                // Who is not taken there any more is cut off, as at the end of everything.
+                Ok(stream) => drop(hand.send(Newcomer { stream, peer, seat })),
+                Err(error) => tracing::debug!(%peer, %error, "a connection to the API cannot be handed over"),
+            },
         }
-        taken.all += 1;
-        if peer.role == Role::Operator {
-            taken.others += 1;
-            *taken.of_user.entry(peer.uid).or_default() += 1;
-        }
-        Some(Seat { seats: self.clone(), peer, standing: false })
     }
+    // So that the other thread ends, too, while this one waits.
+    drop(hand);
+    open.end().await;
 }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut taken = self.seats.taken();
-        if self.standing {
-            taken.standing -= 1;
-            return;
+/// Serves whom it is given, until there is nobody who could give it more.
+async fn serve_handed(mut handed: mpsc::UnboundedReceiver<Newcomer<StdStream>>, desk: Desk) {
+    let open = Connections::default();
+    while let Some(Newcomer { stream, peer, seat }) = handed.recv().await {
+        match UnixStream::from_std(stream) {
+            Ok(stream) => open.serve(Newcomer { stream, peer, seat }, &desk),
+            Err(error) => tracing::debug!(%peer, %error, "a connection to the API cannot be waited for"),
         }
-        taken.all -= 1;
-        if self.peer.role == Role::Operator {
-            taken.others -= 1;
-            let left = taken.of_user.get_mut(&self.peer.uid).map(|n| {
-                *n -= 1;
-                *n
-            });
-            if left == Some(0) {
-                taken.of_user.remove(&self.peer.uid);
+    }
+    open.end().await;
+}
+
+/// What is served, and how.
+#[derive(Clone)]
+struct Desk {
+    router: Router,
+    bounds: Bounds,
+}
+
+/// The connections of one thread.
+#[derive(Default)]
+struct Connections(GracefulShutdown);
+
+impl Connections {
+    fn serve(&self, newcomer: Newcomer<UnixStream>, desk: &Desk) {
+        let Newcomer { stream, peer, seat } = newcomer;
+        let Desk { router, bounds } = desk.clone();
+        let unhurried = Unhurried::default();
+        let stream = Patient::new(stream, bounds.write_patience, unhurried.clone());
+        let standing = seat.standing;
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(unhurried.clone());
+            let mut router = router.clone();
+            async move {
+                if standing {
+                    let full = "more connections are open than are served at once; try again in a moment";
+                    let mut response = Problem::new(Code::TooManyConnections, full).into_response();
+                    let close = axum::http::HeaderValue::from_static("close");
+                    response.headers_mut().insert(axum::http::header::CONNECTION, close);
+                    return Ok::<Response, Infallible>(response);
+                }
+                router.call(request).await
             }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(bounds.head_patience)
+            .max_header_size(bounds.head)
+            .max_headers(MAX_HEADERS)
+            // Must hold a head; what it holds beyond is an answer's part.
+            .max_buf_size(2 * bounds.head)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = self.0.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%peer, %error, "a connection to the API broke off");
+            }
+            drop(seat);
+        });
+    }
+
+    /// Waits a moment for answers that are under way.
+    async fn end(self) {
+        if tokio::time::timeout(LAST_WORDS, self.0.shutdown()).await.is_err() {
+            tracing::debug!("connections to the API are cut off");
         }
     }
 }

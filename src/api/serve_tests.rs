@@ -199,29 +199,6 @@ fn who_finds_no_place_is_told_so() {
     assert!(answer.contains(r#""code":"too_many_connections""#), "{answer}");
 }
 
-#[test]
-fn seats_are_kept_for_admins_and_no_user_takes_them_all() {
-    let seats = Seats::new(Bounds { connections: 6, reserved: 2, of_one_user: 3, ..bounds() });
-    let peer = |uid| Peer { uid, pid: None, role: if uid == 0 { Role::Admin } else { Role::Operator } };
-    let sits = |uid| seats.take(peer(uid)).map(|seat| (seat.standing, seat));
-    let mut taken: Vec<Seat> =
-        (0..3).map(|_| sits(7).unwrap()).map(|(standing, s)| (assert!(!standing), s).1).collect();
-    assert!(sits(7).unwrap().0, "three of one user");
-    taken.push(sits(8).unwrap().1);
-    assert!(sits(8).unwrap().0, "the others' places are taken");
-    for _ in 0..2 {
-        let (standing, seat) = sits(0).unwrap();
-        assert!(!standing);
-        taken.push(seat);
-    }
-    assert!(sits(0).unwrap().0, "every place is taken");
-    let standing: Vec<_> = (0..STANDING).map(|_| sits(9).unwrap()).collect();
-    assert!(sits(9).is_none(), "and nobody more is told so");
-    drop((standing, taken));
-    let taken = seats.taken();
-    assert_eq!((taken.all, taken.others, taken.standing, taken.of_user.len()), (0, 0, 0, 0));
-}
-
 #[tokio::test]
 async fn at_the_end_nobody_is_accepted_and_who_waits_is_cut_off() {
     let place = serve_with(router(), bounds());
