@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  socket  the file: mode, group, a stale one, its end ── tenure  whether somebody will be there again
-//!  serve   accept, bounds, one connection ── peer  who it is ── seats  how many
+//!  serve   accept, bounds, one connection ── peer  who it is ── seats  how many ── presence  whether they are still there
 //!  table   every route, for whom and of what shape ── openapi  the same, written down
 //!  guard   who may ── once  what is asked by the same key is done once ── keys  which were asked
 //!  routes, list  what they do ── extract  what a request brings ── amiss  what is wrong with it ── wait  for something new
@@ -37,6 +37,7 @@ mod once;
 mod openapi;
 mod patience;
 mod peer;
+mod presence;
 mod problem;
 mod reexec;
 mod register;

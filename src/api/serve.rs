@@ -29,6 +29,7 @@ use tower_service::Service;
 
 use super::patience::{Patient, Unhurried};
 use super::peer::{Peer, Role};
+use super::presence::Presence;
 use super::seats::{Seat, Seats};
 use super::wire::{Code, Problem};
 
@@ -229,6 +230,11 @@ impl Connections {
     fn serve(&self, newcomer: Newcomer<UnixStream>, desk: &Desk) {
         let Newcomer { stream, peer, seat } = newcomer;
         let Desk { router, bounds } = desk.clone();
+        // Without a descriptor for it, it is served as well as it can be.
+        let presence = Presence::of(&stream).inspect_err(|error| {
+            tracing::debug!(%peer, %error, "a client that says no more is taken for one that is gone");
+        });
+        let presence = presence.ok();
         let unhurried = Unhurried::default();
         let stream = Patient::new(stream, bounds.write_patience, unhurried.clone());
         let standing = seat.standing;
@@ -254,11 +260,24 @@ impl Connections {
             .max_headers(MAX_HEADERS)
             // Must hold a head; what it holds beyond is an answer's part.
             .max_buf_size(2 * bounds.head)
+            // Who says no more may wait for an answer.
+            .half_close(presence.is_some())
             .serve_connection(TokioIo::new(stream), service);
         let connection = self.0.watch(connection);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%peer, %error, "a connection to the API broke off");
+            let lost = async {
+                match &presence {
+                    Some(presence) => presence.lost().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // What has come is heard before its sender is taken for gone.
+                biased;
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%peer, %error, "a connection to the API broke off");
+                },
+                () = lost => tracing::debug!(%peer, "a client of the API has hung up before it was answered"),
             }
             drop(seat);
         });

@@ -1,8 +1,17 @@
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream as Client;
 use std::path::PathBuf;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
-use axum::{Extension, body::Body, routing::get};
+use axum::{
+    Extension,
+    body::{Body, Bytes},
+    routing::{get, post},
+};
 use futures_util::stream;
 
 use super::*;
@@ -175,6 +184,90 @@ fn who_goes_away_while_he_waits_gives_his_place_back() {
     assert_eq!(status(&place.ask(WHO)), "HTTP/1.1 503 Service Unavailable");
     drop(client);
     until_served(&place);
+}
+
+#[test]
+fn of_two_hundred_who_hang_up_while_they_wait_every_place_comes_free() {
+    let bounds = Bounds { connections: 200, reserved: 0, head_patience: PATIENCE, ..bounds() };
+    let place = serve_with(router(), bounds);
+    // What is behind the first request is not read before that is answered: so the end is not read either.
+    let asks = "GET /never HTTP/1.1\r\nhost: x\r\n\r\n".to_owned() + WHO;
+    let waiting: Vec<Client> = (0..200)
+        .map(|n| {
+            let mut client = place.connect();
+            client.write_all(asks.as_bytes()).unwrap();
+            if n % 2 == 0 {
+                client.shutdown(Shutdown::Write).unwrap();
+            }
+            client
+        })
+        .collect();
+    assert_eq!(status(&place.ask(WHO)), "HTTP/1.1 503 Service Unavailable", "every place is taken");
+    drop(waiting);
+    // All of them, and not one: two hundred sit there at once again.
+    let mut sitting: Vec<Client> = Vec::new();
+    for _ in 0..100_000 {
+        let mut client = place.connect();
+        client.write_all(b"GET /who HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let mut head = [0; 12];
+        if client.read_exact(&mut head).is_ok() && &head == b"HTTP/1.1 200" {
+            sitting.push(client);
+        }
+        if sitting.len() == 200 {
+            return;
+        }
+    }
+    panic!("{} places came free", sitting.len());
+}
+
+#[test]
+fn who_has_said_all_he_had_to_say_is_answered() {
+    let (open, opened) = tokio::sync::watch::channel(false);
+    let late = async move || {
+        let mut opened = opened.clone();
+        drop(opened.wait_for(|open| *open).await);
+        "here it is"
+    };
+    let place = serve_with(router().route("/late", get(late)), Bounds { head_patience: PATIENCE, ..bounds() });
+    let mut client = place.connect();
+    client.write_all(b"GET /late HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    // Whatever the server makes of that end, it has made by now.
+    for _ in 0..10 {
+        assert_eq!(status(&place.ask(WHO)), "HTTP/1.1 200 OK");
+    }
+    open.send_replace(true);
+    let answer = rest(&mut client);
+    assert_eq!(status(&answer), "HTTP/1.1 200 OK");
+    assert!(answer.ends_with("here it is"), "{answer}");
+}
+
+#[test]
+fn what_was_asked_is_done_though_who_asked_is_gone_at_once() {
+    let heard = Arc::new(AtomicUsize::new(0));
+    let hears = {
+        let heard = Arc::clone(&heard);
+        async move |body: Bytes| {
+            heard.fetch_add(body.len(), Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        }
+    };
+    let place = serve_with(router().route("/hear", post(hears)), bounds());
+    // Rather more than is read in one turn.
+    let body = "x".repeat(150_000);
+    for n in 1..=50 {
+        let mut client = place.connect();
+        write!(client, "POST /hear HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        drop(client);
+        // Served in the order of their coming, but by turns.
+        for _ in 0..10_000 {
+            if heard.load(Ordering::Relaxed) == n * body.len() {
+                break;
+            }
+            place.ask(WHO);
+        }
+        assert_eq!(heard.load(Ordering::Relaxed), n * body.len());
+    }
 }
 
 /// Asks until there is a place.
