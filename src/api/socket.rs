@@ -10,13 +10,14 @@ use std::{
         fd::OwnedFd,
         unix::{
             fs::{FileTypeExt, MetadataExt, PermissionsExt},
-            net::{UnixListener, UnixStream},
+            net::UnixListener,
         },
     },
     path::{Path, PathBuf},
 };
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Whoever is in the socket's group may operate; nobody else may even connect.
@@ -27,6 +28,9 @@ pub const GROUP: &str = "pinfold";
 
 /// Connections that wait to be accepted. While a supervisor takes over what lives, they wait here.
 const BACKLOG: i32 = 128;
+
+/// Neither who accepts nor who looks whether somebody does waits in the kernel.
+const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
 /// `sun_path` of unix(7), without its last byte.
 const MAX_PATH: usize = 107;
@@ -100,13 +104,17 @@ fn is_free(path: &Path) -> Result<bool, SocketError> {
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket { path: path.to_owned() }),
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
+    let address = SocketAddrUnix::new(path).map_err(|_| SocketError::TooLong { path: path.to_owned() })?;
+    let looks = || {
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+        rustix::net::connect(&socket, &address)
+    };
+    match looks() {
         // A full backlog is somebody's, too.
-        Ok(_) => Err(SocketError::InUse { path: path.to_owned() }),
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(SocketError::InUse { path: path.to_owned() }),
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(failed("look who listens at", e)),
+        Ok(()) | Err(Errno::AGAIN) => Err(SocketError::InUse { path: path.to_owned() }),
+        Err(Errno::CONNREFUSED) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(e) => Err(failed("look who listens at", e.into())),
     }
 }
 
@@ -127,8 +135,7 @@ impl Socket {
         if is_free(path)? {
             fs::remove_file(path).map_err(failed("remove"))?;
         }
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)
             .map_err(|e| failed("make a socket for")(e.into()))?;
         // The file gets this mode at its birth (less the umask): there is no moment at which others could connect.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|e| failed("make a socket for")(e.into()))?;
@@ -221,7 +228,7 @@ fn is_member(gid: u32) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{io::Write, os::unix::net::UnixStream};
 
     use super::*;
 
@@ -249,6 +256,15 @@ mod tests {
         assert!(matches!(check(&path), Err(SocketError::InUse { .. })));
         drop(socket);
         assert!(check(&path).is_ok());
+    }
+
+    #[test]
+    fn one_whose_backlog_is_full_has_a_listener_and_nobody_waits_to_be_told() {
+        let (_dir, path) = place();
+        let socket = Socket::bind(&path, None).unwrap();
+        rustix::net::listen(&socket.listener, 0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        assert!(matches!(check(&path), Err(SocketError::InUse { .. })));
     }
 
     #[test]

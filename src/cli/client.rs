@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use follow::{Over, Reads, Took, Whose};
 
 use super::args::Globals;
+use super::connect::connect;
 use super::exit::Failure;
 use super::paths::{self, Who};
 use crate::api::tenure;
@@ -142,29 +143,22 @@ impl Client {
         mut take: impl FnMut(&[u8]) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
         let request = lines_of(path, media_type)?;
-        runtime()?.block_on(async {
-            let mut interrupt =
-                signal(SignalKind::interrupt()).map_err(|e| Failure::failed("cannot be interrupted", e))?;
-            let read = async {
-                let began = tokio::time::timeout(PATIENCE, self.begin(request)).await;
-                let mut body = self.refused(began.unwrap_or_else(|_| Err(self.silent(PATIENCE)))?).await?;
-                let mut lines = Lines::default();
-                while let Some(frame) = body.frame().await {
-                    let Ok(data) = frame.map_err(|e| self.gone(e))?.into_data() else { continue };
-                    for line in lines.add(&data) {
-                        if !take(line)? {
-                            return Ok(());
-                        }
+        let read = async {
+            let began = tokio::time::timeout(PATIENCE, self.begin(request)).await;
+            let mut body = self.refused(began.unwrap_or_else(|_| Err(self.silent(PATIENCE)))?).await?;
+            let mut lines = Lines::default();
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame.map_err(|e| self.gone(e))?.into_data() else { continue };
+                for line in lines.add(&data) {
+                    if !take(line)? {
+                        return Ok(());
                     }
-                    lines.taken();
                 }
-                Ok(())
-            };
-            tokio::select! {
-                read = read => read,
-                _ = interrupt.recv() => Ok(()),
+                lines.taken();
             }
-        })
+            Ok(())
+        };
+        until_interrupted(read, ())
     }
 
     /// Reads what is under `path` part by part, for as long as it comes, until `take` fails.
@@ -273,7 +267,7 @@ impl Client {
         let until = clock::monotonic() + self.succession;
         let mut pause = LOOKS.0;
         let stream = loop {
-            let error = match UnixStream::connect(&self.socket).await {
+            let error = match connect(&self.socket, self.patience).await {
                 Ok(stream) => break stream,
                 Err(error) => error,
             };
@@ -338,9 +332,7 @@ impl Client {
                 format!("only root and members of the socket's group may use {socket}; ask as one of them"),
                 error,
             ),
-            io::ErrorKind::WouldBlock => {
-                Failure::Unreachable(format!("the supervisor at {socket} is too busy to answer; try again in a moment"))
-            }
+            io::ErrorKind::WouldBlock => self.silent(self.patience),
             _ => Failure::failed(format!("cannot connect to {socket}"), error),
         }
     }
@@ -406,6 +398,21 @@ impl Lines {
 fn is_nobody(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
     matches!(error.kind(), NotFound | ConnectionRefused | NotADirectory)
+}
+
+/// Does `what` until it is done, or somebody interrupts (SIGINT), which is answered with `enough`.
+fn until_interrupted<T>(what: impl Future<Output = Result<T, Failure>>, enough: T) -> Result<T, Failure> {
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Failure::failed("cannot be interrupted", e))?;
+        tokio::select! {
+            done = what => done,
+            _ = interrupt.recv() => Ok(enough),
+        }
+    });
+    // Who interrupts does not wait for a thread that is waiting for a connection.
+    runtime.shutdown_background();
+    done
 }
 
 /// For nothing but one conversation.

@@ -8,6 +8,7 @@ pub mod args;
 pub mod ask;
 pub mod client;
 pub mod completion;
+mod connect;
 pub mod doctor;
 pub mod down;
 pub mod events;

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use tokio::net::UnixStream;
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Client, LOOKS, Lines, PATIENCE, lines_of, runtime};
+use super::{Client, LOOKS, Lines, PATIENCE, lines_of, until_interrupted};
 use crate::cli::exit::Failure;
 use crate::clock;
 use crate::model::Mono;
@@ -81,14 +80,7 @@ impl Client {
     /// # Errors
     /// [`Failure`]: the reader's own, a supervisor's, or that there is none at first, or none where one is to follow.
     pub fn follow(&self, media_type: &str, reads: &mut impl Reads) -> Result<Over, Failure> {
-        runtime()?.block_on(async {
-            let mut interrupt =
-                signal(SignalKind::interrupt()).map_err(|e| Failure::failed("cannot be interrupted", e))?;
-            tokio::select! {
-                over = self.one_after_the_other(media_type, reads) => over,
-                _ = interrupt.recv() => Ok(Over::Told),
-            }
-        })
+        until_interrupted(self.one_after_the_other(media_type, reads), Over::Told)
     }
 
     async fn one_after_the_other(&self, media_type: &str, reads: &mut impl Reads) -> Result<Over, Failure> {
