@@ -1,6 +1,6 @@
 //! What a request brings, read within bounds; what is wrong with it is a [`Problem`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
@@ -10,6 +10,7 @@ use axum::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::amiss;
 use super::peer::Peer;
@@ -30,6 +31,19 @@ pub(super) const TIME: &str = "^(0|([0-9]{1,4}(ms|s|m|h))+|20[0-9]{2}-(0[1-9]|1[
 /// How long a body may take to come.
 pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What bodies that are still coming may have together, in bytes: those of admins, and those of everybody else.
+const UNDER_WAY: usize = 8 << 20;
+
+/// With every request: the room for bodies that are still coming.
+#[derive(Debug, Clone)]
+pub(super) struct Bodies(Arc<Semaphore>);
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(UNDER_WAY)))
+    }
+}
+
 /// A JSON body. None at all is the default. `curl -d` says of whatever it sends that it was a form, which is put up with.
 #[derive(Debug)]
 pub(super) struct Body<T>(pub(super) T);
@@ -38,12 +52,13 @@ impl<T: DeserializeOwned + Default + JsonSchema, S: Sync> FromRequest<S> for Bod
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let media_type = request.headers().get(CONTENT_TYPE).cloned();
-        let bytes = read(request.into_body()).await?;
+        let (parts, body) = request.into_parts();
+        let media_type = parts.headers.get(CONTENT_TYPE);
+        let bytes = read(&parts, body).await?;
         let bad = |what: String| Problem::new(Code::BadRequest, format!("the body is not what is expected: {what}"));
         match bytes.trim_ascii_start().first() {
             None => Ok(Self(T::default())),
-            Some(_) if !may_be_json(media_type.as_ref()) => {
+            Some(_) if !may_be_json(media_type) => {
                 let said = media_type.map(|said| String::from_utf8_lossy(said.as_bytes()).into_owned());
                 let detail =
                     format!("Content-Type: {:?} is not read; a body is application/json", said.unwrap_or_default());
@@ -66,19 +81,44 @@ fn may_be_json(media_type: Option<&HeaderValue>) -> bool {
         || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// All of a body, within its bounds.
-pub(super) async fn read(body: axum::body::Body) -> Result<Bytes, Problem> {
-    let body = Limited::new(body, MAX_BODY).collect();
-    match tokio::time::timeout(BODY_PATIENCE, body).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(e)) if e.is::<LengthLimitError>() => {
-            Err(Problem::new(Code::TooLarge, format!("a body has at most {MAX_BODY} bytes")))
-        }
-        Ok(Err(e)) => Err(Problem::new(Code::BadRequest, format!("the body broke off: {e}"))),
+/// All of a body, within its bounds: in size, in time, and in what all of them may have together. It is counted by what has come
+/// and not by what was announced: who says much and sends little keeps no room. Where there is none left nobody waits for it, or
+/// those who have some and wait for more would wait for each other.
+pub(super) async fn read(parts: &Parts, body: axum::body::Body) -> Result<Bytes, Problem> {
+    let room = parts.extensions.get::<Bodies>().cloned().unwrap_or_default();
+    match tokio::time::timeout(BODY_PATIENCE, collect(&room, body)).await {
+        Ok(read) => read,
         Err(_) => {
             Err(Problem::new(Code::TooSlow, format!("the body did not come within {} s", BODY_PATIENCE.as_secs())))
         }
     }
+}
+
+async fn collect(Bodies(room): &Bodies, body: axum::body::Body) -> Result<Bytes, Problem> {
+    let mut body = Limited::new(body, MAX_BODY);
+    // Copied: a part would hold all of what was read with it.
+    let (mut bytes, mut taken) = (Vec::new(), None::<SemaphorePermit<'_>>);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                Problem::new(Code::TooLarge, format!("a body has at most {MAX_BODY} bytes"))
+            } else {
+                Problem::new(Code::BadRequest, format!("the body broke off: {error}"))
+            }
+        })?;
+        let Some(data) = frame.data_ref() else { continue };
+        let wanted = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let more = room.try_acquire_many(wanted).map_err(|_| {
+            let full = "more bodies are on their way than are held at once; try again in a moment";
+            Problem::new(Code::TooManyConnections, full)
+        })?;
+        match &mut taken {
+            Some(taken) => taken.merge(more),
+            None => taken = Some(more),
+        }
+        bytes.extend_from_slice(data);
+    }
+    Ok(bytes.into())
 }
 
 /// The parameters behind the `?`. One that is not known is refused: what is asked for in vain must not look granted.
@@ -120,5 +160,55 @@ impl<S: Sync> FromRequestParts<S> for Peer {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let known = parts.extensions.get::<Self>().copied();
         known.ok_or_else(|| Problem::new(Code::NotPermitted, "it is not known who asks"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, pin::pin, task::Poll};
+
+    use axum::body::Body as HttpBody;
+    use futures_util::{poll, stream, stream::StreamExt};
+
+    use super::*;
+
+    fn parts(bodies: &Bodies) -> Parts {
+        let mut request = Request::new(HttpBody::empty());
+        request.extensions_mut().insert(bodies.clone());
+        request.into_parts().0
+    }
+
+    /// A body of `n` pieces, and then silence.
+    fn unfinished(n: usize) -> HttpBody {
+        let piece = || Ok::<_, Infallible>(Bytes::from_static(b"12345678"));
+        HttpBody::from_stream(stream::iter((0..n).map(move |_| piece())).chain(stream::pending()))
+    }
+
+    #[tokio::test]
+    async fn bodies_on_their_way_are_bounded_together_and_their_room_comes_back() {
+        let bodies = Bodies(Arc::new(Semaphore::new(32)));
+        let parts = parts(&bodies);
+        let another = || read(&parts, HttpBody::from("123456789"));
+        {
+            let mut slow = pin!(read(&parts, unfinished(3)));
+            assert!(matches!(poll!(slow.as_mut()), Poll::Pending));
+            let refused = another().await.unwrap_err();
+            assert_eq!((refused.status, refused.code), (503, Code::TooManyConnections));
+            assert_eq!(
+                read(&parts, HttpBody::from("12345678")).await.unwrap(),
+                "12345678",
+                "there is room for this one"
+            );
+        }
+        assert_eq!(another().await.unwrap(), "123456789");
+        assert_eq!(another().await.unwrap(), "123456789", "what has come is on its way no more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_gives_its_room_back() {
+        let bodies = Bodies(Arc::new(Semaphore::new(32)));
+        let late = read(&parts(&bodies), unfinished(4)).await.unwrap_err();
+        assert_eq!((late.status, late.code), (408, Code::TooSlow));
+        assert_eq!(bodies.0.available_permits(), 32);
     }
 }

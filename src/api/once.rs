@@ -94,7 +94,7 @@ pub(super) async fn once(api: &Api, peer: Option<Peer>, request: Request, next: 
         (Ok(None), _) | (_, None) => return next.run(request).await,
     };
     let (parts, body) = request.into_parts();
-    let body = match extract::read(body).await {
+    let body = match extract::read(&parts, body).await {
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };

@@ -27,6 +27,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
+use super::extract::Bodies;
 use super::patience::{Patient, Unhurried};
 use super::peer::{Peer, Role};
 use super::presence::Presence;
@@ -224,12 +225,17 @@ struct Desk {
 
 /// The connections of one thread.
 #[derive(Default)]
-struct Connections(GracefulShutdown);
+struct Connections {
+    graceful: GracefulShutdown,
+    /// What comes over them.
+    bodies: Bodies,
+}
 
 impl Connections {
     fn serve(&self, newcomer: Newcomer<UnixStream>, desk: &Desk) {
         let Newcomer { stream, peer, seat } = newcomer;
         let Desk { router, bounds } = desk.clone();
+        let bodies = self.bodies.clone();
         // Without a descriptor for it, it is served as well as it can be.
         let presence = Presence::of(&stream).inspect_err(|error| {
             tracing::debug!(%peer, %error, "a client that says no more is taken for one that is gone");
@@ -241,6 +247,7 @@ impl Connections {
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(unhurried.clone());
+            request.extensions_mut().insert(bodies.clone());
             let mut router = router.clone();
             async move {
                 if standing {
@@ -263,7 +270,7 @@ impl Connections {
             // Who says no more may wait for an answer.
             .half_close(presence.is_some())
             .serve_connection(TokioIo::new(stream), service);
-        let connection = self.0.watch(connection);
+        let connection = self.graceful.watch(connection);
         tokio::spawn(async move {
             let lost = async {
                 match &presence {
@@ -285,7 +292,7 @@ impl Connections {
 
     /// Waits a moment for answers that are under way.
     async fn end(self) {
-        if tokio::time::timeout(LAST_WORDS, self.0.shutdown()).await.is_err() {
+        if tokio::time::timeout(LAST_WORDS, self.graceful.shutdown()).await.is_err() {
             tracing::debug!("connections to the API are cut off");
         }
     }
