@@ -200,7 +200,7 @@ fn serve(how: How, dir: &Path) -> Option<Server> {
     let listener = UnixListener::bind(dir.join("s")).unwrap();
     listener.set_nonblocking(true).unwrap();
     let router = Router::new().fallback(move |request: Request| async move { answer(how, &request) });
-    Some(Server::start(listener, router, Bounds::default()).unwrap())
+    Some(Server::start(listener, router, Bounds::default(), || ()).unwrap())
 }
 
 fn pinfold(args: &[&str], dir: &Path) -> Command {

@@ -7,6 +7,7 @@
 //! ```text
 //!  socket  the file: mode, group, a stale one, its end ── tenure  whether somebody will be there again
 //!  serve   accept, bounds, one connection ── peer  who it is ── seats  how many ── presence  whether they are still there
+//!          ── crowd  when many have gone
 //!  table   every route, for whom and of what shape ── openapi  the same, written down
 //!  guard   who may ── once  what is asked by the same key is done once ── keys  which were asked
 //!  routes, list  what they do ── extract  what a request brings ── amiss  what is wrong with it ── wait  for something new
@@ -23,6 +24,7 @@
 //! kills are answered until the last worker has ended.
 
 mod amiss;
+mod crowd;
 mod events;
 mod extract;
 mod filter;

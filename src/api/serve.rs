@@ -27,6 +27,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
+use super::crowd::Crowd;
 use super::extract::Bodies;
 use super::patience::{Patient, Unhurried};
 use super::peer::{Peer, Role};
@@ -81,15 +82,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `router` to whoever connects to `listener`, which must not block.
+    /// Serves `router` to whoever connects to `listener`, which must not block. After a time of many connections `give_back` is
+    /// called, for what memory they took.
     ///
     /// # Errors
     /// Where a thread or a runtime cannot be had.
-    pub fn start(listener: StdListener, router: Router, bounds: Bounds) -> io::Result<Self> {
+    pub fn start(listener: StdListener, router: Router, bounds: Bounds, give_back: fn()) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         // Never longer than there are places.
         let (hand, handed) = mpsc::unbounded_channel();
-        let desk = Desk { router, bounds };
+        let desk = Desk { router, bounds, crowd: Crowd::new(give_back) };
         let operators = on_a_thread("api-operators", "api-op-read", {
             let desk = desk.clone();
             || Ok(serve_handed(handed, desk))
@@ -221,6 +223,8 @@ async fn serve_handed(mut handed: mpsc::UnboundedReceiver<Newcomer<StdStream>>, 
 struct Desk {
     router: Router,
     bounds: Bounds,
+    /// Those of both threads.
+    crowd: Crowd,
 }
 
 /// The connections of one thread.
@@ -234,7 +238,7 @@ struct Connections {
 impl Connections {
     fn serve(&self, newcomer: Newcomer<UnixStream>, desk: &Desk) {
         let Newcomer { stream, peer, seat } = newcomer;
-        let Desk { router, bounds } = desk.clone();
+        let Desk { router, bounds, crowd } = desk.clone();
         let bodies = self.bodies.clone();
         // Without a descriptor for it, it is served as well as it can be.
         let presence = Presence::of(&stream).inspect_err(|error| {
@@ -271,6 +275,7 @@ impl Connections {
             .half_close(presence.is_some())
             .serve_connection(TokioIo::new(stream), service);
         let connection = self.graceful.watch(connection);
+        crowd.come();
         tokio::spawn(async move {
             let lost = async {
                 match &presence {
@@ -287,6 +292,7 @@ impl Connections {
                 () = lost => tracing::debug!(%peer, "a client of the API has hung up before it was answered"),
             }
             drop(seat);
+            crowd.go().await;
         });
     }
 

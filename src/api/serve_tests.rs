@@ -32,7 +32,7 @@ fn serve_with(router: Router, bounds: Bounds) -> Place {
     let path = dir.path().join("s");
     let listener = StdListener::bind(&path).unwrap();
     listener.set_nonblocking(true).unwrap();
-    Place { path, _dir: dir, _server: Server::start(listener, router, bounds).unwrap() }
+    Place { path, _dir: dir, _server: Server::start(listener, router, bounds, || ()).unwrap() }
 }
 
 fn bounds() -> Bounds {

@@ -11,7 +11,7 @@ use crate::api::socket::{self, Socket, SocketError, SocketFile};
 use crate::api::tenure::Tenure;
 use crate::api::{Api, Bounds, Governor, Meter, Server, Shutdowns, Told, Upgrades};
 use crate::clock::Clock;
-use crate::kernel::{host::HostKernel, own};
+use crate::kernel::{host::HostKernel, launch, own};
 use crate::manager::handle::Manager;
 use crate::model::{Measured, OwnUse, RunId, Usage};
 use crate::store::StoreHandle;
@@ -89,7 +89,7 @@ impl Door {
         let api = Api::new(manager, Arc::new(Gauge(kernel)), clock, logs, store.watch(), store, told);
         let api = api.governed_by(governor).with_upgrades(upgrades).with_shutdowns(shutdowns);
         let (listener, file) = self.socket.into_parts();
-        let server = Server::start(listener, api.router(), Bounds::default())?;
+        let server = Server::start(listener, api.router(), Bounds::default(), launch::give_back)?;
         Ok(OpenDoor { server, file, tenure: self.tenure })
     }
 }
