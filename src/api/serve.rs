@@ -74,6 +74,14 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Where accepting fails for want of descriptors or memory, the next try is after this time.
 const RESPITE: Duration = Duration::from_millis(100);
 
+/// After so many connections of operators, as many as wait to be accepted, none is accepted for a moment: at most 25,600 a second.
+/// Whoever does nothing but connect would have us do nothing but accept. More at once would be no bound, and fewer would keep
+/// an admin waiting for longer who comes behind all of them.
+const AT_ONCE: u32 = 128;
+
+/// That moment.
+const MOMENT: Duration = Duration::from_millis(5);
+
 /// The threads that serve.
 #[derive(Debug)]
 pub struct Server {
@@ -159,13 +167,18 @@ async fn accept(
     let own = rustix::process::geteuid().as_raw();
     let seats = Seats::new(desk.bounds);
     let open = Connections::default();
-    let mut refused = false;
+    let (mut refused, mut operators) = (false, 0);
     loop {
+        let rest = operators == AT_ONCE;
         let accepted = tokio::select! {
             biased;
             _ = &mut stopped => break,
+            () = tokio::time::sleep(MOMENT), if rest => {
+                operators = 0;
+                continue;
+            }
             // Cancel-safe: a connection is accepted or stays in the backlog.
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if !rest => accepted,
         };
         let stream = match accepted {
             Ok((stream, _)) => {
@@ -188,6 +201,7 @@ async fn accept(
                 continue;
             }
         };
+        operators += u32::from(peer.role == Role::Operator);
         let Some(seat) = seats.take(peer) else {
             tracing::debug!(%peer, "too many connections to the API: one is dropped");
             continue;
