@@ -25,7 +25,7 @@ use pinfold::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{
-    Case, PINFOLD, misbehaving, parameter, patience,
+    Case, PINFOLD, misbehaving, parameter, patience, public_place,
     run::{Ran, finish},
     up::{Up, is},
     wait_until, worker,
@@ -258,7 +258,7 @@ fn every_setting_is_shown_with_what_the_kernel_says_and_where_it_is_written() {
     assert_eq!(of(header)["requested"], "x");
 
     // Whoever may only operate sees that there is a variable or a header, and not what is in it.
-    let (_public, binary) = public_place();
+    let (_public, binary) = public_place(Path::new(PINFOLD));
     for path in [case.dir.path().to_owned(), case.dir.path().join("run"), socket(&case)] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     }
@@ -371,19 +371,10 @@ fn without_a_supervisor_there_is_nobody_to_ask() {
     complains(&case, &["ps"], 6);
 }
 
-/// A directory that everybody can look into, with the binary in it: what somebody else needs to be let in or not.
-fn public_place() -> (tempfile::TempDir, PathBuf) {
-    let mut builder = tempfile::Builder::new();
-    let dir = builder.prefix("pinfold-it-public-").permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap();
-    let binary = dir.path().join("pinfold");
-    fs::copy(PINFOLD, &binary).unwrap();
-    (dir, binary)
-}
-
 #[test]
 fn only_root_and_the_sockets_group_may_ask() {
     let case = Case::new();
-    let (public, binary) = public_place();
+    let (public, binary) = public_place(Path::new(PINFOLD));
     let path = public.path().join("api.sock");
     let config = case.config(&misbehaving("web", &["sleep"], &[]));
     let mut up = Up::spawn(case.pinfold("up").arg(config).arg("--socket").arg(&path));

@@ -36,7 +36,10 @@ impl Door {
     pub(crate) fn open(socket: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let sender = runtime.block_on(async {
-            let stream = UnixStream::connect(socket).await.unwrap_or_else(|e| panic!("{}: {e}", socket.display()));
+            // One that blocks waits where many come at once.
+            let stream = StdStream::connect(socket).unwrap_or_else(|e| panic!("{}: {e}", socket.display()));
+            stream.set_nonblocking(true).unwrap();
+            let stream = UnixStream::from_std(stream).unwrap();
             let (sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
             // How it ends is told by a request that gets no answer.
             tokio::spawn(async move { drop(connection.await) });

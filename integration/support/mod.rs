@@ -32,6 +32,7 @@ use std::{
     fmt::Write as _,
     fs::{self, File},
     io::Write as _,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -96,9 +97,23 @@ pub(crate) fn seconds_since(then: Mono) -> f64 {
 
 /// The misbehaving program, built beside the binary under test.
 pub(crate) fn misbehave() -> String {
-    let path = Path::new(PINFOLD).with_file_name("examples").join("misbehave");
-    assert!(path.exists(), "{} is missing: cargo build --example misbehave", path.display());
-    path.to_str().unwrap().to_owned()
+    example("misbehave").to_str().unwrap().to_owned()
+}
+
+/// The program of this name, built beside the binary under test.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let path = Path::new(PINFOLD).with_file_name("examples").join(name);
+    assert!(path.exists(), "{} is missing: cargo build --example {name}", path.display());
+    path
+}
+
+/// A directory that everybody can look into, with `program` in it: what somebody else needs to be let in or not.
+pub(crate) fn public_place(program: &Path) -> (tempfile::TempDir, PathBuf) {
+    let mut builder = tempfile::Builder::new();
+    let dir = builder.prefix("pinfold-it-public-").permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap();
+    let there = dir.path().join(program.file_name().unwrap());
+    fs::copy(program, &there).unwrap();
+    (dir, there)
 }
 
 /// One test's place in the world: a root cgroup, a state, runtime and scratch directory that nobody else has. At its
