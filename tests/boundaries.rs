@@ -185,7 +185,13 @@ const TABLE: &[Row] = &[
         may_use: &["model", "manager::handle", "manager::diff", "history::SinkHealth", "spec::types", "store"],
         never: &["tokio", "nix", "rustix"],
     },
-    Row { files: "cli", may_use: &["model", "spec", "kernel", "policy", "cli", "clock", "api::wire"], never: &[] },
+    Row {
+        files: "cli",
+        may_use: &["model", "spec", "kernel", "policy", "cli", "clock", "api::wire", "api::tenure"],
+        never: &[],
+    },
+    // It prints a followed worker's output as the supervisor prints what is not followed.
+    Row { files: "cli/logs.rs", may_use: &["model", "cli", "api::wire", "logs"], never: &[] },
     Row {
         files: "daemon",
         may_use: &[
