@@ -25,6 +25,7 @@ use support::{
     door::{Answer, Door},
     misbehave, misbehaving, parameter,
     process::Process,
+    public_dir,
     up::Up,
     wait_until, worker,
 };
@@ -400,12 +401,6 @@ fn what_takes_long_to_stop_holds_nobody_up_and_is_not_started_again_meanwhile() 
     end(up);
 }
 
-/// A place that everybody reaches.
-fn public_place() -> tempfile::TempDir {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("pinfold-it-public-").permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap()
-}
-
 /// Asks as a user whom the group of `socket` lets in. The kernel notes of a connection who made it, and a user is a thread's.
 fn as_operator(socket: &Path, method: Method, path: &str, body: &Value) -> Answer {
     let gid = fs::metadata(socket).unwrap().gid();
@@ -422,7 +417,7 @@ fn as_operator(socket: &Path, method: Method, path: &str, body: &Value) -> Answe
 #[test]
 fn only_an_admin_may() {
     let case = Case::new();
-    let public = public_place();
+    let public = public_dir();
     let socket = public.path().join("api.sock");
     let config = case.config(&worker("db", &["/bin/sleep", "1000"], &[]));
     let mut up = Up::spawn(case.pinfold("up").arg(config).arg("--socket").arg(&socket));

@@ -107,10 +107,15 @@ pub(crate) fn example(name: &str) -> PathBuf {
     path
 }
 
-/// A directory that everybody can look into, with `program` in it: what somebody else needs to be let in or not.
-pub(crate) fn public_place(program: &Path) -> (tempfile::TempDir, PathBuf) {
+/// A directory that everybody can look into.
+pub(crate) fn public_dir() -> tempfile::TempDir {
     let mut builder = tempfile::Builder::new();
-    let dir = builder.prefix("pinfold-it-public-").permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap();
+    builder.prefix("pinfold-it-public-").permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap()
+}
+
+/// The same, with `program` in it: what somebody else needs to be let in or not.
+pub(crate) fn public_place(program: &Path) -> (tempfile::TempDir, PathBuf) {
+    let dir = public_dir();
     let there = dir.path().join(program.file_name().unwrap());
     fs::copy(program, &there).unwrap();
     (dir, there)
