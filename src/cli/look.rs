@@ -1,5 +1,6 @@
 //! `ps`, `status`, `inspect`, `count`, `why` and `history`: what is read of a supervisor.
 
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::args::{self, Count, Format, Named, Ps};
@@ -7,7 +8,7 @@ use super::client::{Client, encoded};
 use super::exit::{Exit, Failure};
 use super::render::{self, Reader};
 use super::said::{Said, document};
-use crate::api::wire::{History, Inspection, Why, Worker, Workers};
+use crate::api::wire::{Glimpses, History, Inspection, Why, Worker, Workers};
 use crate::model::State;
 
 /// `pinfold ps`.
@@ -15,21 +16,30 @@ use crate::model::State;
 /// # Errors
 /// [`Failure`].
 pub fn ps(args: &Ps, client: &Client, reader: &Reader) -> Result<Said, Failure> {
-    // Names cost no reading.
-    let Workers { generation, workers } = list(client, args.pattern.as_deref(), !args.quiet)?;
-    let matched = workers.len();
-    let shown: Vec<Worker> = workers.into_iter().filter(|w| args.all || render::is_of_interest(w)).collect();
-    let hidden = matched - shown.len();
-    let out = match args.output.format {
-        Format::Table if args.quiet => render::text(shown.iter().map(|worker| worker.id.to_string())),
-        Format::Json if args.quiet => document(&shown.iter().map(|worker| &worker.id).collect::<Vec<_>>())?,
-        Format::Table => render::worker_table(&shown, reader),
-        Format::Json => document(&Workers { generation, workers: shown.clone() })?,
-    };
-    // Whoever sees nothing and expected something is told.
-    let nothing = shown.is_empty() && hidden > 0 && args.output.format == Format::Table && !args.quiet;
-    let err = if nothing { format!("pinfold: {}\n", resting(hidden)) } else { String::new() };
-    Ok(Said { out, err, exit: Exit::Ok })
+    let pattern = args.pattern.as_deref();
+    match (args.output.format, args.quiet) {
+        (Format::Json, false) => {
+            let Workers { generation, mut workers } = list(client, pattern, true)?;
+            workers.retain(|w| args.all || render::is_of_interest(w.state, w.detail, w.down_by));
+            Ok(Said { out: document(&Workers { generation, workers })?, err: String::new(), exit: Exit::Ok })
+        }
+        (format, quiet) => {
+            // Names cost no reading.
+            let Glimpses { mut workers } = list(client, pattern, !quiet)?;
+            let matched = workers.len();
+            workers.retain(|w| args.all || render::is_of_interest(w.state, w.detail, w.down_by));
+            let names = || workers.iter().map(|worker| &worker.id);
+            let out = match (format, quiet) {
+                (Format::Json, _) => document(&names().collect::<Vec<_>>())?,
+                (Format::Table, true) => render::text(names().map(ToString::to_string)),
+                (Format::Table, false) => render::worker_table(&workers, reader),
+            };
+            // Whoever sees nothing and expected something is told.
+            let nothing = workers.is_empty() && matched > 0 && !quiet;
+            let err = if nothing { format!("pinfold: {}\n", resting(matched)) } else { String::new() };
+            Ok(Said { out, err, exit: Exit::Ok })
+        }
+    }
 }
 
 fn resting(hidden: usize) -> String {
@@ -71,7 +81,7 @@ pub fn inspect(args: &Named, client: &Client, reader: &Reader) -> Result<Said, F
 /// # Errors
 /// [`Failure`].
 pub fn count(args: &Count, client: &Client) -> Result<Said, Failure> {
-    let Workers { workers, .. } = list(client, args.pattern.as_deref(), false)?;
+    let Glimpses { workers } = list(client, args.pattern.as_deref(), false)?;
     let running = workers.iter().filter(|worker| worker.state == State::Running).count();
     let out = match args.output.format {
         Format::Table => format!("{running}\n"),
@@ -109,6 +119,6 @@ pub fn history(args: &args::History, client: &Client, reader: &Reader) -> Result
     Ok(Said { out, err, exit: Exit::Ok })
 }
 
-fn list(client: &Client, pattern: Option<&str>, usage: bool) -> Result<Workers, Failure> {
+fn list<T: DeserializeOwned>(client: &Client, pattern: Option<&str>, usage: bool) -> Result<T, Failure> {
     client.get(&format!("/v1/workers?pattern={}&usage={usage}", encoded(pattern.unwrap_or_default())))
 }

@@ -87,6 +87,59 @@ pub struct Worker {
     pub usage: Option<Usage>,
 }
 
+/// What a line of `ps` shows of a worker. Read in the place of a [`Worker`] where there are thousands: what is not shown is passed over,
+/// and not made.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Glimpse {
+    /// Its name.
+    pub id: WorkerId,
+    /// As a [`Worker`]'s, as are all of these.
+    pub state: State,
+    /// The finer word.
+    pub detail: Detail,
+    /// The main process.
+    pub pid: Option<i32>,
+    /// How long it has run.
+    pub uptime_ms: Option<u64>,
+    /// Automatic restarts.
+    pub restarts: u32,
+    /// The classes of its breaker.
+    pub breaker: Vec<Breaker>,
+    /// Why its last run ended.
+    pub cause: Option<ExitCause>,
+    /// How long it is until the next attempt.
+    pub next_attempt_in_ms: Option<u64>,
+    /// On whose behalf it is down.
+    pub down_by: Option<KilledBy>,
+    /// What it uses.
+    pub usage: Option<Usage>,
+}
+
+/// `GET /v1/workers`, for a table.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Glimpses {
+    /// In the order of their declaration.
+    pub workers: Vec<Glimpse>,
+}
+
+impl From<&Worker> for Glimpse {
+    fn from(worker: &Worker) -> Self {
+        Self {
+            id: worker.id.clone(),
+            state: worker.state,
+            detail: worker.detail,
+            pid: worker.pid,
+            uptime_ms: worker.uptime_ms,
+            restarts: worker.restarts,
+            breaker: worker.breaker.clone(),
+            cause: worker.cause.clone(),
+            next_attempt_in_ms: worker.next_attempt_in_ms,
+            down_by: worker.down_by,
+            usage: worker.usage,
+        }
+    }
+}
+
 /// One class of a worker's restart breaker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Breaker {

@@ -36,7 +36,8 @@ fn facts(worker: &Worker) -> Vec<(&'static str, String)> {
         facts.push(("violates", limits.join(", ")));
     }
     facts.extend(worker.cause.as_ref().map(|cause| ("last end", inert(&cause.to_string()).into_owned())));
-    facts.extend(next(worker).map(|due| ("next try", format!("in {}", brief(due)))));
+    facts
+        .extend(next(worker.next_attempt_in_ms, &worker.breaker).map(|due| ("next try", format!("in {}", brief(due)))));
     if worker.detail == Detail::Running(Readiness::Frozen) {
         facts.push(("frozen", format!("every process stands still; pinfold thaw {} lets it go on", worker.id)));
     }

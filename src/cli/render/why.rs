@@ -212,7 +212,9 @@ fn verdict(decision: &Decision) -> String {
 fn now(why: &Why, reader: &Reader) -> String {
     let worker = &why.worker;
     let state = reader.painted(Tone::of(worker.detail), &state_words(worker.state, worker.detail));
-    let due = next(worker).map(|due| format!(", next try in {}", brief(due))).unwrap_or_default();
+    let due = next(worker.next_attempt_in_ms, &worker.breaker)
+        .map(|due| format!(", next try in {}", brief(due)))
+        .unwrap_or_default();
     match worker.pid {
         Some(pid) => format!("{state}, run {}, pid {pid}{due}", worker.run),
         None => format!("{state}{due}"),

@@ -5,17 +5,17 @@ use std::time::Duration;
 use super::reader::{Reader, Tone, state_words};
 use super::table::{Field, table};
 use super::words::{brief, inert, size};
-use crate::api::wire::{Usage, Worker};
+use crate::api::wire::{Breaker, Glimpse, Usage};
 use crate::model::{Detail, KilledBy, State, StoppedDetail};
 
 /// Whether a list without `-a` has it: what runs, what is on its way, and what should run and does not. Not what rests
 /// as it should: stopped by a person, done, never started.
 #[must_use]
-pub fn is_of_interest(worker: &Worker) -> bool {
-    match (worker.state, worker.detail) {
+pub fn is_of_interest(state: State, detail: Detail, down_by: Option<KilledBy>) -> bool {
+    match (state, detail) {
         // What a policy took down is down for good and by nobody's wish.
         (State::Stopped, Detail::Stopped(StoppedDetail::Never | StoppedDetail::Done | StoppedDetail::Stopped)) => {
-            worker.down_by == Some(KilledBy::Policy)
+            down_by == Some(KilledBy::Policy)
         }
         _ => true,
     }
@@ -23,9 +23,9 @@ pub fn is_of_interest(worker: &Worker) -> bool {
 
 /// The table, with a line end behind every row.
 #[must_use]
-pub fn worker_table(workers: &[Worker], reader: &Reader) -> String {
+pub fn worker_table(workers: &[Glimpse], reader: &Reader) -> String {
     let header = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "CAUSE", "MEM", "CPU", "PIDS", "NEXT"];
-    let row = |worker: &Worker| {
+    let row = |worker: &Glimpse| {
         let usage = worker.usage.unwrap_or_default();
         [
             Field::from(worker.id.as_str()),
@@ -37,7 +37,7 @@ pub fn worker_table(workers: &[Worker], reader: &Reader) -> String {
             Field::or_dash(usage.memory_bytes.map(size)),
             Field::or_dash(cpu(&usage)),
             Field::or_dash(usage.pids),
-            Field::or_dash(next(worker).map(brief)),
+            Field::or_dash(next(worker.next_attempt_in_ms, &worker.breaker).map(brief)),
         ]
     };
     table(Some(header), workers.iter().map(row), reader)
@@ -48,9 +48,9 @@ fn cpu(usage: &Usage) -> Option<String> {
 }
 
 /// How long it is until it is tried again: the next attempt, or the trial of an open breaker.
-pub(super) fn next(worker: &Worker) -> Option<Duration> {
-    let trials = worker.breaker.iter().filter_map(|class| class.until_in_ms);
-    worker.next_attempt_in_ms.into_iter().chain(trials).min().map(Duration::from_millis)
+pub(super) fn next(attempt_in_ms: Option<u64>, breaker: &[Breaker]) -> Option<Duration> {
+    let trials = breaker.iter().filter_map(|class| class.until_in_ms);
+    attempt_in_ms.into_iter().chain(trials).min().map(Duration::from_millis)
 }
 
 #[cfg(test)]
