@@ -305,7 +305,8 @@ impl Connections {
                 },
                 () = lost => tracing::debug!(%peer, "a client of the API has hung up before it was answered"),
             }
-            drop(seat);
+            // The last descriptor goes with it: whoever is still there sees the end.
+            drop((presence, seat));
             crowd.go().await;
         });
     }
