@@ -197,7 +197,9 @@ impl Place {
     /// the file, and are logged.
     pub(super) fn shown(&self, text: &str) -> Cow<'static, str> {
         let path = &self.path;
-        let secret = path.leads_through("env") || path.leads_through("http_headers") && path.last() != Some("name");
+        let header = path.leads_through("http_headers") && path.last() != Some("name");
+        let query = path.leads_through("http_get") && path.last() == Some("path") && text.contains('?');
+        let secret = path.leads_through("env") || header || query;
         if secret { "what is written here".into() } else { shown(text).into() }
     }
 }
