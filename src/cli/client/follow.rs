@@ -108,19 +108,24 @@ impl Client {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LOOKS.1);
                 }
-                let over = |lost: Option<Failure>| Ok(lost.map_or(Over::Ended, Over::Lost));
-                let Ok((stream, there)) = self.find().await? else { return over(lost) };
-                let whose = if listener.is_some() && listener == there { Whose::TheSame } else { Whose::Another };
+                let Ok((stream, there)) = self.find().await? else { return Ok(lost.map_or(Over::Ended, Over::Lost)) };
+                // From another pid namespace nobody's number is seen: it may be another, and may be the same.
+                let (whose, is_new) = match (listener, there) {
+                    (Some(before), Some(now)) if before == now => (Whose::TheSame, false),
+                    (Some(_), Some(_)) => (Whose::Another, true),
+                    _ => (Whose::Another, false),
+                };
                 let now = clock::monotonic();
-                match (whose, in_vain) {
-                    (Whose::Another, _) => (in_vain, pause) = (None, LOOKS.0),
-                    (Whose::TheSame, None) => in_vain = Some(now),
-                    (Whose::TheSame, Some(since)) if now.since(since) >= self.succession => return over(lost),
-                    (Whose::TheSame, Some(_)) => {}
+                match in_vain {
+                    _ if is_new => (in_vain, pause) = (None, LOOKS.0),
+                    None => in_vain = Some(now),
+                    // It lives, and tells nothing.
+                    Some(since) if now.since(since) >= self.succession => return lost.map_or(Ok(Over::Ended), Err),
+                    Some(_) => {}
                 }
                 // One that has said that it ends takes connections until it does; that is waited for.
                 if whose == Whose::Another || lost.is_some() {
-                    let Some(rest) = reads.rest(whose) else { return over(lost) };
+                    let Some(rest) = reads.rest(whose) else { return Ok(lost.map_or(Over::Ended, Over::Lost)) };
                     break (stream, there, rest);
                 }
             };
@@ -216,12 +221,16 @@ mod tests {
         stream
     }
 
-    fn follow(socket: &Path, succession: Duration, serve: impl FnOnce(UnixListener) + Send) -> (Vec<String>, Over) {
+    fn follow(
+        socket: &Path,
+        succession: Duration,
+        serve: impl FnOnce(UnixListener) + Send,
+    ) -> (Vec<String>, Result<Over, Failure>) {
         let listener = UnixListener::bind(socket).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| serve(listener));
             let mut numbers = Numbers::default();
-            let over = client(socket).patient_for(succession).follow("x", &mut numbers).unwrap();
+            let over = client(socket).patient_for(succession).follow("x", &mut numbers);
             (numbers.0, over)
         })
     }
@@ -236,7 +245,7 @@ mod tests {
             drop(serve(&listener, "/behind/2", "3\nenough\n4\n"));
         });
         assert_eq!(told, ["1", "2", "3", "enough"]);
-        assert!(matches!(over, Over::Told));
+        assert!(matches!(over, Ok(Over::Told)));
     }
 
     #[test]
@@ -251,7 +260,7 @@ mod tests {
             drop(listener.accept().unwrap());
         });
         assert_eq!(told, ["1", "2"]);
-        assert!(matches!(over, Over::Lost(_)));
+        assert!(matches!(over, Err(Failure::Failed { .. })), "it lives: {over:?}");
     }
 
     #[test]
@@ -267,7 +276,7 @@ mod tests {
             there.end().unwrap();
         });
         assert_eq!(told, ["1"]);
-        assert!(matches!(over, Over::Ended));
+        assert!(matches!(over, Ok(Over::Ended)));
     }
 
     #[test]
@@ -279,7 +288,7 @@ mod tests {
             drop((listener, stream));
         });
         assert_eq!(told, ["1"]);
-        let Over::Lost(failure) = over else { panic!("{over:?}") };
+        let Ok(Over::Lost(failure)) = over else { panic!("{over:?}") };
         assert!(failure.sentence().contains("it has ended, or was killed"), "{}", failure.sentence());
     }
 }
