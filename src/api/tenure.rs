@@ -50,11 +50,24 @@ impl Tenure {
     pub fn begin(socket: &Path) -> io::Result<Option<Self>> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let tenure = Self { file: options.open(beside(socket))? };
+        let path = beside(socket);
+        let tenure = Self { file: options.open(&path)? };
         match tenure.hold() {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && is_locked(&tenure.file)? => Ok(None),
+            // Somebody who may only look has locked it for reading. A fresh one is not his.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Self::afresh(&path).map(Some),
             held => held.map(|()| Some(tenure)),
         }
+    }
+
+    fn afresh(path: &Path) -> io::Result<Self> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // For its owner alone, until it is opened to a group.
+        let made = tempfile::Builder::new().prefix(".api.sock.lock.").tempfile_in(dir)?;
+        let tenure = Self { file: made.as_file().try_clone()? };
+        tenure.hold()?;
+        made.persist(path).map_err(|e| e.error)?;
+        Ok(tenure)
     }
 
     /// That of `socket` among the descriptors that were handed over.
@@ -112,12 +125,16 @@ pub fn is_held(socket: &Path) -> bool {
     let asked = || -> io::Result<bool> {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = File::options().read(true).custom_flags(flags).open(beside(socket))?;
-        // A reader's lock would go beside any other's but a holder's.
-        let mut lock = lock(libc::F_RDLCK);
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
-        Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
+        is_locked(&file)
     };
     asked().unwrap_or(false)
+}
+
+fn is_locked(file: &File) -> io::Result<bool> {
+    // A reader's lock would go beside any other's but a holder's.
+    let mut lock = lock(libc::F_RDLCK);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
 }
 
 #[cfg(test)]
@@ -157,6 +174,12 @@ mod tests {
         fcntl(&reader, FcntlArg::F_OFD_SETLK(&lock(libc::F_WRLCK))).unwrap_err();
         fcntl(&reader, FcntlArg::F_OFD_SETLK(&lock(libc::F_RDLCK))).unwrap();
         assert!(!is_held(&socket), "a reader is nobody");
+        let tenure = Tenure::begin(&socket).unwrap().expect("and in nobody's way");
+        assert!(is_held(&socket));
+        tenure.open_to(None).unwrap();
+        assert!(Tenure::begin(&socket).unwrap().is_none());
+        drop(tenure);
+        assert!(!is_held(&socket));
     }
 
     #[test]
