@@ -14,9 +14,6 @@ const USUAL: Duration = Duration::from_secs(30);
 /// The longest wait: whoever is gone without a word holds a seat no longer.
 const LONGEST: Duration = Duration::from_secs(10 * 60);
 
-/// Between two looks at all of a list, where the first has found too little.
-const RESPITE: Duration = Duration::from_millis(100);
-
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wait {
@@ -42,6 +39,11 @@ impl Wait {
 
     /// Until `member` has published something newer.
     pub(super) async fn for_one(self, member: &Member) {
+        // Its number never falls: a greater one was told by another supervisor, whose news are not waited for.
+        let known = member.worker.generation();
+        if known < self.above {
+            return;
+        }
         // One that is gone tells nothing any more.
         self.within(async { drop(member.worker.wait_for(|status| status.generation > self.above).await) }).await;
     }
@@ -50,26 +52,18 @@ impl Wait {
     pub(super) async fn for_all(self, manager: &Manager, pattern: &str) {
         self.within(async {
             let mut listed = manager.listed();
-            loop {
-                let mut look = || {
-                    // What is told of the list comes first: what changes between the two is a change.
-                    let changes = *listed.borrow_and_update();
-                    let chosen = manager.choose(pattern).ok()?;
-                    let seen: Vec<u64> = chosen.iter().map(|member| member.worker.generation()).collect();
-                    let number = changes + seen.iter().sum::<u64>();
-                    (number <= self.above).then_some((chosen, seen))
-                };
-                let Some((chosen, seen)) = look() else { return };
-                tokio::select! {
-                    // Both are cancel-safe: nothing is taken.
-                    () = news(&chosen, &seen) => {}
-                    changed = listed.changed() => if changed.is_err() { return },
-                }
-                if manager.choose(pattern).is_ok_and(|chosen| manager.generation(&chosen) > self.above) {
-                    return;
-                }
-                // Whoever waits for a number that is far away does not have us look at every change.
-                tokio::time::sleep(RESPITE).await;
+            // What is told of the list comes first: what changes between the two is a change.
+            let changes = *listed.borrow_and_update();
+            let Ok(chosen) = manager.choose(pattern) else { return };
+            let seen: Vec<u64> = chosen.iter().map(|member| member.worker.generation()).collect();
+            // As for one: a greater number was told by another supervisor.
+            if changes + seen.iter().sum::<u64>() != self.above {
+                return;
+            }
+            tokio::select! {
+                () = news(&chosen, &seen) => {}
+                // Where nobody changes it any more the end is near.
+                changed = listed.changed() => drop(changed),
             }
         })
         .await;

@@ -16,8 +16,8 @@ use super::exit::{Exit, Failure};
 use super::render::{self, Reader};
 use super::said;
 use super::stats::{Screen, frame, wait};
-use crate::api::wire::{Worker, Workers};
-use crate::model::WorkerId;
+use crate::api::wire::{Glimpse, Worker, Workers};
+use crate::model::{Detail, State, WorkerId};
 
 /// Between two looks at what is used.
 const LOOK: &str = "1s";
@@ -28,25 +28,30 @@ const NEWS: &str = "20s";
 /// Between two answers: whoever reads sees no more, and a storm of changes costs no more.
 const BREATH: Duration = Duration::from_millis(100);
 
+/// A worker's generation, run and state.
+type Mark = (u64, u32, State, Detail);
+
 /// What was told so far.
 #[derive(Debug, Default)]
 struct Told {
-    generations: HashMap<WorkerId, u64>,
+    /// By what a worker has changed. Another supervisor counts anew, so the number alone does not say it.
+    marks: HashMap<WorkerId, Mark>,
 }
 
 impl Told {
     /// Those of `workers` that have changed since. One that has come to rest is told of once more where it was told of before,
     /// or `all` are.
     fn news(&mut self, workers: Vec<Worker>, all: bool) -> Vec<Worker> {
-        let before = std::mem::take(&mut self.generations);
+        let before = std::mem::take(&mut self.marks);
         let mut changed = Vec::new();
         for worker in workers {
             let known = before.get(&worker.id).copied();
-            if known.is_none() && !all && !render::is_of_interest(&worker) {
+            if known.is_none() && !all && !render::is_of_interest(worker.state, worker.detail, worker.down_by) {
                 continue;
             }
-            self.generations.insert(worker.id.clone(), worker.generation);
-            if known != Some(worker.generation) {
+            let mark = (worker.generation, worker.run, worker.state, worker.detail);
+            self.marks.insert(worker.id.clone(), mark);
+            if known != Some(mark) {
                 changed.push(worker);
             }
         }
@@ -71,8 +76,8 @@ pub fn ps(args: &Ps, client: &Client, reader: &Reader, screen: Screen, out: &mut
         let first = shown.replace(generation).is_none();
         let text = match height {
             Some(height) => {
-                let workers: Vec<Worker> =
-                    workers.into_iter().filter(|worker| args.all || render::is_of_interest(worker)).collect();
+                let of_interest = |w: &&Worker| args.all || render::is_of_interest(w.state, w.detail, w.down_by);
+                let workers: Vec<Glimpse> = workers.iter().filter(of_interest).map(Glimpse::from).collect();
                 frame(&render::worker_table(&workers, reader), height)
             }
             None => rows(&told.news(workers, args.all), format, first, reader)?,
@@ -98,7 +103,8 @@ fn path(args: &Ps, shown: Option<u64>, looks: bool) -> String {
 fn rows(workers: &[Worker], format: Format, first: bool, reader: &Reader) -> Result<String, Failure> {
     match format {
         Format::Table => {
-            let table = render::worker_table(workers, reader);
+            let workers: Vec<Glimpse> = workers.iter().map(Glimpse::from).collect();
+            let table = render::worker_table(&workers, reader);
             let header = table.find('\n').map_or(0, |end| end + 1);
             Ok(if first { table } else { table[header..].to_owned() })
         }
@@ -110,7 +116,7 @@ fn rows(workers: &[Worker], format: Format, first: bool, reader: &Reader) -> Res
 mod tests {
     use super::super::render::samples::{reader, running};
     use super::*;
-    use crate::model::{Detail, Readiness, State, StoppedDetail};
+    use crate::model::{Readiness, StoppedDetail};
 
     fn at(name: &str, generation: u64) -> Worker {
         Worker { generation, ..running(name, Readiness::Ready) }
@@ -131,6 +137,12 @@ mod tests {
         assert_eq!(names(&told.news(vec![at("a", 1), at("b", 2)], false)), ["b"]);
         assert_eq!(names(&told.news(vec![at("a", 1), at("b", 2)], false)), [""; 0]);
         assert_eq!(names(&told.news(vec![at("a", 1), at("b", 2), at("c", 1)], false)), ["c"]);
+        let anew = Worker { run: 7, ..at("a", 1) };
+        assert_eq!(
+            names(&told.news(vec![anew, at("b", 2), at("c", 1)], false)),
+            ["a"],
+            "another supervisor counts anew"
+        );
     }
 
     #[test]
