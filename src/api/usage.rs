@@ -19,8 +19,9 @@ use crate::model::{Measured, Mono, OwnUse, Pressures, RunId, Stalled, Usage};
 /// without the numbers rather than late.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What was read for one list is told in another for so long: however many ask for lists of ten thousand workers, and however often,
-/// the kernel is read of no more than twice a second.
+/// What was read for one list is told in another for so long: whoever asks for lists of ten thousand workers has the kernel read of no
+/// more than twice a second, however often he asks. Those who ask at the very same time read beside each other, so that nobody
+/// waits for another's reading.
 pub(super) const FRESH: Duration = Duration::from_millis(500);
 
 /// What was read for lists just now.
