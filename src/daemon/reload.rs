@@ -273,16 +273,19 @@ impl Inner {
         let slices: HashMap<&SliceName, &Slice> = config.slices.iter().map(|slice| (&slice.name, slice)).collect();
         let mut carried = Vec::with_capacity(plan.steps.len());
         for step in plan.steps {
-            let done = if self.manager.makes_way() {
-                Err(String::new())
-            } else {
-                self.perform(&step, &config, &wanted, &slices).await
-            };
-            let (outcome, error) = match done {
-                Ok(()) => (Word::Done, None),
+            let begins = !self.manager.makes_way();
+            let done = if begins { self.perform(&step, &config, &wanted, &slices).await } else { Err(String::new()) };
+            let (outcome, error) = match (done, &step) {
+                (Ok(()), _) => (Word::Done, None),
+                // Whoever follows finds it running, and cannot tell it from one that a person has started.
+                (Err(_), Step::Stop { worker }) if !begins => {
+                    let why =
+                        format!("another supervisor takes over, which lets it run; `pinfold stop {worker}` ends it");
+                    (Word::Failed, Some(why))
+                }
                 // Its workers have been let go of. What is to hold is on disk, and whoever follows brings it about.
-                Err(_) if self.manager.makes_way() => (Word::Accepted, None),
-                Err(error) => {
+                (Err(_), _) if self.manager.makes_way() => (Word::Accepted, None),
+                (Err(error), _) => {
                     let (verb, what, _) = step.words();
                     tracing::error!("reload: {verb} {what}: {error}");
                     (Word::Failed, Some(error))
