@@ -378,19 +378,21 @@ fn a_reload_under_way_is_left_to_whoever_follows_and_told_so() {
     let case = Case::new();
     let told = case.file("told");
     let slow = misbehaving("slow", &["on-term", "60000", "0", &told], &["stop: {timeout: 60s}"]);
-    let mut up = Up::start(&case, &(slow + &worker("changed", &["/bin/sleep", "1000"], &[])));
-    let [slow, changed] = ["slow", "changed"].map(|name| up.started(name, 1));
+    let sleeper = |id, time| worker(id, &["/bin/sleep", time], &[]);
+    let mut up = Up::start(&case, &(slow + &sleeper("changed", "1000") + &sleeper("off", "1000")));
+    let [slow, changed, off] = ["slow", "changed", "off"].map(|name| up.started(name, 1));
     wait_until("it listens for SIGTERM", || case.told("told").first().cloned());
     let old = case.role("supervisor");
-    case.config(&worker("changed", &["/bin/sleep", "2000"], &[]));
+    case.config(&(sleeper("changed", "2000") + &sleeper("off", "1000") + "    enabled: false\n"));
     let reload = std::thread::scope(|scope| {
         let reload = scope.spawn(|| finish(&mut case.pinfold("reload")));
         up.state("slow", State::Stopping, "term");
         assert_eq!(Door::open(&case.socket()).post("/v1/reexec", &json!({})).status, 200);
         reload.join().unwrap()
     });
-    assert_eq!(reload.code, Some(7), "{reload:?}");
+    assert_eq!(reload.code, Some(1), "{reload:?}");
     assert!(reload.stderr.contains("remove slow: left to the supervisor that takes over"), "{reload:?}");
+    assert!(reload.stderr.contains("stop off: another supervisor takes over, which lets it run"), "{reload:?}");
     assert!(reload.stdout.contains("LEFT"), "{reload:?}");
     next_supervisor(&case, &old);
     // It does the rest: the stop goes on that had begun, and what was to be restarted is.
@@ -398,6 +400,7 @@ fn a_reload_under_way_is_left_to_whoever_follows_and_told_so() {
     slow.signal(Signal::KILL);
     changed.wait_gone("what ran before");
     up.started("changed", 2);
+    assert!(off.alive(), "as was said");
     stop(&mut up);
 }
 

@@ -105,7 +105,7 @@ fn every_bad_fixture_is_refused_with_exactly_its_message() {
 fn no_message_repeats_what_may_be_a_secret() {
     let file = fixtures("bad").into_iter().find(|path| path.ends_with("secret.yaml")).unwrap();
     let problems = load(&[source(&file)]).unwrap_err().0;
-    assert_eq!(problems.len(), 6, "{problems:?}");
+    assert_eq!(problems.len(), 7, "{problems:?}");
     for problem in problems {
         let said = format!("{} {} {}", problem.path, problem.message, problem.fix);
         assert!(!said.contains("hunter2"), "{said}");
