@@ -8,7 +8,7 @@ mod support;
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::MetadataExt,
     path::Path,
     time::Duration,
 };
