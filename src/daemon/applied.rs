@@ -140,6 +140,13 @@ pub(super) enum Unreadable {
     },
 }
 
+impl Unreadable {
+    /// Whether it says nothing of what stands there: the next try may succeed.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() != io::ErrorKind::NotFound)
+    }
+}
+
 /// Reads what [`store`] kept.
 ///
 /// # Errors
@@ -186,36 +193,55 @@ pub(super) struct InForce {
     pub(super) amiss: Vec<String>,
     /// What has become of registrations, in sentences.
     pub(super) told: Vec<String>,
+    /// That there may have been registrations nobody knows of any more: what lives and is declared nowhere may be theirs.
+    pub(super) lost: bool,
 }
 
-/// Neither what was kept nor where it came from says what is to hold.
+/// Why nobody can tell what is to hold.
 #[derive(Debug, thiserror::Error)]
-#[error("what was kept of it: {kept}; its own files: {files}")]
-pub(super) struct Nothing {
-    kept: String,
-    files: String,
+pub(super) enum Untold {
+    /// Neither what was kept nor where it came from says it.
+    #[error("what was kept of it: {kept}; its own files: {files}")]
+    Nothing {
+        /// Why that is of no use.
+        kept: String,
+        /// And that.
+        files: String,
+    },
+    /// The text may be as good as ever: descriptors or memory have run out, or the disk answers no more.
+    #[error("everything is left as it is until this can be read")]
+    Unread(#[source] Unreadable),
 }
 
 /// Reads all of it. What is damaged is set aside, and a supervisor goes on all the same: the configuration is read anew from its own
 /// files, `source` where the kept one does not say which, as a reload would. Limits that were set are those of the configuration then.
 ///
 /// # Errors
-/// [`Nothing`]; everything is left as it is.
-pub(super) fn restore(state: &Path, source: Option<&ConfigSource>) -> Result<InForce, Nothing> {
+/// [`Untold`]; everything is left as it is.
+pub(super) fn restore(state: &Path, source: Option<&ConfigSource>) -> Result<InForce, Untold> {
     let (mut amiss, mut told) = (Vec::new(), Vec::new());
     let (registrations, unreadable) = match registered::load(state) {
         Ok(registrations) => (registrations, None),
-        Err(unreadable) => (Vec::new(), Some(unreadable)),
+        Err(unread @ Unreadable::Io { .. }) => return Err(Untold::Unread(unread)),
+        Err(damaged @ Unreadable::Damaged { .. }) => (Vec::new(), Some(damaged)),
     };
     let parsed = |applied: &Applied| parse_with(&applied.sources, &registrations);
-    let kept = load(state).map_err(|e| (None, chain(&e))).and_then(|applied| match parsed(&applied) {
-        Ok(parsed) => Ok((applied, parsed)),
-        Err(wrong) => Err((applied.from, format!("{} is not understood: {wrong}", state.join(FILE).display()))),
-    });
+    let kept = match load(state) {
+        Ok(applied) => match parsed(&applied) {
+            Ok(parsed) => Ok((applied, parsed)),
+            Err(wrong) => Err((applied.from, format!("{} is not understood: {wrong}", state.join(FILE).display()))),
+        },
+        Err(unread) if unread.may_pass() => return Err(Untold::Unread(unread)),
+        Err(unreadable) => Err((None, chain(&unreadable))),
+    };
+    let overrides = match load_overrides(state) {
+        Err(unread) if unread.may_pass() => return Err(Untold::Unread(unread)),
+        overrides => overrides,
+    };
     let (Applied { from, scaled, .. }, (mut config, expanded)) = match kept {
         Ok(kept) => kept,
         Err((from, kept)) => {
-            let nothing = |files: String| Nothing { kept: kept.clone(), files };
+            let nothing = |files: String| Untold::Nothing { kept: kept.clone(), files };
             let Some(from) = from.or_else(|| source.cloned()) else {
                 return Err(nothing(
                     "which they are is not known; `pinfold up` with them goes on with what lives".into(),
@@ -245,12 +271,12 @@ pub(super) fn restore(state: &Path, source: Option<&ConfigSource>) -> Result<InF
         // It is seen by the next one, too.
         amiss.push(format!("what is registered over the API cannot be kept: {}", chain(&error)));
     }
-    let overrides = load_overrides(state).unwrap_or_else(|error| {
+    let overrides = overrides.unwrap_or_else(|error| {
         let aside = set_aside(state, OVERRIDES);
         amiss.push(format!("{}{aside}; every worker has the limits of its configuration", chain(&error)));
         Overrides::new()
     });
-    Ok(InForce { from, config, overrides, registered: kept, amiss, told })
+    Ok(InForce { from, config, overrides, registered: kept, amiss, told, lost: registered::are_lost(state) })
 }
 
 /// Gives `config` as many instances as workers were scaled to.
@@ -405,6 +431,33 @@ mod tests {
         let text = restore(state.path(), Some(&source)).unwrap_err().to_string();
         assert!(text.contains("applied.json is damaged") && text.contains("pinfold.yaml"), "{text}");
         assert_eq!(fs::read_to_string(state.path().join(FILE)).unwrap(), "torn");
+    }
+
+    #[test]
+    fn what_is_not_damaged_and_cannot_be_read_is_left_where_it_is_and_nothing_holds_in_its_place() {
+        for name in [FILE, OVERRIDES, "registered.json"] {
+            let (state, source) = place();
+            // It is there, and no read of it succeeds.
+            fs::create_dir(state.path().join(name)).unwrap();
+            let error = chain(&restore(state.path(), Some(&source)).unwrap_err());
+            assert!(error.contains("left as it is") && error.contains(name), "{error}");
+            let names: Vec<_> = fs::read_dir(state.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert!(names.len() == 2 && names.iter().any(|there| there == name), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn registrations_are_lost_from_their_damage_on_until_somebody_has_seen_to_it() {
+        let (state, source) = place();
+        fs::write(state.path().join("registered.json"), "[{").unwrap();
+        let restored = || restore(state.path(), Some(&source)).unwrap();
+        let aside = state.path().join("registered.json.corrupt");
+        let first = restored();
+        assert!(first.lost && first.amiss.iter().any(|what| what.contains(aside.to_str().unwrap())), "{first:?}");
+        let second = restored();
+        assert!(second.lost && second.amiss.is_empty(), "{second:?}");
+        fs::remove_file(aside).unwrap();
+        assert!(!restored().lost);
     }
 
     #[test]

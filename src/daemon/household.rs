@@ -17,7 +17,7 @@ use crate::health::{
 use crate::kernel::host::HostKernel;
 use crate::kernel::port::Kernel;
 use crate::manager::crew::Nursery;
-use crate::model::{RunId, WorkerId};
+use crate::model::{RunId, WorkerId, chain};
 use crate::spec::types::{HealthCheck, Spec};
 use crate::store::Change;
 use crate::worker::actor::{self, Charge, Found, Shared};
@@ -36,6 +36,8 @@ pub(super) struct Household {
     pub(super) attended: Mutex<HashMap<WorkerId, Watched>>,
     /// The last runs of workers that are supervised no longer: should they come back, their numbers go on.
     pub(super) last_runs: Mutex<HashMap<WorkerId, u32>>,
+    /// Runs that were found alive and left alone: should workers of their names come, nothing is started over them.
+    pub(super) held: Mutex<HashMap<WorkerId, RunId>>,
 }
 
 /// A health check that is carried out.
@@ -67,12 +69,23 @@ impl Household {
             attended.insert(worker.id().clone(), watched);
         }
     }
+
+    fn occupied(&self, run: &RunId) -> Found {
+        if let Err(error) = self.kernel.hold(run) {
+            tracing::error!(%run, error = %chain(&error), "the end of what lives there cannot be seen");
+        }
+        Found::Occupied { run: run.number }
+    }
 }
 
 impl Nursery for Household {
     fn supervise(&self, id: &WorkerId, spec: &Arc<Spec>) -> WorkerHandle {
         let known = self.last_runs.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied().unwrap_or(0);
-        let found = Found::Nothing { last_run: last_run(&self.logs, id).max(known) };
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let found = match held {
+            Some(run) => self.occupied(&run),
+            None => Found::Nothing { last_run: last_run(&self.logs, id).max(known) },
+        };
         let worker = actor::spawn(&self.shared, Charge::new(id.clone(), Arc::clone(spec), found));
         self.attend(&worker, spec);
         worker

@@ -59,10 +59,21 @@ pub(super) fn load(state: &Path) -> Result<Vec<Registration>, Unreadable> {
     }
 }
 
-/// Sets aside what could not be read, for a supervisor that goes on all the same; what it tells of it.
-pub(super) fn set_aside(state: &Path, unreadable: &Unreadable) -> String {
+/// Sets aside what is damaged, for a supervisor that goes on all the same; what it tells of it.
+pub(super) fn set_aside(state: &Path, damaged: &Unreadable) -> String {
     let aside = applied::set_aside(state, FILE);
-    format!("{}{aside}; what was registered over the API is not supervised any more", chain(unreadable))
+    format!(
+        "{}{aside}; what was registered over the API is not supervised any more. While that file is there, what lives and is \
+         declared nowhere is left alone: mended and put back it holds again from `pinfold reexec` on; without it, such runs \
+         are stopped by the next supervisor",
+        chain(damaged)
+    )
+}
+
+/// Whether something was set aside, and nobody has mended or removed it since.
+pub(super) fn are_lost(state: &Path) -> bool {
+    // Where that cannot be told, nobody is ended over it.
+    state.join(format!("{FILE}.corrupt")).try_exists().unwrap_or(true)
 }
 
 /// Registrations beside a configuration.

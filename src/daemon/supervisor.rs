@@ -5,6 +5,7 @@
 //! living runs with the keeper and their records on their cgroups.
 
 use std::{
+    collections::HashMap,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -80,7 +81,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
     let clock = Clock::new();
     // Before the first word to the keeper, which from then on takes a long silence for a hang: ten thousand workers are a
     // long text.
-    let InForce { from, mut config, overrides, registered, amiss, told: of_registrations } =
+    let InForce { from, mut config, overrides, registered, amiss, told: of_registrations, lost } =
         applied::restore(&settings.state_dir, settings.config.as_ref())
             .map_err(|e| Failure::failed("cannot tell the configuration in force", e))?;
     let misfits = lay_over(&mut config, &overrides);
@@ -185,6 +186,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         chronicle.supervisor(what);
     }
     let probes = probes(auxiliary, &chronicle)?;
+    let held = if lost { takeover.hold_undeclared(&config, &memory) } else { HashMap::new() };
     let plan = diff(&config, &takeover.present(&config));
     let past = Past { memory: &mut memory, takeover: &mut takeover, going_down: told.going_down };
     let handles = begin(&config, &logs, &shared, &kernel, past, &chronicle);
@@ -201,6 +203,7 @@ async fn supervise(settings: &Settings, socket: OwnedFd) -> Result<Exit, Failure
         logs: logs.clone(),
         attended: Mutex::default(),
         last_runs: Mutex::default(),
+        held: Mutex::new(held),
     });
     for member in &members {
         household.attend(&member.worker, &member.spec);

@@ -123,6 +123,18 @@ impl Takeover {
         }
     }
 
+    /// Leaves living runs alone whose workers are declared nowhere: how they are to run and to be stopped is not known, and their
+    /// declarations may be lost. Which they are: nothing is to be started over them.
+    pub(super) fn hold_undeclared(&mut self, config: &types::Config, memory: &Memory) -> HashMap<WorkerId, RunId> {
+        let declared: HashSet<&WorkerId> = config.workers.iter().map(|worker| &worker.id).collect();
+        let alive = self
+            .alive
+            .extract_if(|id, known| !declared.contains(id) && !known.ended && known.fate(memory) == Fate::Alive);
+        let held: HashMap<WorkerId, RunId> = alive.map(|(id, known)| (id, known.note.run)).collect();
+        self.beside.extend(held.values().cloned());
+        held
+    }
+
     /// Living runs of workers that are configured no more, taken over to be stopped. The keeper knows them, so that their end
     /// is seen; how they wished to be stopped nobody knows any more.
     pub(super) fn leftovers(
