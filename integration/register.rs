@@ -396,6 +396,39 @@ fn what_takes_long_to_stop_holds_nobody_up_and_is_not_started_again_meanwhile() 
     end(up);
 }
 
+#[test]
+fn the_names_of_what_is_being_removed_are_nobody_elses_until_all_of_it_is_gone() {
+    let case = Case::new();
+    let up = begin(&case);
+    let told = case.file("told");
+    let unit = json!({"command": [misbehave(), "ignore-term", told], "stop": {"timeout": "5m"}, "restart": {"policy": "never"}});
+    assert_eq!(post(&case, &json!({"id": "set", "instances": 2, "unit": unit})).status, 201);
+    wait_until("both are deaf", || (case.told("told").len() == 2).then_some(()));
+    let [first, second] = ["set-1", "set-2"].map(|name| main_of(&case, name));
+    assert_eq!(delete(&case, "/v1/workers/set?wait=false").status, 200);
+    first.signal(Signal::KILL);
+    wait_until("the first is gone", || (get(&case, "/v1/workers/set-1").status == 404).then_some(()));
+    let refused = post(&case, &sleeper("set-1"));
+    assert!(code(&refused) == (409, "not_now") && detail(&refused).contains("set-1 is being removed"), "{refused:?}");
+    case.config(&(worker("db", &["/bin/sleep", "1000"], &[]) + &worker("set-1", &["/bin/sleep", "1000"], &[])));
+    let refused = Door::open(&case.socket()).post("/v1/reload", &json!({}));
+    assert_eq!(code(&refused), (409, "not_now"), "{refused:?}");
+    case.config(&worker("db", &["/bin/sleep", "1000"], &[]));
+
+    second.signal(Signal::KILL);
+    assert_eq!(delete(&case, "/v1/workers/set").status, 200);
+    assert_eq!(post(&case, &sleeper("set-1")).status, 201);
+    let main = main_of(&case, "set-1");
+    replaced(&case);
+    let shown = get(&case, "/v1/workers/set-1").body;
+    assert_eq!(
+        (&shown["pid"], &shown["state"]),
+        (&main.pid.into(), &"running".into()),
+        "it is nobody's instance: {shown}"
+    );
+    end(up);
+}
+
 /// Asks as a user whom the group of `socket` lets in. The kernel notes of a connection who made it, and a user is a thread's.
 fn as_operator(socket: &Path, method: Method, path: &str, body: &Value) -> Answer {
     let gid = fs::metadata(socket).unwrap().gid();

@@ -39,7 +39,7 @@ use super::chronicle::Chronicle;
 use super::records::Sinks;
 use super::registered::Registration;
 use reading::Planned;
-use registering::Removal;
+use registering::Removing;
 
 /// Whoever changes what is configured. Cheap to clone.
 #[derive(Clone)]
@@ -89,8 +89,8 @@ struct Known {
     history: Vec<Sink>,
     overrides: Overrides,
     registered: Vec<Registration>,
-    /// Those of them that are on their way out.
-    removing: HashMap<WorkerId, Removal>,
+    /// Those of them that are on their way out, until they are forgotten.
+    removing: HashMap<WorkerId, Removing>,
     /// Limits that were set for a run.
     passing: HashMap<WorkerId, Passing>,
     /// The number of the last of them.

@@ -39,7 +39,8 @@ impl Inner {
         let read = tokio::task::spawn_blocking(move || read(&from, registered));
         let (sources, mut config, joined) =
             read.await.unwrap_or_else(|gone| Err(Problem::new(Code::Failed, gone.to_string())))?;
-        let going = self.names_of(&going);
+        let mut going = self.names_of(&going);
+        going.extend(self.names_of_leaving());
         let of_both = |worker: &Worker| going.contains(&worker.id) || going.contains(&worker.declared_as);
         if let Some(worker) = config.workers.iter().find(|worker| of_both(worker)) {
             return Err(leaving(&worker.id));

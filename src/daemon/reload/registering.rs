@@ -6,7 +6,7 @@
 //! ```
 //! What is on disk is what a supervisor that follows brings about. The lock is not held while something stops.
 
-use std::{io, sync::Arc};
+use std::{collections::HashSet, io, sync::Arc};
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
@@ -28,7 +28,16 @@ use crate::daemon::registered::{self, Registration};
 pub(super) const REQUEST: &str = "the request";
 
 /// What comes of a removal, once it has.
-pub(super) type Removal = watch::Receiver<Option<Result<Outcomes, Problem>>>;
+type Removal = watch::Receiver<Option<Result<Outcomes, Problem>>>;
+
+/// A registration that is on its way out.
+#[derive(Default)]
+pub(super) struct Removing {
+    /// All that it has brought about, what is gone already as well: on disk it is its own until it is forgotten.
+    names: HashSet<WorkerId>,
+    /// Where it is under way. Not, where something has stayed.
+    under_way: Option<Removal>,
+}
 
 impl Inner {
     /// What was registered under this id.
@@ -96,7 +105,7 @@ impl Inner {
     /// That nobody has this name, and nobody is declared by it.
     fn check_free(&self, name: &WorkerId) -> Result<(), Problem> {
         let known = self.registration(name);
-        if known.as_ref().is_some_and(|known| known.leaving) {
+        if known.as_ref().is_some_and(|known| known.leaving) || self.names_of_leaving().contains(name) {
             return Err(leaving(name));
         }
         let instances = self.manager.instances(name.as_str());
@@ -112,6 +121,11 @@ impl Inner {
             (None, None) => return Ok(()),
         };
         Err(Problem::new(Code::Taken, format!("there is a worker {name}, {whose}; nothing was made")))
+    }
+
+    /// What those have brought about that are on their way out.
+    pub(super) fn names_of_leaving(&self) -> HashSet<WorkerId> {
+        self.known().removing.values().flat_map(|removing| &removing.names).cloned().collect()
     }
 
     pub(super) async fn deregister(
@@ -144,7 +158,9 @@ impl Inner {
         let _one = self.one.lock().await;
         let unfinished: Vec<WorkerId> = {
             let known = self.known();
-            let begun = |registration: &&Registration| known.removing.contains_key(&registration.id);
+            let begun = |registration: &&Registration| {
+                known.removing.get(&registration.id).is_some_and(|removing| removing.under_way.is_some())
+            };
             let leaving = known.registered.iter().filter(|known| known.leaving).filter(|known| !begun(known));
             leaving.map(|known| known.id.clone()).collect()
         };
@@ -159,7 +175,7 @@ impl Inner {
         let known = WorkerId::new(name).ok().and_then(|id| self.registration(&id));
         let Some(Registration { id, leaving, .. }) = known else { return Err(self.not_registered(name).await) };
         let members = self.manager.instances(name);
-        let under_way = self.known().removing.get(&id).cloned();
+        let under_way = self.known().removing.get(&id).and_then(|removing| removing.under_way.clone());
         if let Some(removal) = under_way {
             return Ok((members, removal));
         }
@@ -179,22 +195,36 @@ impl Inner {
     /// Has what is marked as leaving stopped and forgotten, whoever waits for it.
     fn remove(self: Arc<Self>, id: WorkerId, who: &str) -> Removal {
         let (tell, removal) = watch::channel(None);
-        self.known().removing.insert(id.clone(), removal.clone());
+        let names: Vec<WorkerId> =
+            self.manager.instances(id.as_str()).iter().map(|member| member.id().clone()).collect();
+        {
+            let mut known = self.known();
+            let removing = known.removing.entry(id.clone()).or_default();
+            removing.names.extend(names);
+            removing.under_way = Some(removal.clone());
+        }
         let who = who.to_owned();
         tokio::spawn(async move {
-            let done = self.see_off(&id, &who).await;
-            self.known().removing.remove(&id);
+            let members = self.manager.instances(id.as_str());
+            let ends = join_all(members.iter().map(|member| dismiss(&self.manager, member, &who))).await;
+            let _one = self.one.lock().await;
+            let done = self.seen_off(&id, members.into_iter().zip(ends).collect()).await;
+            {
+                let mut known = self.known();
+                if known.registered.iter().all(|known| known.id != id) {
+                    known.removing.remove(&id);
+                } else if let Some(removing) = known.removing.get_mut(&id) {
+                    removing.under_way = None;
+                }
+            }
             tell.send_replace(Some(done));
         });
         removal
     }
 
-    async fn see_off(&self, id: &WorkerId, who: &str) -> Result<Outcomes, Problem> {
-        let members = self.manager.instances(id.as_str());
-        let ends = join_all(members.iter().map(|member| dismiss(&self.manager, member, who))).await;
-        let stays = ends.iter().any(|end| *end != Outcome::Done);
-        let outcomes: Outcomes = members.into_iter().zip(ends).collect();
-        let _one = self.one.lock().await;
+    /// Under the lock of changes.
+    async fn seen_off(&self, id: &WorkerId, outcomes: Outcomes) -> Result<Outcomes, Problem> {
+        let stays = outcomes.iter().any(|(_, end)| *end != Outcome::Done);
         // First what was set for it: the next one of its name has nothing of it.
         for (member, outcome) in &outcomes {
             if *outcome == Outcome::Done {
