@@ -323,6 +323,33 @@ fn a_file_that_declares_its_name_takes_it_over_without_a_restart() {
 }
 
 #[test]
+fn what_a_file_has_taken_over_is_the_files_even_where_that_cannot_be_kept_for_a_moment() {
+    let case = Case::new();
+    let mut up = begin(&case);
+    assert_eq!(post(&case, &sleeper("web")).status, 201);
+    assert_eq!(post(&case, &with(sleeper("set"), &json!({"instances": 2}))).status, 201);
+    let file = case.dir.path().join("state/registered.json");
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    fs::write(file.join("x"), "").unwrap();
+    let set = worker("set", &["/bin/sleep", "1000"], &[]) + "    instances: 2\n";
+    let web = worker("web", &["/bin/sleep", "1000"], &[]);
+    case.config(&(worker("db", &["/bin/sleep", "1000"], &[]) + &web + &set));
+    case.ask("reload", &[]);
+    fs::remove_dir_all(&file).unwrap();
+
+    assert_eq!(code(&delete(&case, "/v1/workers/web")), (409, "declared"));
+    case.ask("scale", &["set=3"]);
+    let applied: Value =
+        serde_json::from_slice(&fs::read(case.dir.path().join("state/applied.json")).unwrap()).unwrap();
+    assert_eq!(applied["scaled"], json!({"set": 3}));
+    assert_eq!(post(&case, &sleeper("other")).status, 201);
+    let left = kept(&case);
+    assert!(left.len() == 1 && left[0]["id"] == "other", "{left:?}");
+    up.stop();
+}
+
+#[test]
 fn a_reload_that_a_registered_worker_does_not_fit_is_refused_and_a_start_leaves_it_out() {
     let case = Case::new();
     let db = worker("db", &["/bin/sleep", "1000"], &[]);

@@ -315,9 +315,10 @@ impl Inner {
         }
         let known = self.known().registered.clone();
         let kept: Vec<Registration> = known.into_iter().filter(|known| !taken_over.contains(&known.id)).collect();
-        if let Err(why) = self.keep_registered(kept).await {
-            // Whoever reads both sees what wins.
+        if let Err(why) = self.keep_registered(kept.clone()).await {
+            // Whoever reads both sees what wins, and the next change of them writes it.
             tracing::error!("what is registered over the API cannot be kept: {why}");
+            self.known().registered = kept;
         }
     }
 
