@@ -38,15 +38,7 @@ pub(super) struct Applied {
 /// Numbers of instances, by the name of whose they are.
 pub(super) type Scaled = BTreeMap<WorkerId, usize>;
 
-/// What `sources` say, in our environment.
-///
-/// # Errors
-/// [`Problems`].
-pub(super) fn parse(sources: &[Source]) -> Result<Config, Problems> {
-    parse_with(sources, &[]).map(|(config, _)| config)
-}
-
-/// The same, and what `registrations` say beside it.
+/// What `sources` say, in our environment, and `registrations` beside it.
 ///
 /// # Errors
 /// [`Problems`] of `sources`.

@@ -33,13 +33,14 @@ use tokio::{
 use crate::api::{Upgrades, Wish, wire};
 use crate::keeper::{handover::TAKES_OVER, protocol};
 use crate::kernel::pidfd;
-use crate::model::chain;
+use crate::model::{WorkerId, chain};
 use crate::worker::handle::WorkerHandle;
 
-use super::{applied, registered};
+use super::applied::{self, Applied};
+use super::registered::{self, Misfit};
 
 /// The word by which a binary is asked what it takes over from, and, with a state directory behind it, whether it reads the
-/// configuration in force there.
+/// configuration in force there; the names behind that are of registrations that do not fit as it is.
 pub const ROLE: &str = "__protocol";
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -68,7 +69,7 @@ pub fn child_main(args: &[OsString]) -> ExitCode {
             let says = Says { version: VERSION.to_owned(), takes_over: TAKES_OVER.to_vec() };
             serde_json::to_string(&says).map_err(|e| e.to_string())
         }
-        [state, ..] => reads_configuration(Path::new(state)).map(|()| String::new()),
+        [state, left_out @ ..] => reads_configuration(Path::new(state), left_out).map(|()| String::new()),
     };
     let (text, code) = match answer {
         Ok(text) => (text, ExitCode::SUCCESS),
@@ -78,11 +79,27 @@ pub fn child_main(args: &[OsString]) -> ExitCode {
     io::Write::write_all(&mut io::stdout(), format!("{text}\n").as_bytes()).map_or(ExitCode::FAILURE, |()| code)
 }
 
-fn reads_configuration(state: &Path) -> Result<(), String> {
-    let applied = applied::load(state).map_err(|e| chain(&e))?;
+fn reads_configuration(state: &Path, left_out: &[OsString]) -> Result<(), String> {
     applied::load_overrides(state).map_err(|e| chain(&e))?;
-    registered::load(state).map_err(|e| chain(&e))?;
-    applied::parse(&applied.sources).map(drop).map_err(|problems| problems.to_string())
+    let misfits = misfits(state)?;
+    let new = misfits.iter().filter(|(id, _)| left_out.iter().all(|known| known.as_os_str() != id.as_str()));
+    let told: Vec<String> =
+        new.map(|(id, why)| format!("{id}, which was registered over the API, does not fit: {why}")).collect();
+    if told.is_empty() { Ok(()) } else { Err(told.join("; ")) }
+}
+
+/// What is registered and is to stay, and is of no use beside the configuration in force, as this binary reads both.
+fn misfits(state: &Path) -> Result<Vec<(WorkerId, Misfit)>, String> {
+    let Applied { sources, scaled, .. } = applied::load(state).map_err(|e| chain(&e))?;
+    let registrations = registered::load(state).map_err(|e| chain(&e))?;
+    let leaving: Vec<WorkerId> =
+        registrations.iter().filter(|known| known.leaving).map(|known| known.id.clone()).collect();
+    let read = applied::parse_with(&sources, &registrations);
+    let (mut config, expanded) = read.map_err(|problems| problems.to_string())?;
+    applied::scale(&mut config, &scaled);
+    let mut misfits = registered::join(&mut config, registrations, expanded).misfits;
+    misfits.retain(|(id, _)| !leaving.contains(id));
+    Ok(misfits)
 }
 
 /// The path by which this process was started: where another binary will be. Unlike `/proc/self/exe` it can be a link that leads
@@ -160,7 +177,11 @@ fn verify(path: &Path, state: &Path, who: String) -> Result<Verified, Refused> {
     if !takes_over.contains(&protocol::VERSION) {
         return Err(Refused::Protocol { version, theirs: takes_over });
     }
-    let answer = ask(&file, &[ROLE.as_ref(), state.as_os_str()]).map_err(|e| e.about(path))?;
+    // What we leave out ourselves is no worse off with it. Where we cannot tell, it is to read everything.
+    let left_out = misfits(state).unwrap_or_default();
+    let left_out = left_out.iter().map(|(id, _)| OsStr::new(id.as_str()));
+    let args: Vec<&OsStr> = [ROLE.as_ref(), state.as_os_str()].into_iter().chain(left_out).collect();
+    let answer = ask(&file, &args).map_err(|e| e.about(path))?;
     if !answer.status.success() {
         let problems = match answer.text.trim_end() {
             "" => answer.status.to_string(),
@@ -358,5 +379,40 @@ pub(super) async fn leave(handles: &[WorkerHandle]) {
     }
     if tokio::time::timeout(LEAVE, all_gone()).await.is_err() {
         leave_at_once(handles).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::registered::Registration;
+    use crate::spec::Source;
+
+    #[test]
+    fn a_binary_reads_what_is_registered_too_but_for_what_goes_or_is_left_out_already() {
+        let state = tempfile::tempdir().unwrap();
+        let sources = vec![Source { name: "a.yaml".into(), bytes: "workers: [{id: w, unit: {command: [x]}}]".into() }];
+        applied::store(state.path(), &Applied { from: None, sources, scaled: applied::Scaled::new() }).unwrap();
+        let registration = |id: &str, more: &str, leaving| {
+            let declaration = format!(r#"{{"id": "{id}", "unit": {{"command": ["x"]{more}}}}}"#);
+            Registration { id: WorkerId::new(id).unwrap(), declaration, scaled: None, leaving }
+        };
+        let strange = r#", "added_by_another_version": 1"#;
+        let good = registration("good", "", false);
+        for (second, left_out, why) in [
+            (registration("fine", "", false), None, None),
+            (registration("strange", strange, false), None, Some("strange, which was registered over the API")),
+            (registration("strange", strange, false), Some("other"), Some("added_by_another_version")),
+            (registration("strange", strange, false), Some("strange"), None),
+            (registration("strange", strange, true), None, None),
+        ] {
+            registered::store(state.path(), &[good.clone(), second.clone()]).unwrap();
+            let left_out: Vec<OsString> = left_out.into_iter().map(OsString::from).collect();
+            let said = reads_configuration(state.path(), &left_out);
+            match why {
+                Some(why) => assert!(said.as_ref().is_err_and(|said| said.contains(why)), "{second:?}: {said:?}"),
+                None => assert_eq!(said, Ok(()), "{second:?}"),
+            }
+        }
     }
 }
