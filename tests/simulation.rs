@@ -23,6 +23,7 @@ use pinfold::spec::types::{
 };
 use pinfold::testing::{Bench, Call};
 use pinfold::worker::actor::supervise;
+use pinfold::worker::gone::Seqs;
 use pinfold::worker::handle::{Answer, AskError, Reach, Renew, WorkerHandle};
 
 /// Longer than any run's end takes: a launch without an answer, a kill, a slow death.
@@ -128,7 +129,7 @@ async fn die_and_recover(
     }
     bench.ledger.crash();
     // The next one counts anew.
-    bench.shared.seqs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    *bench.shared.seqs.lock().unwrap_or_else(PoisonError::into_inner) = Seqs::default();
     for worker in workers.iter_mut() {
         *worker = supervised(bench, worker.id.clone(), Arc::clone(&worker.spec));
     }

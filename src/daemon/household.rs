@@ -21,6 +21,7 @@ use crate::model::{RunId, WorkerId, chain};
 use crate::spec::types::{HealthCheck, Spec};
 use crate::store::Change;
 use crate::worker::actor::{self, Charge, Found, Shared};
+use crate::worker::gone::Gone;
 use crate::worker::handle::WorkerHandle;
 
 use super::patient::Attended;
@@ -35,7 +36,7 @@ pub(super) struct Household {
     /// Who is watched, by what.
     pub(super) attended: Mutex<HashMap<WorkerId, Watched>>,
     /// The last runs of workers that are supervised no longer: should they come back, their numbers go on.
-    pub(super) last_runs: Mutex<HashMap<WorkerId, u32>>,
+    pub(super) last_runs: Mutex<Gone<u32>>,
     /// Runs that were found alive and left alone: should workers of their names come, nothing is started over them.
     pub(super) held: Mutex<HashMap<WorkerId, RunId>>,
 }
@@ -80,7 +81,7 @@ impl Household {
 
 impl Nursery for Household {
     fn supervise(&self, id: &WorkerId, spec: &Arc<Spec>) -> WorkerHandle {
-        let known = self.last_runs.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied().unwrap_or(0);
+        let known = self.last_runs.lock().unwrap_or_else(PoisonError::into_inner).recall(id).unwrap_or(0);
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         let found = match held {
             Some(run) => self.occupied(&run),
@@ -102,7 +103,7 @@ impl Nursery for Household {
         // Whoever takes a worker out of the configuration has no wish left for one of its name.
         self.shared.ledger.record(vec![Change::Forgotten { worker: worker.id().clone() }]);
         let mut last_runs = self.last_runs.lock().unwrap_or_else(PoisonError::into_inner);
-        last_runs.insert(worker.id().clone(), worker.status().run);
+        last_runs.remember(worker.id().clone(), worker.status().run);
     }
 
     fn set_global_env(&self, env: &BTreeMap<String, String>) {

@@ -1,7 +1,7 @@
 //! What makes a worker and lets it go: the supervisor's own, or [`Crew`] for users of the library.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -10,6 +10,7 @@ use crate::model::{RunId, WorkerId};
 use crate::spec::types::Spec;
 use crate::store::Change;
 use crate::worker::actor::{self, Charge, Found, Shared};
+use crate::worker::gone::Gone;
 use crate::worker::handle::WorkerHandle;
 
 /// What makes workers, and is told of what becomes of them. No method waits.
@@ -40,7 +41,7 @@ pub struct Crew {
     shared: Arc<Shared>,
     keep: Option<Keep>,
     /// The last runs of workers that are supervised no longer: should they come back, their numbers go on.
-    last_runs: Mutex<HashMap<WorkerId, u32>>,
+    last_runs: Mutex<Gone<u32>>,
 }
 
 impl Crew {
@@ -54,14 +55,14 @@ impl Crew {
         Self { keep: Some(keep), ..self }
     }
 
-    fn last_runs(&self) -> MutexGuard<'_, HashMap<WorkerId, u32>> {
+    fn last_runs(&self) -> MutexGuard<'_, Gone<u32>> {
         self.last_runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Nursery for Crew {
     fn supervise(&self, id: &WorkerId, spec: &Arc<Spec>) -> WorkerHandle {
-        let found = Found::Nothing { last_run: self.last_runs().get(id).copied().unwrap_or(0) };
+        let found = Found::Nothing { last_run: self.last_runs().recall(id).unwrap_or(0) };
         let remembered = self.keep.as_ref().and_then(|keep| keep.take(id));
         // It is started by whoever has it made.
         actor::spawn(
@@ -75,7 +76,7 @@ impl Nursery for Crew {
     fn dismissed(&self, worker: &WorkerHandle) {
         // Whoever removes a worker has no wish left for one of its name.
         self.shared.ledger.record(vec![Change::Forgotten { worker: worker.id().clone() }]);
-        self.last_runs().insert(worker.id().clone(), worker.status().run);
+        self.last_runs().remember(worker.id().clone(), worker.status().run);
     }
 
     fn set_global_env(&self, env: &BTreeMap<String, String>) {

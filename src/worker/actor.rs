@@ -8,11 +8,11 @@
 //! counts what it drops.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     future::{Future, poll_fn},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -34,6 +34,7 @@ use crate::store::{Change, Kept, Ledger, Shown};
 use super::charge::Taken;
 use super::effect::{Effect, Refusal};
 use super::event::{Event, Ticket, Turn};
+use super::gone::Seqs;
 use super::handle::{Command, Message, Published, WorkerHandle};
 use super::keeping::{Come, Keeping};
 use super::state::State;
@@ -68,15 +69,14 @@ pub struct Shared {
     pub seed: u64,
     /// How long decisions take.
     pub latency: Arc<Latency>,
-    /// The number of the last event of each worker: they go on where one comes back that was supervised before.
-    pub seqs: Mutex<HashMap<WorkerId, Arc<AtomicU64>>>,
+    /// The number of the last event of each worker.
+    pub seqs: Mutex<Seqs>,
 }
 
 impl Shared {
-    fn seq_of(&self, worker: &WorkerId) -> Arc<AtomicU64> {
-        // The map is whole between any two of its operations.
-        let mut seqs = self.seqs.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(seqs.entry(worker.clone()).or_default())
+    fn seqs(&self) -> MutexGuard<'_, Seqs> {
+        // Nothing under this lock can panic half-way.
+        self.seqs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -120,7 +120,7 @@ pub fn supervise(shared: &Arc<Shared>, charge: Charge) -> (WorkerHandle, impl Fu
     let actor = Actor {
         shared: Arc::clone(shared),
         state,
-        seq: shared.seq_of(&id),
+        seq: shared.seqs().take(&id),
         generation: 0,
         tickets: 0,
         waiting: Vec::new(),
@@ -166,6 +166,12 @@ struct Actor {
     began: Option<(i32, Mono)>,
     /// When that came, or was due, whose turn it is.
     came: Mono,
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        self.shared.seqs().give_back(self.state.run().worker);
+    }
 }
 
 impl Actor {

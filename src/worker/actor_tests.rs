@@ -93,6 +93,32 @@ async fn a_run_that_ends_is_reported_once_and_leaves_no_directory() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_numbers_of_events_go_on_when_a_worker_comes_back_and_nothing_is_held_for_one_that_is_gone() {
+    let mut bench = Bench::new(1);
+    let mut last: Option<WorkerHandle> = None;
+    for round in 0..4 {
+        // Every other one begins while the last one is there still.
+        let worker = bench.worker("job", never()).unwrap();
+        if let Some(last) = last.take() {
+            last.leave(true);
+            last.gone().await;
+        }
+        bench.kernel.script(worker.id(), Script::exits(SEC, 0));
+        worker.start(Trigger::Config).await.unwrap();
+        rest(&worker).await;
+        if round % 2 == 0 {
+            last = Some(worker);
+        } else {
+            worker.leave(true);
+            worker.gone().await;
+            assert!(bench.shared.seqs().held.is_empty());
+        }
+    }
+    let events = bench.recorded();
+    assert!(events.iter().map(|e| e.seq).eq(1..=events.len() as u64), "gapless from 1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_asks_then_kills_at_the_timeout() {
     let mut bench = Bench::new(1);
     let worker = bench.worker("deaf", never()).unwrap();

@@ -28,12 +28,13 @@
 //!
 //! * [`state`], [`event`], [`effect`]: the nouns; `state::past` is what is left of a supervisor for the next one, `state::freezer` whether a run stands still. [`transition::step`]: the rules, pure.
 //! * [`rules`]: the configured limits as the violation engine takes them.
-//! * `charge`: a worker to be supervised, and the state that begins in. [`actor`]: the task that gathers, steps, acts and publishes; `keeping`: what it has remembered, and answers that wait for that. [`handle`]: what everybody else holds of it.
+//! * `charge`: a worker to be supervised, and the state that begins in. [`actor`]: the task that gathers, steps, acts and publishes; `keeping`: what it has remembered, and answers that wait for that. [`handle`]: what everybody else holds of it. [`gone`]: what is remembered of those that are supervised no longer.
 
 pub mod actor;
 mod charge;
 pub mod effect;
 pub mod event;
+pub mod gone;
 pub mod handle;
 mod keeping;
 pub mod rules;
