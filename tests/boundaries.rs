@@ -136,7 +136,7 @@ const TABLE: &[Row] = &[
     // It makes workers: their actors, on what those share.
     Row {
         files: "manager/nursery.rs",
-        may_use: &["model", "spec::types", "worker::handle", "worker::actor", "store", "manager"],
+        may_use: &["model", "spec::types", "worker::handle", "worker::actor", "worker::gone", "store", "manager"],
         never: &["nix", "rustix", "libc", "axum", "hyper"],
     },
     // The store and the sinks of whoever uses the library.
