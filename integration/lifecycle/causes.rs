@@ -115,7 +115,7 @@ fn a_start_that_fails_names_its_stage_and_reason_within_50_ms() {
     let dir = case.dir.path().to_str().unwrap();
 
     // Spread out, so that they do not measure each other.
-    let retried = "restart: {policy: on-failure, retry_delay: 1s, backoff_rate: 1, jitter: 0.5}";
+    let retried = "restart: {policy: on-failure, retry_delay: 1s, backoff_rate: 1, jitter: 0.5, max_retries: 0}";
     let cwd = |path: &str| format!("working_directory: {path}");
     let (gone, file, closed) = (cwd("/nonexistent/place"), cwd(&plain), cwd(&private));
     // name, program, one more line, stage, errno, what the sentence must say
