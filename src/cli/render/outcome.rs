@@ -27,7 +27,7 @@ fn said(settled: &Settled, asked: &Asked) -> String {
     let state = state_words(settled.state, settled.detail);
     let now = match settled.pid {
         Some(pid) => format!("{state}, pid {pid}"),
-        None => state,
+        None => state.into_owned(),
     };
     match (settled.outcome, asked) {
         (Word::Accepted, _) => format!("accepted; now {now}"),

@@ -1,5 +1,7 @@
 //! Who reads: everything about the other side of stdout that changes what is written to it.
 
+use std::borrow::Cow;
+
 use anstyle::{AnsiColor, Style};
 use jiff::{Timestamp, tz::TimeZone};
 
@@ -86,9 +88,9 @@ impl Reader {
 }
 
 /// `running`, `running (degraded)`, `stopped (failed)`: a detail is named where it says more than the state.
-pub(super) fn state_words(state: State, detail: Detail) -> String {
+pub(super) fn state_words(state: State, detail: Detail) -> Cow<'static, str> {
     match detail {
-        Detail::Running(Readiness::Ready) | Detail::Stopped(StoppedDetail::Stopped) => state.as_str().to_owned(),
-        detail => format!("{} ({})", state.as_str(), detail.as_str()),
+        Detail::Running(Readiness::Ready) | Detail::Stopped(StoppedDetail::Stopped) => state.as_str().into(),
+        detail => format!("{} ({})", state.as_str(), detail.as_str()).into(),
     }
 }

@@ -3,9 +3,13 @@
 //! What a program reads has a line for each row, however long, and is laid out in one pass: a list of a thousand workers is
 //! to be there at once. What a person reads is wrapped within the terminal's width.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    io::{self, Write},
+};
 
-use anstyle::{AnsiColor, Style};
+use anstyle::AnsiColor;
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use tabwriter::TabWriter;
 
@@ -13,14 +17,14 @@ use super::reader::{Reader, Tone};
 
 /// A cell: inert text, and how it is to be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Field {
-    text: String,
+pub(super) struct Field<'a> {
+    text: Cow<'a, str>,
     tone: Tone,
 }
 
-impl Field {
+impl<'a> Field<'a> {
     /// What is shown in the colour of `tone`, where colours are seen.
-    pub(super) fn toned(text: impl Into<String>, tone: Tone) -> Self {
+    pub(super) fn toned(text: impl Into<Cow<'a, str>>, tone: Tone) -> Self {
         Self { text: text.into(), tone }
     }
 
@@ -30,16 +34,16 @@ impl Field {
     }
 }
 
-impl<T: Into<String>> From<T> for Field {
+impl<'a, T: Into<Cow<'a, str>>> From<T> for Field<'a> {
     fn from(text: T) -> Self {
         Self::toned(text, Tone::Plain)
     }
 }
 
 /// `rows`, below `header` where there is one, each with a line end. No cell may be empty, or have a tab or a line end.
-pub(super) fn table<const N: usize>(
-    header: Option<[&str; N]>,
-    rows: impl Iterator<Item = [Field; N]>,
+pub(super) fn table<'a, const N: usize>(
+    header: Option<[&'a str; N]>,
+    rows: impl Iterator<Item = [Field<'a>; N]>,
     reader: &Reader,
 ) -> String {
     let rows = header.map(|header| header.map(Field::from)).into_iter().chain(rows);
@@ -51,26 +55,32 @@ pub(super) fn table<const N: usize>(
 }
 
 /// Rows without a header, a line for each whoever reads them.
-pub(super) fn lines<const N: usize>(rows: impl Iterator<Item = [Field; N]>) -> String {
+pub(super) fn lines<'a, const N: usize>(rows: impl Iterator<Item = [Field<'a>; N]>) -> String {
     laid_out(rows, false).unwrap_or_default()
 }
 
-fn laid_out<const N: usize>(rows: impl Iterator<Item = [Field; N]>, colour: bool) -> io::Result<String> {
+fn laid_out<'a, const N: usize>(rows: impl Iterator<Item = [Field<'a>; N]>, colour: bool) -> io::Result<String> {
     let mut lines = TabWriter::new(Vec::new()).minwidth(0).padding(2).ansi(colour);
+    let mut line = String::new();
     for row in rows {
+        line.clear();
         for (i, Field { text, tone }) in row.iter().enumerate() {
-            let before = if i == 0 { " " } else { "\t" };
-            let style = if colour { tone.style() } else { Style::new() };
-            write!(lines, "{before}{style}{text}{style:#}")?;
+            line.push(if i == 0 { ' ' } else { '\t' });
+            if colour && *tone != Tone::Plain {
+                let style = tone.style();
+                write!(line, "{style}{text}{style:#}").map_err(io::Error::other)?;
+            } else {
+                line.push_str(text);
+            }
         }
-        writeln!(lines)?;
+        line.push('\n');
+        lines.write_all(line.as_bytes())?;
     }
     let text = lines.into_inner().map_err(|e| io::Error::other(e.to_string()))?;
-    let text = String::from_utf8(text).map_err(io::Error::other)?;
-    Ok(trimmed(text.lines().map(str::to_owned)))
+    Ok(trimmed(String::from_utf8(text).map_err(io::Error::other)?.lines()))
 }
 
-fn wrapped<const N: usize>(rows: impl Iterator<Item = [Field; N]>, width: u16, colour: bool) -> String {
+fn wrapped<'a, const N: usize>(rows: impl Iterator<Item = [Field<'a>; N]>, width: u16, colour: bool) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     table.force_no_tty();
@@ -88,8 +98,8 @@ fn wrapped<const N: usize>(rows: impl Iterator<Item = [Field; N]>, width: u16, c
     trimmed(table.lines())
 }
 
-fn trimmed(lines: impl Iterator<Item = String>) -> String {
-    lines.fold(String::new(), |text, line| text + line.trim_end() + "\n")
+fn trimmed(lines: impl Iterator<Item = impl AsRef<str>>) -> String {
+    lines.fold(String::new(), |text, line| text + line.as_ref().trim_end() + "\n")
 }
 
 #[cfg(test)]

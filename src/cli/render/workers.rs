@@ -25,7 +25,7 @@ pub fn is_of_interest(state: State, detail: Detail, down_by: Option<KilledBy>) -
 #[must_use]
 pub fn worker_table(workers: &[Glimpse], reader: &Reader) -> String {
     let header = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "CAUSE", "MEM", "CPU", "PIDS", "NEXT"];
-    let row = |worker: &Glimpse| {
+    let rows = workers.iter().map(|worker| {
         let usage = worker.usage.unwrap_or_default();
         [
             Field::from(worker.id.as_str()),
@@ -39,8 +39,8 @@ pub fn worker_table(workers: &[Glimpse], reader: &Reader) -> String {
             Field::or_dash(usage.pids),
             Field::or_dash(next(worker.next_attempt_in_ms, &worker.breaker).map(brief)),
         ]
-    };
-    table(Some(header), workers.iter().map(row), reader)
+    });
+    table(Some(header), rows, reader)
 }
 
 fn cpu(usage: &Usage) -> Option<String> {
