@@ -154,7 +154,7 @@ fn another_supervisor_counts_anew_and_says_that_it_is_another() {
     up.started("web", 1).signal(Signal::KILL);
     up.exited("web", 1);
     // Its directory has gone, so the end is in the store: a supervisor that is killed before that is followed by one that tells it again.
-    up.state("web", State::Stopped, "waiting");
+    up.state("web", State::Stopped, "failed");
     let before = scrape(&case, "*/*");
     let exits = "pinfold_worker_exits_total{worker=\"web\",cause=\"killed_external\"}";
     assert_eq!((series(&before)[exits], series(&before)["pinfold_supervisor_replaced"]), (1.0, 0.0));
