@@ -91,6 +91,8 @@ impl<O, E: Write> Printer<'_, O, E> {
 }
 
 impl<O: Write, E: Write> Reads for Printer<'_, O, E> {
+    const HEEDS_INTERRUPT: bool = true;
+
     fn first(&self) -> String {
         path(self.args)
     }

@@ -98,6 +98,8 @@ impl<'a> Printer<'a> {
 }
 
 impl Reads for Printer<'_> {
+    const HEEDS_INTERRUPT: bool = false;
+
     fn first(&self) -> String {
         question(self.args, &["format=json", "cursors=true"])
     }

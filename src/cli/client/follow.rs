@@ -5,13 +5,17 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use tokio::net::UnixStream;
 
-use super::{Client, LOOKS, Lines, PATIENCE, lines_of, until_interrupted};
+use super::{Client, LOOKS, Lines, PATIENCE, lines_of, runtime, until_interrupted};
 use crate::cli::exit::Failure;
 use crate::clock;
 use crate::model::Mono;
 
 /// Whoever reads such lines.
 pub trait Reads {
+    /// Whether an interrupt (SIGINT) is an end like another, which is answered with 0. Where not it is as for cat(1): the signal ends
+    /// the process, and a shell begins a new line.
+    const HEEDS_INTERRUPT: bool;
+
     /// What is asked for at first.
     fn first(&self) -> String;
 
@@ -79,8 +83,9 @@ impl Client {
     ///
     /// # Errors
     /// [`Failure`]: the reader's own, a supervisor's, or that there is none at first, or none where one is to follow.
-    pub fn follow(&self, media_type: &str, reads: &mut impl Reads) -> Result<Over, Failure> {
-        until_interrupted(self.one_after_the_other(media_type, reads), Over::Told)
+    pub fn follow<R: Reads>(&self, media_type: &str, reads: &mut R) -> Result<Over, Failure> {
+        let all = self.one_after_the_other(media_type, reads);
+        if R::HEEDS_INTERRUPT { until_interrupted(all, Over::Told) } else { runtime()?.block_on(all) }
     }
 
     async fn one_after_the_other(&self, media_type: &str, reads: &mut impl Reads) -> Result<Over, Failure> {
@@ -188,6 +193,8 @@ mod tests {
     struct Numbers(Vec<String>);
 
     impl Reads for Numbers {
+        const HEEDS_INTERRUPT: bool = true;
+
         fn first(&self) -> String {
             "/first".to_owned()
         }
