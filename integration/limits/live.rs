@@ -53,15 +53,18 @@ fn limits_grow_and_shrink_while_the_processes_go_on_and_a_shrink_below_the_use_i
     up.stop();
 }
 
+/// Whether the hog is asked to stand still, and whether it does.
+fn frozen(case: &Case) -> (String, u64) {
+    (file(case, "cgroup.freeze"), tree::field(&case.run_dir("hog", 1), "cgroup.events", "frozen"))
+}
+
 #[test]
-fn a_frozen_worker_stays_frozen_while_its_memory_shrinks_and_one_that_is_frozen_meanwhile_does_so_too() {
+fn a_frozen_worker_stays_frozen_while_its_memory_shrinks_and_one_that_goes_on_is_not_told_to_be_frozen() {
     let case = Case::with_limits(false);
     let mut up = Up::start(&case, &hog(&case, 64, "512MiB"));
     let main = up.started("hog", 1);
     holds(&case);
     case.ask("freeze", &["hog"]);
-    let frozen =
-        |case: &Case| (file(case, "cgroup.freeze"), tree::field(&case.run_dir("hog", 1), "cgroup.events", "frozen"));
     assert_eq!(set(&case, &["memory.max_rss=256MiB"]).code, Some(0));
     assert_eq!(file(&case, "memory.max"), (256 * MIB).to_string());
     assert_eq!(frozen(&case), ("1".into(), 1));
@@ -70,17 +73,42 @@ fn a_frozen_worker_stays_frozen_while_its_memory_shrinks_and_one_that_is_frozen_
     assert_eq!((frozen(&case), file(&case, "memory.max")), (("1".into(), 1), (256 * MIB).to_string()));
     case.ask("thaw", &["hog"]);
     assert_eq!(frozen(&case), ("0".into(), 0));
-
-    // The one that freezes it for two seconds, in vain, thaws it: the other comes after that.
-    let mut shrinks = case.pinfold("set").args(["hog", "memory.max_rss=16MiB"]).stderr(Stdio::null()).spawn().unwrap();
-    wait_until("it is frozen for its limits", || (file(&case, "cgroup.freeze") == "1").then_some(()));
-    case.ask("freeze", &["hog"]);
-    assert_eq!(shrinks.wait().unwrap().code(), Some(1));
-    assert_eq!(frozen(&case), ("1".into(), 1));
+    assert_eq!(set(&case, &["memory.max_rss=16MiB"]).code, Some(1));
+    assert_eq!(frozen(&case), ("0".into(), 0));
     assert!(main.alive());
     up.stop();
     let shown = up.states("hog").into_iter().filter(|state| state == "running(frozen)").count();
-    assert_eq!(shown, 2, "for nobody's limits");
+    assert_eq!(shown, 1, "for nobody's limits");
+}
+
+#[test]
+fn who_is_frozen_by_a_person_while_its_memory_shrinks_stays_frozen_after_that() {
+    let case = Case::with_limits(true);
+    let disk = Disk::new(&case);
+    let (told, held, program) = (case.file("told"), case.file("held"), misbehave());
+    // What waits for a disk cannot be frozen: the shrink waits for that, for two seconds, and tells nobody when it does.
+    let script = format!(
+        "{program} write-disk {} & echo writer $! >>{told}; exec {program} hog 64 0 {held}",
+        disk.dir.display()
+    );
+    let limits = "limits: {memory: {max_rss: 512MiB}}";
+    let mut up = Up::start(&case, &worker("hog", &["/bin/sh", "-c", &script], &[limits]));
+    let main = up.started("hog", 1);
+    holds(&case);
+    let writer = Process::open(case.wait_told("told", "writer")).unwrap();
+    let stuck = disk.freeze();
+    wait_until("it is in uninterruptible sleep", || writer.status("State").starts_with('D').then_some(()));
+
+    let mut shrinks = case.pinfold("set").args(["hog", "memory.max_rss=16MiB"]).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("it is frozen for its limits", || (file(&case, "cgroup.freeze") == "1").then_some(()));
+    // The shrink thaws what it has frozen; what a person asked for meanwhile comes after that.
+    let mut freezes = case.pinfold("freeze").arg("hog").stdout(Stdio::null()).spawn().unwrap();
+    assert_eq!(shrinks.wait().unwrap().code(), Some(1));
+    drop(stuck);
+    assert_eq!(freezes.wait().unwrap().code(), Some(0));
+    assert_eq!((frozen(&case), file(&case, "memory.max")), (("1".into(), 1), (512 * MIB).to_string()));
+    assert!(main.alive());
+    up.stop();
 }
 
 #[test]
