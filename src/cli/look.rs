@@ -6,7 +6,7 @@ use serde_json::json;
 use super::args::{self, Count, Format, Named, Ps};
 use super::client::{Client, encoded};
 use super::exit::{Exit, Failure};
-use super::render::{self, Reader};
+use super::render::{self, Listed, Reader};
 use super::said::{Said, document};
 use crate::api::wire::{Glimpses, History, Inspection, Why, Worker, Workers};
 use crate::model::State;
@@ -20,14 +20,14 @@ pub fn ps(args: &Ps, client: &Client, reader: &Reader) -> Result<Said, Failure> 
     match (args.output.format, args.quiet) {
         (Format::Json, false) => {
             let Workers { generation, mut workers } = list(client, pattern, true)?;
-            workers.retain(|w| args.all || render::is_of_interest(w.state, w.detail, w.down_by));
+            workers.retain(|worker| args.all || worker.is_of_interest());
             Ok(Said { out: document(&Workers { generation, workers })?, err: String::new(), exit: Exit::Ok })
         }
         (format, quiet) => {
             // Names cost no reading.
             let Glimpses { mut workers } = list(client, pattern, !quiet)?;
             let matched = workers.len();
-            workers.retain(|w| args.all || render::is_of_interest(w.state, w.detail, w.down_by));
+            workers.retain(|worker| args.all || worker.is_of_interest());
             let names = || workers.iter().map(|worker| &worker.id);
             let out = match (format, quiet) {
                 (Format::Json, _) => document(&names().collect::<Vec<_>>())?,

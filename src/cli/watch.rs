@@ -13,7 +13,7 @@ use std::{
 use super::args::{Format, Ps};
 use super::client::{Client, encoded};
 use super::exit::{Exit, Failure};
-use super::render::{self, Reader};
+use super::render::{self, Listed, Reader};
 use super::said;
 use super::stats::{Screen, frame, wait};
 use crate::api::wire::{Glimpse, Worker, Workers};
@@ -46,7 +46,7 @@ impl Told {
         let mut changed = Vec::new();
         for worker in workers {
             let known = before.get(&worker.id).copied();
-            if known.is_none() && !all && !render::is_of_interest(worker.state, worker.detail, worker.down_by) {
+            if known.is_none() && !all && !worker.is_of_interest() {
                 continue;
             }
             let mark = (worker.generation, worker.run, worker.state, worker.detail);
@@ -76,7 +76,7 @@ pub fn ps(args: &Ps, client: &Client, reader: &Reader, screen: Screen, out: &mut
         let first = shown.replace(generation).is_none();
         let text = match height {
             Some(height) => {
-                let of_interest = |w: &&Worker| args.all || render::is_of_interest(w.state, w.detail, w.down_by);
+                let of_interest = |worker: &&Worker| args.all || worker.is_of_interest();
                 let workers: Vec<Glimpse> = workers.iter().filter(of_interest).map(Glimpse::from).collect();
                 frame(&render::worker_table(&workers, reader), height)
             }

@@ -38,4 +38,4 @@ pub use status::worker_status;
 pub use summary::Summary;
 pub use why::why;
 pub use words::{brief, cause_sentence, duration, inert, inert_json, inert_lines, signal_name, size, text};
-pub use workers::{is_of_interest, worker_table};
+pub use workers::{Listed, worker_table};

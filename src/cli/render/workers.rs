@@ -5,19 +5,36 @@ use std::time::Duration;
 use super::reader::{Reader, Tone, state_words};
 use super::table::{Field, table};
 use super::words::{brief, inert, size};
-use crate::api::wire::{Breaker, Glimpse, Usage};
+use crate::api::wire::{Breaker, Glimpse, Usage, Worker};
 use crate::model::{Detail, KilledBy, State, StoppedDetail};
 
-/// Whether a list without `-a` has it: what runs, what is on its way, and what should run and does not. Not what rests
-/// as it should: stopped by a person, done, never started.
-#[must_use]
-pub fn is_of_interest(state: State, detail: Detail, down_by: Option<KilledBy>) -> bool {
+/// A worker, as much of it as is listed.
+pub trait Listed {
+    /// Whether a list without `-a` has it: what runs, what is on its way, and what should run and does not. Not what rests
+    /// as it should: stopped by a person, done, never started.
+    #[must_use]
+    fn is_of_interest(&self) -> bool;
+}
+
+impl Listed for Worker {
+    fn is_of_interest(&self) -> bool {
+        !rests(self.state, self.detail, self.down_by)
+    }
+}
+
+impl Listed for Glimpse {
+    fn is_of_interest(&self) -> bool {
+        !rests(self.state, self.detail, self.down_by)
+    }
+}
+
+fn rests(state: State, detail: Detail, down_by: Option<KilledBy>) -> bool {
     match (state, detail) {
         // What a policy took down is down for good and by nobody's wish.
         (State::Stopped, Detail::Stopped(StoppedDetail::Never | StoppedDetail::Done | StoppedDetail::Stopped)) => {
-            down_by == Some(KilledBy::Policy)
+            down_by != Some(KilledBy::Policy)
         }
-        _ => true,
+        _ => false,
     }
 }
 

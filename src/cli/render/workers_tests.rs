@@ -14,8 +14,9 @@ fn every_worker_is_a_line() {
 fn without_a_all_that_should_run_or_does_is_of_interest() {
     let fleet = fleet();
     let names: Vec<_> =
-        fleet.iter().filter(|w| is_of_interest(w.state, w.detail, w.down_by)).map(|w| w.id.as_str()).collect();
+        fleet.iter().filter(|worker| worker.is_of_interest()).map(|worker| worker.id.as_str()).collect();
     assert_eq!(names, ["web-1", "web-2", "new", "crashing", "held", "failed", "hog", "stuck"]);
+    assert!(fleet.iter().all(|worker| Glimpse::from(worker).is_of_interest() == worker.is_of_interest()));
 }
 
 #[test]
