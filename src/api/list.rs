@@ -86,7 +86,7 @@ pub(super) async fn list(
 /// The `n`th piece of a list.
 async fn piece_of(api: Api, n: usize, piece: Vec<Arc<Member>>, look: Look) -> Vec<u8> {
     tokio::task::yield_now().await;
-    let workers = api.tell(&piece, look, true).await;
+    let workers = api.tell_listed(&piece, look).await;
     let mut text = Vec::with_capacity(workers.len() * 512);
     for (i, worker) in workers.iter().enumerate() {
         text.extend_from_slice(if n + i == 0 { b"" } else { b"," });
@@ -109,8 +109,7 @@ pub(super) async fn one(
         // Another may bear its name by now, or nobody.
         member = api.find(&name)?;
     }
-    let told = api.tell(&[member], one.usage, false).await;
-    told.into_iter().next().map(Json).ok_or_else(|| Problem::new(Code::Failed, "nothing was told"))
+    Ok(Json(api.tell_one(&member, one.usage).await))
 }
 
 impl Api {
@@ -122,16 +121,26 @@ impl Api {
         self.waiting().take(peer)
     }
 
-    /// Members as they are now; what they use may have been read for another list just before, where they are `listed`.
-    pub(super) async fn tell(&self, members: &[Arc<Member>], look: Look, listed: bool) -> Vec<Worker> {
+    /// A member as it is now.
+    async fn tell_one(&self, member: &Member, look: Look) -> Worker {
+        let mut told = tell(member, &self.moment());
+        if look != Look::False && told.state == WorkerState::Running {
+            let run = RunId::new(told.id.clone(), told.run);
+            told.usage = usage::read(self.meter(), vec![run], look).await.into_iter().next();
+        }
+        told
+    }
+
+    /// Members as they are now; what they use may have been read for another list just before.
+    pub(super) async fn tell_listed(&self, members: &[Arc<Member>], look: Look) -> Vec<Worker> {
         let now = self.moment();
         let mut told: Vec<Worker> = members.iter().map(|member| tell(member, &now)).collect();
         if look != Look::False {
             let running: Vec<usize> = (0..told.len()).filter(|i| told[*i].state == WorkerState::Running).collect();
             let runs = running.iter().map(|i| RunId::new(told[*i].id.clone(), told[*i].run)).collect();
             let used = match look {
-                Look::True if listed => self.glances().read(self.meter(), runs, now.now).await,
-                _ => usage::read(self.meter(), runs, look).await,
+                Look::True => self.glances().read(self.meter(), runs, now.now).await,
+                Look::False | Look::Full => usage::read(self.meter(), runs, look).await,
             };
             for (i, used) in running.into_iter().zip(used) {
                 told[i].usage = Some(used);

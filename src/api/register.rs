@@ -71,7 +71,7 @@ pub(super) async fn register(
         (None, _) => {}
     }
     let generation = api.manager().generation(&made.members);
-    let workers = api.tell(&made.members, Look::False, true).await;
+    let workers = api.tell_listed(&made.members, Look::False).await;
     let place = match made.members.as_slice() {
         [one] if *one.id() == made.id => format!("/v1/workers/{}", made.id),
         // Of several there is no single one.
