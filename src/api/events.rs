@@ -20,20 +20,16 @@ use axum::{
 use futures_util::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::audience::Seat;
 use super::extract::{Params, TIME};
 use super::filter::Filter;
-use super::peer::{Peer, Role};
+use super::peer::Peer;
 use super::routes::Api;
 use super::wire::{Code, Marker, MarkerWord, Problem};
 use crate::clock;
 use crate::history::{Cursor, Fallen, Piece, Reader, Record, Ring};
 use crate::manager::pattern::means;
-
-/// How many follow the stream at once, and how many of them may be other than admins.
-const FOLLOWERS: usize = 64;
-const OTHERS: usize = 48;
 
 /// How many events are looked at before others get their turn.
 const PIECE: usize = 64;
@@ -43,38 +39,6 @@ const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Lines of JSON, for whoever asks for them.
 const LINES: &str = "application/x-ndjson";
-
-/// Places of those who read the stream.
-#[derive(Debug, Clone)]
-pub(super) struct Seats {
-    all: Arc<Semaphore>,
-    others: Arc<Semaphore>,
-    doing: &'static str,
-}
-
-/// A place, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Seat {
-    _one: OwnedSemaphorePermit,
-    _other: Option<OwnedSemaphorePermit>,
-}
-
-impl Seats {
-    /// Seats of those who do what is said of them here.
-    pub(super) fn new(doing: &'static str) -> Self {
-        Self { all: Arc::new(Semaphore::new(FOLLOWERS)), others: Arc::new(Semaphore::new(OTHERS)), doing }
-    }
-
-    pub(super) fn take(&self, peer: Peer) -> Result<Seat, Problem> {
-        let taken = |seats: &Arc<Semaphore>| Arc::clone(seats).try_acquire_owned();
-        let full = |_| {
-            let detail = format!("{FOLLOWERS} {} already, which are all that are served at once", self.doing);
-            Problem::new(Code::TooManyConnections, detail)
-        };
-        let other = if peer.role == Role::Operator { Some(taken(&self.others).map_err(full)?) } else { None };
-        Ok(Seat { _one: taken(&self.all).map_err(full)?, _other: other })
-    }
-}
 
 /// Behind the `?`, as it is described: `filter` may stand there several times.
 #[derive(JsonSchema)]
@@ -297,7 +261,7 @@ pub(super) async fn events(
         // A name that nobody has is a mistake, not silence.
         api.manager().choose(pattern)?;
     }
-    let seat = api.seats().take(peer)?;
+    let seat = api.following().seat(peer)?;
     let conversation = Conversation::begin(api, asked, seat);
     let told = stream::unfold(conversation, |mut conversation| async {
         let told = conversation.next().await?;

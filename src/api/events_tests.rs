@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use tower_service::Service;
 
 use super::*;
-use crate::api::{Meter, Told};
+use crate::api::audience::OTHERS;
+use crate::api::{Meter, Role, Told};
 use crate::history::{Scribe, Vitals};
 use crate::manager::handle::{Manager, Member};
 use crate::metrics::Tally;

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, future::ready, stream};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::events::Seat;
+use super::audience::Seat;
 use super::extract::{Name, Params, WAIT};
 use super::peer::Peer;
 use super::routes::{Api, tell};
@@ -118,7 +118,7 @@ impl Api {
         let Some(Extension(peer)) = peer else {
             return Err(Problem::new(Code::NotPermitted, "it is not known who asks"));
         };
-        self.waiting().take(peer)
+        self.waiting().seat(peer)
     }
 
     /// A member as it is now.

@@ -6,12 +6,12 @@
 //!
 //! ```text
 //!  socket  the file: mode, group, a stale one, its end ── tenure  whether somebody will be there again
-//!  serve   accept, bounds, one connection ── peer  who it is ── seats  how many ── presence  whether they are still there
+//!  serve   accept, bounds, one connection ── peer  who it is ── connected  how many ── presence  whether they are still there
 //!          ── crowd  when many have gone
 //!  table   every route, for whom and of what shape ── openapi  the same, written down
 //!  guard   who may ── once  what is asked by the same key is done once ── keys  which were asked
 //!  routes, list  what they do ── extract  what a request brings ── amiss  what is wrong with it ── wait  for something new
-//!  events  the stream ── filter  who wants which of it
+//!  events  the stream ── filter  who wants which of it ── audience  how many follow it, or wait for something new
 //!  logs    a worker's output, on a thread for each reader ── patience  how long a reader may take
 //!  register  workers that are made over the socket
 //!  govern  who changes what is configured ── reexec, shutdown  the supervisor's own end
@@ -24,6 +24,8 @@
 //! kills are answered until the last worker has ended.
 
 mod amiss;
+mod audience;
+mod connected;
 mod crowd;
 mod events;
 mod extract;
@@ -44,7 +46,6 @@ mod problem;
 mod reexec;
 mod register;
 mod routes;
-mod seats;
 mod serve;
 mod shutdown;
 pub mod socket;

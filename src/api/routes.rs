@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::events::Seats;
+use super::audience::Audience;
 use super::extract::{Body, Name, Params};
 use super::govern::Governor;
 use super::guard::{self, Asker};
@@ -52,10 +52,11 @@ struct Inner {
     store: watch::Receiver<store::Health>,
     runs: StoreHandle,
     told: Told,
-    seats: Seats,
+    /// Of those who read the events.
+    following: Audience,
     glances: Glances,
     /// Of those who wait for something new.
-    waiting: Seats,
+    waiting: Audience,
     readers: Readers,
     memory: Memory,
     scraping: Scraping,
@@ -97,9 +98,9 @@ impl Api {
             store,
             runs,
             told,
-            seats: Seats::new("read the events"),
+            following: Audience::new("read the events"),
             glances: Glances::default(),
-            waiting: Seats::new("wait for something new"),
+            waiting: Audience::new("wait for something new"),
             readers: Readers::new(),
             memory: Memory::new(clock),
             scraping: Scraping::new(),
@@ -154,12 +155,12 @@ impl Api {
         &self.inner.glances
     }
 
-    pub(super) fn waiting(&self) -> &Seats {
+    pub(super) fn waiting(&self) -> &Audience {
         &self.inner.waiting
     }
 
-    pub(super) fn seats(&self) -> &Seats {
-        &self.inner.seats
+    pub(super) fn following(&self) -> &Audience {
+        &self.inner.following
     }
 
     /// The same, and the binary can be replaced by `upgrades`.

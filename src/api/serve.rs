@@ -5,8 +5,8 @@
 //! Both run at the priority of the rest of us. A lower one for the operators' would not make it harmless: it takes the same locks
 //! for a moment, and a thread that is rarely given the processor while it has one keeps workers waiting.
 //!
-//! Everything is bounded: connections in all and of one user (in [`seats`](super::seats), one book for both threads), the head of
-//! a request in size and time, its body (in [`extract`](super::extract)), and how long a reader may leave an answer lying.
+//! Everything is bounded: connections in all and of one user (in [`connected`](super::connected), one book for both threads), the
+//! head of a request in size and time, its body (in [`extract`](super::extract)), and how long a reader may leave an answer lying.
 
 use std::{
     convert::Infallible,
@@ -27,12 +27,12 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
+use super::connected::{Connected, Place};
 use super::crowd::Crowd;
 use super::extract::Bodies;
 use super::patience::{Patient, Unhurried};
 use super::peer::{Peer, Role};
 use super::presence::Presence;
-use super::seats::{Seat, Seats};
 use super::wire::{Code, Problem};
 
 /// What is allowed.
@@ -154,7 +154,7 @@ where
 struct Newcomer<S> {
     stream: S,
     peer: Peer,
-    seat: Seat,
+    place: Place,
 }
 
 /// Accepts until it is told to stop, serves admins and hands over everybody else.
@@ -165,7 +165,7 @@ async fn accept(
     mut stopped: oneshot::Receiver<()>,
 ) {
     let own = rustix::process::geteuid().as_raw();
-    let seats = Seats::new(desk.bounds);
+    let connected = Connected::new(desk.bounds);
     let open = Connections::default();
     let (mut refused, mut operators) = (false, 0);
     loop {
@@ -202,15 +202,15 @@ async fn accept(
             }
         };
         operators += u32::from(peer.role == Role::Operator);
-        let Some(seat) = seats.take(peer) else {
+        let Some(place) = connected.place(peer) else {
             tracing::debug!(%peer, "too many connections to the API: one is dropped");
             continue;
         };
         match peer.role {
-            Role::Admin => open.serve(Newcomer { stream, peer, seat }, &desk),
+            Role::Admin => open.serve(Newcomer { stream, peer, place }, &desk),
             Role::Operator => match stream.into_std() {
                 // Who is not taken there any more is cut off, as at the end of everything.
-                Ok(stream) => drop(hand.send(Newcomer { stream, peer, seat })),
+                Ok(stream) => drop(hand.send(Newcomer { stream, peer, place })),
                 Err(error) => tracing::debug!(%peer, %error, "a connection to the API cannot be handed over"),
             },
         }
@@ -223,9 +223,9 @@ async fn accept(
 /// Serves whom it is given, until there is nobody who could give it more.
 async fn serve_handed(mut handed: mpsc::UnboundedReceiver<Newcomer<StdStream>>, desk: Desk) {
     let open = Connections::default();
-    while let Some(Newcomer { stream, peer, seat }) = handed.recv().await {
+    while let Some(Newcomer { stream, peer, place }) = handed.recv().await {
         match UnixStream::from_std(stream) {
-            Ok(stream) => open.serve(Newcomer { stream, peer, seat }, &desk),
+            Ok(stream) => open.serve(Newcomer { stream, peer, place }, &desk),
             Err(error) => tracing::debug!(%peer, %error, "a connection to the API cannot be waited for"),
         }
     }
@@ -251,7 +251,7 @@ struct Connections {
 
 impl Connections {
     fn serve(&self, newcomer: Newcomer<UnixStream>, desk: &Desk) {
-        let Newcomer { stream, peer, seat } = newcomer;
+        let Newcomer { stream, peer, place } = newcomer;
         let Desk { router, bounds, crowd } = desk.clone();
         let bodies = self.bodies.clone();
         // Without a descriptor for it, it is served as well as it can be.
@@ -261,7 +261,7 @@ impl Connections {
         let presence = presence.ok();
         let unhurried = Unhurried::default();
         let stream = Patient::new(stream, bounds.write_patience, unhurried.clone());
-        let standing = seat.standing;
+        let standing = place.standing;
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(unhurried.clone());
@@ -306,7 +306,7 @@ impl Connections {
                 () = lost => tracing::debug!(%peer, "a client of the API has hung up before it was answered"),
             }
             // The last descriptor goes with it: whoever is still there sees the end.
-            drop((presence, seat));
+            drop((presence, place));
             crowd.go().await;
         });
     }

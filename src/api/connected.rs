@@ -13,7 +13,7 @@ const STANDING: usize = 32;
 
 /// Who is connected.
 #[derive(Debug, Clone)]
-pub(super) struct Seats {
+pub(super) struct Connected {
     bounds: Bounds,
     taken: Arc<Mutex<Taken>>,
 }
@@ -27,16 +27,16 @@ struct Taken {
     of_user: HashMap<u32, usize>,
 }
 
-/// A place, until it is dropped.
+/// The place of a connection, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
-    seats: Seats,
+pub(super) struct Place {
+    of: Connected,
     peer: Peer,
     /// Only to be told that there is none.
     pub(super) standing: bool,
 }
 
-impl Seats {
+impl Connected {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self { bounds, taken: Arc::default() }
     }
@@ -45,7 +45,7 @@ impl Seats {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn take(&self, peer: Peer) -> Option<Seat> {
+    pub(super) fn place(&self, peer: Peer) -> Option<Place> {
         let mut taken = self.taken();
         let of_user = taken.of_user.get(&peer.uid).copied().unwrap_or(0);
         let free = taken.all < self.bounds.connections;
@@ -59,20 +59,20 @@ impl Seats {
         if !served {
             let stands = taken.standing < STANDING;
             taken.standing += usize::from(stands);
-            return stands.then(|| Seat { seats: self.clone(), peer, standing: true });
+            return stands.then(|| Place { of: self.clone(), peer, standing: true });
         }
         taken.all += 1;
         if peer.role == Role::Operator {
             taken.others += 1;
             *taken.of_user.entry(peer.uid).or_default() += 1;
         }
-        Some(Seat { seats: self.clone(), peer, standing: false })
+        Some(Place { of: self.clone(), peer, standing: false })
     }
 }
 
-impl Drop for Seat {
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.seats.taken();
+        let mut taken = self.of.taken();
         if self.standing {
             taken.standing -= 1;
             return;
@@ -96,25 +96,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seats_are_kept_for_admins_and_no_user_takes_them_all() {
-        let seats = Seats::new(Bounds { connections: 6, reserved: 2, of_one_user: 3, ..Bounds::default() });
+    fn places_are_kept_for_admins_and_no_user_takes_them_all() {
+        let connected = Connected::new(Bounds { connections: 6, reserved: 2, of_one_user: 3, ..Bounds::default() });
         let peer = |uid| Peer { uid, pid: None, role: if uid == 0 { Role::Admin } else { Role::Operator } };
-        let sits = |uid| seats.take(peer(uid)).map(|seat| (seat.standing, seat));
-        let mut taken: Vec<Seat> =
-            (0..3).map(|_| sits(7).unwrap()).map(|(standing, s)| (assert!(!standing), s).1).collect();
-        assert!(sits(7).unwrap().0, "three of one user");
-        taken.push(sits(8).unwrap().1);
-        assert!(sits(8).unwrap().0, "the others' places are taken");
+        let comes = |uid| connected.place(peer(uid)).map(|place| (place.standing, place));
+        let mut taken: Vec<Place> =
+            (0..3).map(|_| comes(7).unwrap()).map(|(standing, s)| (assert!(!standing), s).1).collect();
+        assert!(comes(7).unwrap().0, "three of one user");
+        taken.push(comes(8).unwrap().1);
+        assert!(comes(8).unwrap().0, "the others' places are taken");
         for _ in 0..2 {
-            let (standing, seat) = sits(0).unwrap();
+            let (standing, place) = comes(0).unwrap();
             assert!(!standing);
-            taken.push(seat);
+            taken.push(place);
         }
-        assert!(sits(0).unwrap().0, "every place is taken");
-        let standing: Vec<_> = (0..STANDING).map(|_| sits(9).unwrap()).collect();
-        assert!(sits(9).is_none(), "and nobody more is told so");
+        assert!(comes(0).unwrap().0, "every place is taken");
+        let standing: Vec<_> = (0..STANDING).map(|_| comes(9).unwrap()).collect();
+        assert!(comes(9).is_none(), "and nobody more is told so");
         drop((standing, taken));
-        let taken = seats.taken();
+        let taken = connected.taken();
         assert_eq!((taken.all, taken.others, taken.standing, taken.of_user.len()), (0, 0, 0, 0));
     }
 }
