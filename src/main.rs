@@ -16,7 +16,7 @@ use pinfold::{
         govern, logs, look, man,
         paths::{self, Who},
         reexec as cli_reexec,
-        render::{Reader, Sgr},
+        render::{Reader, Sgr, Zone},
         run,
         said::Said,
         schema,
@@ -169,7 +169,7 @@ fn screen() -> Screen {
 /// Whoever reads our stdout.
 fn reader() -> Reader {
     let colour = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
-    Reader { width: width(), colour, zone: jiff::tz::TimeZone::system(), now: clock::wall() }
+    Reader { width: width(), colour, zone: Zone::system(), now: clock::wall() }
 }
 
 fn client(cli: &Cli) -> Result<Exit, Failure> {

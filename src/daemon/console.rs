@@ -14,14 +14,13 @@ use std::{
     time::Duration,
 };
 
-use jiff::tz::TimeZone;
 use tokio::sync::{
     mpsc::{self, UnboundedReceiver, UnboundedSender},
     oneshot,
 };
 
 use crate::cli::args::Output;
-use crate::cli::render::{EventLines, Prefixer, Sgr, Summary, json_line, worker_style};
+use crate::cli::render::{EventLines, Prefixer, Sgr, Summary, Zone, json_line, worker_style};
 use crate::logs::{Chunk, Follower};
 use crate::model::{Event, EventKind, WorkerId, WorkerStatus};
 use crate::spec::types::Worker;
@@ -63,7 +62,7 @@ impl Console {
     pub(super) fn start(format: Output, logs: &Path, workers: &[Worker]) -> io::Result<Self> {
         let terminal = io::stdout().is_terminal();
         let colour = terminal && anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
-        let lines = EventLines::new(workers, TimeZone::system(), colour);
+        let lines = EventLines::new(workers, Zone::system(), colour);
         let output = if terminal && format == Output::Text {
             Some(show_output(logs, workers, lines.width(), colour)?)
         } else {

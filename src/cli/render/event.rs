@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anstyle::{Effects, Style};
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 
-use super::reader::Tone;
+use super::reader::{Tone, Zone};
 use super::words::{cause_sentence, duration, inert, inert_json};
 use crate::model::{
     BreakerState, Decision, Detail, Event, EventKind, ExitCause, KilledBy, Readiness, State, StoppingDetail, Trigger,
@@ -18,7 +18,7 @@ use crate::spec::types::{Spec, Worker};
 pub struct EventLines {
     specs: BTreeMap<WorkerId, Arc<Spec>>,
     width: usize,
-    zone: TimeZone,
+    zone: Zone,
     colour: bool,
 }
 
@@ -28,7 +28,7 @@ const OURSELVES: &str = "pinfold";
 impl EventLines {
     /// Lines about `workers`, with times of `zone`, coloured or not.
     #[must_use]
-    pub fn new<'a>(workers: impl IntoIterator<Item = &'a Worker>, zone: TimeZone, colour: bool) -> Self {
+    pub fn new<'a>(workers: impl IntoIterator<Item = &'a Worker>, zone: Zone, colour: bool) -> Self {
         let specs: BTreeMap<_, _> =
             workers.into_iter().map(|worker| (worker.id.clone(), Arc::clone(&worker.spec))).collect();
         let width = specs.keys().map(|id| id.as_str().len()).chain([OURSELVES.len()]).max().unwrap_or(0);
@@ -37,7 +37,7 @@ impl EventLines {
 
     /// The same where nothing but names is known.
     #[must_use]
-    pub fn of_names<'a>(names: impl IntoIterator<Item = &'a WorkerId>, zone: TimeZone, colour: bool) -> Self {
+    pub fn of_names<'a>(names: impl IntoIterator<Item = &'a WorkerId>, zone: Zone, colour: bool) -> Self {
         let longest = names.into_iter().map(|id| id.as_str().len()).max().unwrap_or(0);
         Self { specs: BTreeMap::new(), width: longest.max(OURSELVES.len()), zone, colour }
     }
@@ -54,7 +54,7 @@ impl EventLines {
         let (tone, message) = self.message(event)?;
         let time = event.time.parse::<Timestamp>().map_or_else(
             |_| inert(&event.time).into_owned(),
-            |time| time.to_zoned(self.zone.clone()).strftime("%H:%M:%S%.3f").to_string(),
+            |time| time.to_zoned(self.zone.get().clone()).strftime("%H:%M:%S%.3f").to_string(),
         );
         let name = event.worker.as_ref().map_or(OURSELVES, WorkerId::as_str);
         let width = self.width;
@@ -317,21 +317,21 @@ pub(super) mod tests {
 
     #[test]
     fn every_event_has_its_line() {
-        let lines = EventLines::new(&[worker("leaky"), worker("web-1")], TimeZone::UTC, false);
+        let lines = EventLines::new(&[worker("leaky"), worker("web-1")], jiff::tz::TimeZone::UTC.into(), false);
         let text: Vec<String> = every_kind().iter().filter_map(|event| lines.line(event)).collect();
         insta::assert_snapshot!(text.join("\n"));
     }
 
     #[test]
     fn colours_are_only_around_time_and_message() {
-        let lines = EventLines::new(&[worker("a")], TimeZone::UTC, true);
+        let lines = EventLines::new(&[worker("a")], jiff::tz::TimeZone::UTC.into(), true);
         let line = lines.line(&event(Some("a"), EventKind::Started { pid: 1 })).unwrap();
         insta::assert_snapshot!(line.escape_debug(), @r"\u{1b}[2m12:34:56.789\u{1b}[0m a       \u{1b}[32mstarted (pid 1)\u{1b}[0m");
     }
 
     #[test]
     fn the_time_is_the_readers() {
-        let lines = EventLines::new(&[], jiff::tz::Offset::constant(2).to_time_zone(), false);
+        let lines = EventLines::new(&[], jiff::tz::Offset::constant(2).to_time_zone().into(), false);
         let line = lines.line(&event(None, EventKind::Supervisor { what: "x".into() })).unwrap();
         assert_eq!(line, "14:34:56.789 pinfold x");
     }

@@ -1,5 +1,6 @@
 //! Data in, text out. Nothing here writes, reads a clock or asks a terminal: the caller says how wide and how
-//! colourful the reader is, so that every line has a snapshot.
+//! colourful the reader is, so that every line has a snapshot. Only the system's time zone is looked for here, once a time is
+//! told.
 //!
 //! `words` has the sentences, `event` the lines of `up`, `prefix` the workers' own output, `summary` the table
 //! at the end. `workers`, `stats`, `status`, `why`, `history`, `outcome` and `plan` are what the commands print that talk to a supervisor,
@@ -31,8 +32,8 @@ pub use inspect::inspection;
 pub use outcome::{Asked, failures, not_started, outcomes, started};
 pub use plan::{not_carried, plan, reloaded};
 pub use prefix::{MAX_LINE, Prefixer, Sgr, worker_style};
-pub use reader::Reader;
 pub(super) use reader::Tone;
+pub use reader::{Reader, Zone};
 pub use stats::stats_table;
 pub use status::worker_status;
 pub use summary::Summary;

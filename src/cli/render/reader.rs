@@ -1,6 +1,9 @@
 //! Who reads: everything about the other side of stdout that changes what is written to it.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use anstyle::{AnsiColor, Style};
 use jiff::{Timestamp, tz::TimeZone};
@@ -15,9 +18,32 @@ pub struct Reader {
     /// Whether colours are seen, and wanted.
     pub colour: bool,
     /// Whose clock is on the wall.
-    pub zone: TimeZone,
+    pub zone: Zone,
     /// What it says.
     pub now: Timestamp,
+}
+
+/// A time zone that is looked for when it is first asked for: finding the system's takes a look into every directory of
+/// its database, a millisecond that most of what is shown has no use for. Clones look once.
+#[derive(Debug, Clone)]
+pub struct Zone(Arc<OnceLock<TimeZone>>);
+
+impl Zone {
+    /// The system's (`TZ`, else `/etc/localtime`).
+    #[must_use]
+    pub fn system() -> Self {
+        Self(Arc::default())
+    }
+
+    pub(super) fn get(&self) -> &TimeZone {
+        self.0.get_or_init(TimeZone::system)
+    }
+}
+
+impl From<TimeZone> for Zone {
+    fn from(zone: TimeZone) -> Self {
+        Self(Arc::new(zone.into()))
+    }
 }
 
 /// How something is to be taken.
@@ -81,7 +107,7 @@ impl Reader {
 
     fn told(&self, time: &str, format: &str) -> String {
         match time.parse::<Timestamp>() {
-            Ok(time) => time.to_zoned(self.zone.clone()).strftime(format).to_string(),
+            Ok(time) => time.to_zoned(self.zone.get().clone()).strftime(format).to_string(),
             Err(_) => super::inert(time).into_owned(),
         }
     }
@@ -92,5 +118,22 @@ pub(super) fn state_words(state: State, detail: Detail) -> Cow<'static, str> {
     match detail {
         Detail::Running(Readiness::Ready) | Detail::Stopped(StoppedDetail::Stopped) => state.as_str().into(),
         detail => format!("{} ({})", state.as_str(), detail.as_str()).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{fleet, reader};
+    use super::*;
+    use crate::api::wire::Glimpse;
+
+    #[test]
+    fn a_table_without_a_time_of_day_looks_for_no_zone() {
+        let reader = Reader { zone: Zone::system(), ..reader() };
+        let shown: Vec<Glimpse> = fleet().iter().map(Glimpse::from).collect();
+        assert!(super::super::worker_table(&shown, &reader).lines().count() > shown.len());
+        assert!(reader.zone.0.get().is_none());
+        reader.date("2026-11-20T12:00:00Z");
+        assert!(reader.zone.0.get().is_some(), "it is found when it is needed");
     }
 }

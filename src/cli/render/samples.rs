@@ -14,7 +14,7 @@ use crate::model::{
 pub(super) const HOSTILE: &str = "x\u{1b}[2J\nroot# \u{202e}\u{9b}";
 
 pub(in crate::cli) fn reader() -> Reader {
-    Reader { width: None, colour: false, zone: TimeZone::UTC, now: "2026-11-20T12:00:00Z".parse().unwrap() }
+    Reader { width: None, colour: false, zone: TimeZone::UTC.into(), now: "2026-11-20T12:00:00Z".parse().unwrap() }
 }
 
 pub(super) fn worker(id: &str, state: State, detail: Detail) -> Worker {

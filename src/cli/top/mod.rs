@@ -20,7 +20,6 @@ use std::{
     thread,
 };
 
-use jiff::tz::TimeZone;
 use ratatui::crossterm::event::{self, Event as Typed, KeyEventKind};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,6 +27,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::args::Top;
 use super::client::Client;
 use super::exit::{Exit, Failure};
+use super::render::Zone;
 use model::{Model, Size};
 use update::{Effect, Message, update};
 
@@ -35,7 +35,7 @@ use update::{Effect, Message, update};
 ///
 /// # Errors
 /// [`Failure`]: it is no terminal, or there is no supervisor when it begins.
-pub fn top(args: &Top, client: Client, zone: TimeZone, colour: bool) -> Result<Exit, Failure> {
+pub fn top(args: &Top, client: Client, zone: Zone, colour: bool) -> Result<Exit, Failure> {
     if !(io::stdout().is_terminal() && io::stdin().is_terminal()) {
         let why = "top needs a terminal; `pinfold stats` prints the same for a pipe or a file";
         return Err(Failure::Usage(why.to_owned()));

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use super::model::{Order, Verb};
@@ -13,7 +12,7 @@ use super::update::Message;
 use crate::api::wire::{Ask, Results, Worker, Workers};
 use crate::cli::client::{Client, encoded};
 use crate::cli::exit::Failure;
-use crate::cli::render::{EventLines, inert};
+use crate::cli::render::{EventLines, Zone, inert};
 use crate::model::Event;
 
 /// Between two looks.
@@ -36,7 +35,7 @@ pub(super) struct Source {
     workers: String,
     /// Where the events go on.
     cursor: Option<String>,
-    zone: TimeZone,
+    zone: Zone,
 }
 
 /// An event's place in the stream.
@@ -46,7 +45,7 @@ struct Place {
 }
 
 impl Source {
-    pub(super) fn new(client: Client, pattern: &str, zone: TimeZone) -> Self {
+    pub(super) fn new(client: Client, pattern: &str, zone: Zone) -> Self {
         let workers = format!("/v1/workers?pattern={}&usage=full", encoded(pattern));
         Self { client, workers, cursor: None, zone }
     }
