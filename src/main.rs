@@ -140,7 +140,9 @@ impl io::Write for Stderr {
 
 /// Prints, once and at the end.
 fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = anstream::stdout();
+    // What has no colours is not searched for them letter by letter.
+    let coloured = text.contains('\u{1b}');
+    let mut stdout: Box<dyn io::Write> = if coloured { Box::new(anstream::stdout()) } else { Box::new(io::stdout()) };
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         // Whoever reads has read enough, as head(1) does.
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed("cannot print", e)),

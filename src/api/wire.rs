@@ -21,7 +21,7 @@ pub use order::{Ask, Carried, Instances, Reexec, Reloaded, Results, SetLimits, S
 pub use problem::{Code, Problem, Wrong};
 pub use runs::{History, Limits, LogLine, PastRun, Why};
 pub use stream::{EventLine, Marker, MarkerWord, Placed};
-pub use worker::{Breaker, Glimpse, Glimpses, Usage, Worker, Workers};
+pub use worker::{Breaker, Glance, Glimpse, Glimpses, Usage, Worker, Workers};
 
 pub use crate::manager::diff::{Origin, Plan, Step};
 

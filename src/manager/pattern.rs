@@ -1,6 +1,6 @@
 //! What `web`, `web-*` and `web-?,db` mean: names, and what chooses among them. Pure.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use wildmatch::WildMatch;
 
@@ -83,19 +83,21 @@ impl Roster {
         if count > MAX_WILD {
             return Err(NoMatch::TooMany { count });
         }
-        let mut chosen = BTreeSet::new();
+        let mut chosen = vec![false; self.names.len()];
         for part in pattern.split(',').map(str::trim) {
             if part.bytes().all(|b| b == b'*') && (pattern.is_empty() || !part.is_empty()) {
-                chosen.extend(0..self.names.len());
+                chosen.fill(true);
                 continue;
             }
             let found = if is_wild(&part) { self.like(part) } else { self.called(part) };
             if found.is_empty() {
                 return Err(NoMatch::NotFound { part: part.to_owned() });
             }
-            chosen.extend(found);
+            for index in found {
+                chosen[index] = true;
+            }
         }
-        Ok(chosen.into_iter().collect())
+        Ok((0..chosen.len()).filter(|index| chosen[*index]).collect())
     }
 
     fn called(&self, name: &str) -> Vec<usize> {

@@ -129,7 +129,12 @@ pub fn brief(time: Duration) -> String {
     } else {
         Duration::from_secs(time.as_secs())
     };
-    humantime::format_duration(whole).to_string().split(' ').take(2).collect()
+    let mut text = humantime::format_duration(whole).to_string();
+    if let Some((third, _)) = text.match_indices(' ').nth(1) {
+        text.truncate(third);
+    }
+    text.retain(|c| c != ' ');
+    text
 }
 
 /// `SIGTERM`, `SIGRTMIN+3`.

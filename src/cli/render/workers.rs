@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::reader::{Reader, Tone, state_words};
 use super::table::{Field, table};
 use super::words::{brief, inert, size};
-use crate::api::wire::{Breaker, Glimpse, Usage, Worker};
+use crate::api::wire::{Breaker, Glance, Glimpse, Worker};
 use crate::model::{Detail, KilledBy, State, StoppedDetail};
 
 /// A worker, as much of it as is listed.
@@ -52,7 +52,7 @@ pub fn worker_table(workers: &[Glimpse], reader: &Reader) -> String {
             Field::from(worker.restarts.to_string()),
             Field::or_dash(worker.cause.as_ref().map(|cause| inert(&cause.to_string()).into_owned())),
             Field::or_dash(usage.memory_bytes.map(size)),
-            Field::or_dash(cpu(&usage)),
+            Field::or_dash(cpu(usage)),
             Field::or_dash(usage.pids),
             Field::or_dash(next(worker.next_attempt_in_ms, &worker.breaker).map(brief)),
         ]
@@ -60,7 +60,7 @@ pub fn worker_table(workers: &[Glimpse], reader: &Reader) -> String {
     table(Some(header), rows, reader)
 }
 
-fn cpu(usage: &Usage) -> Option<String> {
+fn cpu(usage: Glance) -> Option<String> {
     usage.cpu_usec.map(|usec| brief(Duration::from_micros(usec)))
 }
 
