@@ -1,11 +1,13 @@
 //! What the keeper reaps, keeps, passes on and costs.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
 use pinfold::clock::monotonic;
 use pinfold::keeper::protocol::{FromKeeper, ToKeeper};
+use pinfold::kernel::pidfd;
 use pinfold::model::{ExitStatus, RunId};
 use serde_bytes::ByteBuf;
 
@@ -110,6 +112,26 @@ fn systemd_hears_the_supervisor_through_the_keeper_and_the_workers_never_get_its
     // Silent from now on: replaced well before systemd's limit, which goes on being served meanwhile.
     let (_second, _, previous) = bed.greeted();
     assert_eq!(previous.as_deref(), Some("killed: it did not answer"));
+}
+
+#[test]
+fn what_was_said_in_time_counts_however_late_the_keeper_hears_it() {
+    let bed = Bed::start_with("into-cgroup", |command, dir| {
+        command.env("NOTIFY_SOCKET", dir.join("nobody")).env("WATCHDOG_USEC", "8000000");
+    });
+    let (mut fake, ..) = bed.greeted();
+    let nonce = fake.asked();
+    let asked = monotonic();
+    let keeper = pidfd::open(bed.keeper_pid()).unwrap();
+    pidfd::signal(keeper.as_fd(), libc::SIGSTOP).unwrap();
+    let state = || std::fs::read_to_string(format!("/proc/{}/stat", bed.keeper_pid())).unwrap();
+    wait_for("a stopped keeper", || state().contains(") T ").then_some(()));
+    fake.send(&ToKeeper::Pong { nonce }, &[]);
+    // A quarter of the watchdog's limit is its patience.
+    wait_for("its end of patience", || (monotonic().since(asked) > Duration::from_secs(3)).then_some(()));
+    pidfd::signal(keeper.as_fd(), libc::SIGCONT).unwrap();
+    assert_eq!(fake.list(), []);
+    assert!(!bed.said().contains("is killed"), "{}", bed.said());
 }
 
 /// One thread, and at most 2 MB that the process alone costs: what it has written to, or made without a file

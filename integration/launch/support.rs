@@ -275,6 +275,21 @@ impl Fake {
         }
     }
 
+    /// Waits for the next ping, and leaves it unanswered.
+    pub(crate) fn asked(&mut self) -> u64 {
+        loop {
+            assert!(wait_readable(self.keeper.as_fd()), "the keeper says nothing");
+            match self.inbox.recv::<FromKeeper>(self.keeper.as_fd()) {
+                Ok(got) => match got.message {
+                    FromKeeper::Ping { nonce } => return nonce,
+                    other => panic!("{other:?}"),
+                },
+                Err(TransportError::WouldBlock) => {}
+                Err(e) => panic!("{e}"),
+            }
+        }
+    }
+
     pub(crate) fn list(&mut self) -> Vec<FromKeeper> {
         self.send(&ToKeeper::List, &[]);
         let mut all = Vec::new();

@@ -137,11 +137,21 @@ impl Keeper {
 
     /// The supervisor's exit code.
     fn work(&mut self) -> Result<i32, Failure> {
+        let code = self.serve()?;
+        self.hand_pipes_over();
+        Ok(code)
+    }
+
+    /// Until the supervisor exits; its code.
+    fn serve(&mut self) -> Result<i32, Failure> {
         let mut events = Vec::with_capacity(64);
         // What ended before anybody looked. No supervisor runs yet, so nothing follows for us.
         self.reap(monotonic())?;
         loop {
             let now = monotonic();
+            if let Some(code) = self.catch_up(now)? {
+                return Ok(code);
+            }
             self.reexecute_when_ready(now);
             self.tick(now);
             self.ask_for_room()?;
@@ -176,7 +186,6 @@ impl Keeper {
                     }
                 };
                 if let Some(code) = ended {
-                    self.hand_pipes_over();
                     return Ok(code);
                 }
             }
@@ -186,6 +195,17 @@ impl Keeper {
     fn deadline(&self) -> Option<Mono> {
         let all = [self.supervisor.deadline(), self.logs.deadline(), self.runs.deadline(), self.watchdog_at];
         all.into_iter().chain([self.reexec_deadline()]).flatten().min()
+    }
+
+    /// What a supervisor has said or done in time is read before it is given up: it may be us who are late, stopped or kept
+    /// from the processor.
+    fn catch_up(&mut self, now: Mono) -> Result<Option<i32>, Failure> {
+        if !self.supervisor.is_overdue(now) {
+            return Ok(None);
+        }
+        let ended = self.take_signals(now)?;
+        self.hear_supervisor(now);
+        Ok(ended)
     }
 
     fn tick(&mut self, now: Mono) {
