@@ -25,6 +25,7 @@ fn limits_and_what_they_have_done_are_in_the_metrics() {
             + &misbehaving("burner", &["burn"], &[&burner])),
     );
     assert_eq!(up.exited("leaker", 1), OOM);
+    up.state("leaker", State::Stopped, "failed");
     up.state("burner", State::Running, "ready");
     let told = wait_until("periods in which it was throttled", || {
         let text = text(&case.socket(), "/metrics", "*/*");

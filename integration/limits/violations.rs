@@ -64,7 +64,7 @@ fn the_tripwire_lets_a_hog_go_on_and_its_policy_acts_within_a_second() {
     ];
     for (name, verdict) in policies {
         let mut up = Up::start(&case, &hog(&case, name, 24, &format!("high_policy: {name}"), &[AT_ONCE]));
-        let main = up.started(name, 1);
+        let pid = up.begun(name, 1);
         let dir = case.run_dir(name, 1);
         let breach = touched(&case, name, HIGH);
         let within = |when: Mono, what: &str| {
@@ -84,8 +84,7 @@ fn the_tripwire_lets_a_hog_go_on_and_its_policy_acts_within_a_second() {
                 });
                 within(free, "lifted");
                 wait_until("the hog gets all it wants", || case.told(name).contains(&"held".to_owned()).then_some(()));
-                assert!(main.alive());
-                main.signal(Signal::USR1);
+                Process::open(pid).expect("it goes on").signal(Signal::USR1);
                 up.wait_for("the recovery", |e| {
                     is(e, name) && matches!(&e.kind, EventKind::Recovered { limit, .. } if *limit == Limit::MemoryHigh)
                 });
@@ -97,7 +96,7 @@ fn the_tripwire_lets_a_hog_go_on_and_its_policy_acts_within_a_second() {
             }
             Verdict::Restart => {
                 assert_eq!(up.exited(name, 1), policy("memory"));
-                let _next = up.started(name, 2);
+                up.begun(name, 2);
             }
             _ => {
                 assert_eq!(up.exited(name, 1), policy("memory"));
@@ -122,7 +121,7 @@ fn a_hog_that_throttle_holds_without_progress_is_dealt_with_at_the_deadline() {
     for (name, verdict) in policies {
         let high = format!("high_policy: throttle, throttle_deadline: {}s, policy: {name}", DEADLINE.as_secs());
         let mut up = Up::start(&case, &hog(&case, name, 256, &high, &[AT_ONCE]));
-        let _main = up.started(name, 1);
+        up.begun(name, 1);
         let dir = case.run_dir(name, 1);
         let breach = touched(&case, name, HIGH);
         let opened = at(&up.wait_for("the violation", |e| is(e, name) && is_violation(e, Limit::MemoryHigh)));
