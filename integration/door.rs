@@ -72,10 +72,15 @@ fn socket(case: &Case) -> PathBuf {
 
 /// Two instances, one that fails, one that ignores SIGTERM and one that is not enabled.
 fn shop(case: &Case) -> Up {
+    shop_with(case, "2s")
+}
+
+/// The same, where the one that ignores SIGTERM has so long.
+fn shop_with(case: &Case, timeout: &str) -> Up {
     let told = case.file("told");
     let mut workers = misbehaving("web", &["sleep"], &[]) + "    instances: 2\n";
     workers += &worker("crash", &["/bin/sh", "-c", "echo out of ideas >&2; exit 3"], &[]);
-    workers += &misbehaving("deaf", &["ignore-term", &told], &["stop: {timeout: 2s}"]);
+    workers += &misbehaving("deaf", &["ignore-term", &told], &[&format!("stop: {{timeout: {timeout}}}")]);
     workers += &(misbehaving("off", &["sleep"], &[]) + "    enabled: false\n");
     let mut up = Up::start(case, &workers);
     up.state("web-1", State::Running, "ready");
@@ -164,7 +169,7 @@ fn whoever_watches_is_told_of_each_change_and_of_the_end() {
 #[test]
 fn a_newcomer_takes_matters_into_his_own_hands() {
     let case = Case::new();
-    let mut up = shop(&case);
+    let mut up = shop_with(&case, "1h");
     let first = up.started("web-1", 1);
 
     assert_eq!(says(&case, &["stop", "web-1"], 0), "web-1: stopped\n");
@@ -191,7 +196,7 @@ fn a_newcomer_takes_matters_into_his_own_hands() {
 
     assert_eq!(says(&case, &["reset", "crash"], 0), "crash: reset; now stopped (failed)\n");
 
-    // One that ignores SIGTERM for two seconds: the caller need not wait, and a kill does not.
+    // One that ignores SIGTERM for an hour: the caller need not wait, and a kill does not.
     let late = complains(&case, &["stop", "deaf", "--timeout", "50ms"], 7);
     assert!(late.contains("deaf: not done in time: it is stopping (term), and goes on"), "{late}");
     assert!(says(&case, &["stop", "deaf", "--no-wait"], 0).starts_with("deaf: accepted; now stopping"));

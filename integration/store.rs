@@ -164,11 +164,13 @@ fn a_damaged_store_is_set_aside_and_told_and_no_worker_notices() {
     serving(&case);
     // Held still, so that what is written over is what the next one finds.
     let first = case.role("supervisor");
+    up.hold();
     first.signal(Signal::STOP);
     fs::write(database(&case), vec![0xa5; 20_000]).unwrap();
     fs::remove_file(case.dir.path().join("state/pinfold.db-wal")).unwrap();
     first.signal(Signal::KILL);
     first.wait_gone("the killed supervisor");
+    up.let_go();
     let told = up.wait_for(
         "the damage is told",
         |e| matches!(&e.kind, EventKind::Reconciled { what } if what.contains("pinfold.db is damaged")),
@@ -229,10 +231,12 @@ fn a_supervisor_that_cannot_open_the_store_again_goes_on_without_and_says_so() {
     let main = up.started("single", 1);
     serving(&case);
     let first = case.role("supervisor");
+    // Before the next one.
+    up.hold();
     first.signal(Signal::KILL);
     first.wait_gone("the killed supervisor");
-    // Before the next one, which the keeper starts after a pause.
     let held = pinfold::store::SqliteStore::open(&database(&case), pinfold::clock::wall()).unwrap();
+    up.let_go();
     up.wait_for(
         "it says so",
         |e| matches!(&e.kind, EventKind::Fault { error } if error.contains("the store cannot be opened")),

@@ -125,12 +125,12 @@ fn a_slice_that_cannot_be_made_keeps_its_own_workers_from_starting_and_nobody_el
 fn a_slice_that_somebody_removed_while_it_was_empty_is_made_again_for_the_next_run() {
     let case = Case::with_limits(false);
     let once = "test -e $0 || { touch $0; exit 1; }; exec sleep 1000";
-    let unit = ["restart: {policy: on-failure, retry_delay: 2s, jitter: 0}"];
-    let workers = within("web", &worker("again", &["/bin/sh", "-c", once, &case.file("once")], &unit));
+    let workers = within("web", &worker("again", &["/bin/sh", "-c", once, &case.file("once")], &[]));
     let mut up = Up::start(&case, &config("  web: {pids: {max: 33}}", &workers));
     assert_eq!(up.exited("again", 1), ExitCause::Exited { code: 1 });
     let dir = slice_dir(&case, "web");
     wait_until("the empty slice is removed", || fs::remove_dir(&dir).ok());
+    case.ask("start", &["again"]);
     let second = up.started("again", 2);
     assert_eq!(second.cgroup(), run_dir(&case, "web", "again", 2));
     assert_eq!(tree::read(&dir, "pids.max"), "33");

@@ -17,7 +17,7 @@ use pinfold::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Case, patience, process::Process};
+use super::{Case, patience, process::Process, wait_until};
 
 /// `pinfold up FILE -o json`, and all it has told. On a failed test its events and its stderr are printed.
 pub(crate) struct Up {
@@ -90,6 +90,18 @@ impl Up {
     /// Signals the process that was started. It is not reaped before [`Self::end`], so its number is its own.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Holds the keeper still: neither does it start a next supervisor, nor kill one that is stopped.
+    pub(crate) fn hold(&self) {
+        self.signal(Signal::STOP);
+        let keeper = Process::open(self.pid()).expect("not reaped yet");
+        wait_until("the keeper is stopped", || keeper.status("State").starts_with('T').then_some(()));
+    }
+
+    /// Lets a held keeper go on.
+    pub(crate) fn let_go(&self) {
+        self.signal(Signal::CONT);
     }
 
     pub(crate) fn stderr(&self) -> String {
