@@ -62,7 +62,8 @@ fn kill_the_family(case: &Case, up: &mut Up, workers: &[&Process]) {
     let roles: Vec<_> = ["supervisor", "logger"].iter().map(|leaf| case.role(leaf)).collect();
     up.signal(Signal::KILL);
     for process in roles.iter().chain(workers.iter().copied()) {
-        process.signal(Signal::KILL);
+        // The supervisor goes with its keeper.
+        process.signal_if_there(Signal::KILL);
     }
     up.reap_killed();
     for process in roles.iter().chain(workers.iter().copied()) {
