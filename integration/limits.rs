@@ -230,7 +230,6 @@ fn a_fork_bomb_stays_at_pids_max_and_is_gone_after_the_stop() {
     wait_until("it is at its limit", || (tree::number(&dir, "pids.current") == 24).then_some(()));
     let started = clock::monotonic();
     while seconds_since(started) < 2.0 {
-        assert!(tree::number(&dir, "pids.current") <= 24);
         assert!(tree::procs(&dir).len() <= 24);
         pause(Duration::from_millis(20));
     }

@@ -252,26 +252,30 @@ fn limits_cost_a_launch_little_and_less_than_through_the_crate() {
     let tree = tree(&place);
     let plan = limits::plan(&seven(), &[], &tree.host()).unwrap();
     assert_eq!(plan.len(), 7);
-    let rounds = 200;
-    let (mut made, mut bare, mut crate_way) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
-    for number in 0..rounds * 2 {
+    let (mut made, mut bare, mut crate_way) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..400 {
         let name = format!("web.{number}");
         let start = Instant::now();
         let dir = tree.workers.create(&name).unwrap();
-        made += start.elapsed() / (rounds * 2);
+        made.push(start.elapsed());
         // Each on a fresh directory: the kernel skips much where a value is not new.
         let start = Instant::now();
         if number % 2 == 0 {
             limits::apply(&dir, &plan).unwrap();
-            bare += start.elapsed() / rounds;
+            bare.push(start.elapsed());
         } else {
             for setting in &plan {
                 limits::change(&dir, setting).unwrap();
             }
-            crate_way += start.elapsed() / rounds;
+            crate_way.push(start.elapsed());
         }
         kill::remove(&tree.workers, &name).unwrap();
     }
+    // A neighbour that takes the processor away for a moment says nothing about either.
+    let [made, bare, crate_way] = [made, bare, crate_way].map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    });
     println!("mkdir {made:?}, seven limits set and read back {bare:?}, the same through cgroups-rs {crate_way:?}");
     assert!(bare < made * 8, "limits cost out of proportion: {bare:?} against {made:?} for the directory");
 }
