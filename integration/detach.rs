@@ -14,7 +14,7 @@ use pinfold::model::{EventKind, ExitCause, KilledBy, State};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::{
-    Case, PINFOLD, misbehaving, patience,
+    Case, PINFOLD, copy_program, misbehaving, patience,
     process::Process,
     run::{Ran, finish},
     tree,
@@ -153,7 +153,7 @@ fn only_root_and_the_supervisors_own_user_may_end_it() {
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     }
     let copy = case.dir.path().join("pinfold");
-    fs::copy(PINFOLD, &copy).unwrap();
+    copy_program(PINFOLD.as_ref(), &copy);
     let mut command = Command::new(copy);
     command.args(["down", "--socket"]).arg(case.socket()).current_dir("/").uid(NOBODY).gid(NOBODY);
     let refused = finish(&mut command);

@@ -35,7 +35,7 @@ use pinfold::{
 };
 use rustix::process::Signal;
 use support::{
-    Case, misbehave, misbehaving, pause,
+    Case, copy_program, misbehave, misbehaving, pause,
     process::Process,
     run::{finish, run},
     seconds_since, tree,
@@ -517,7 +517,7 @@ impl Delegated {
         // The programs where such a user can reach them, wherever this was built.
         let copy = |from: &str, name: &str| {
             let to = case.file(name);
-            fs::copy(from, &to).unwrap();
+            copy_program(from.as_ref(), to.as_ref());
             fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
             to
         };

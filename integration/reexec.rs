@@ -20,7 +20,7 @@ use pinfold::model::{EventKind, ExitCause, KilledBy, State};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{
-    Case, PINFOLD,
+    Case, PINFOLD, copy_program,
     door::Door,
     misbehaving,
     process::Process,
@@ -47,7 +47,7 @@ impl Own {
     /// As a package manager does: written beside it, then renamed over it.
     fn replace_by(&self, other: &Path) {
         let new = self.path.with_extension("new");
-        fs::copy(other, &new).unwrap();
+        copy_program(other, &new);
         fs::rename(new, &self.path).unwrap();
     }
 

@@ -117,8 +117,15 @@ pub(crate) fn public_dir() -> tempfile::TempDir {
 pub(crate) fn public_place(program: &Path) -> (tempfile::TempDir, PathBuf) {
     let dir = public_dir();
     let there = dir.path().join(program.file_name().unwrap());
-    fs::copy(program, &there).unwrap();
+    copy_program(program, &there);
     (dir, there)
+}
+
+/// Copies a program, by a process of its own: what a parallel test forks at that moment would hold ours open for writing, and
+/// whatever is open for writing cannot be executed (ETXTBSY).
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let ran = run::finish(Command::new("/bin/cp").arg("--preserve=mode").args([from, to]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
 }
 
 /// One test's place in the world: a root cgroup, a state, runtime and scratch directory that nobody else has. At its
@@ -209,9 +216,10 @@ impl Case {
     /// Writes an executable file.
     pub(crate) fn executable(&self, name: &str, text: &str) -> String {
         use std::os::unix::fs::OpenOptionsExt;
-        let path = self.file(name);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(&path).unwrap();
+        let (path, draft) = (self.file(name), self.file(&format!("{name}.draft")));
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(&draft).unwrap();
         file.write_all(text.as_bytes()).unwrap();
+        copy_program(draft.as_ref(), path.as_ref());
         path
     }
 
