@@ -431,6 +431,8 @@ async fn two_hundred_probes_leave_no_descriptor_no_zombie_and_no_directory() {
         for n in 0_u32.. {
             let (stream, _) = listener.accept().await.unwrap();
             if n.is_multiple_of(2) {
+                // Only accepted, it is not known yet to take anything.
+                stream.writable().await.unwrap();
                 stream.try_write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
             }
         }
