@@ -10,7 +10,7 @@ use pinfold::kernel::pidfd::{self, Whom};
 use pinfold::model::ExitStatus;
 use serde_bytes::ByteBuf;
 
-use crate::support::{Bed, MISBEHAVE, launched, plan, run};
+use crate::support::{Bed, MISBEHAVE, launched, plan, run, wait_for};
 
 #[test]
 fn a_killed_supervisor_is_replaced_and_finds_everything_as_it_was() {
@@ -76,13 +76,17 @@ fn a_launch_in_flight_is_in_the_list_of_the_next_supervisor_before_it_is_decided
     let run = run("flying", 1);
     let mut plan = plan(&run, &[MISBEHAVE, "sleep"]);
     // An exec that takes its time: the right file is the last that is tried.
-    let tries = 2_000_000;
+    let tries = 500_000;
     plan.candidates = std::iter::repeat_n(ByteBuf::from("/-"), tries).chain([ByteBuf::from(MISBEHAVE)]).collect();
     bed.launch(&first, &plan);
+    wait_for("its process", || bed.tree.pids("flying.1").first().copied());
+    // Amid its tries, and no further before the next one has seen it.
+    bed.tree.write("flying.1/cgroup.freeze", "1");
     first.signal_self(libc::SIGKILL);
     drop(first);
     let (mut second, ..) = bed.greeted();
     assert_eq!(second.list(), [FromKeeper::Launching { run: run.clone() }]);
+    bed.tree.write("flying.1/cgroup.freeze", "0");
     assert_eq!(launched(second.next().0).0, run);
 }
 
