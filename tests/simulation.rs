@@ -14,8 +14,8 @@ use std::{
 
 use futures_util::FutureExt;
 use pinfold::model::{
-    BreakerState, Class, Detail, Event, EventKind, ExitCause, HealthReport, KilledBy, ProbeKind, Readiness, RunId,
-    State, Trigger, UnknownWhy, Verdict, WorkerId, WorkerStatus,
+    BreakerState, Class, Detail, Event, EventKind, ExitCause, HealthReport, KilledBy, Mono, ProbeKind, Readiness,
+    RunId, State, Trigger, UnknownWhy, Verdict, WorkerId, WorkerStatus,
 };
 use pinfold::policy::restart::{BudgetOverride, OnOpen, RestartMode, RestartPolicy};
 use pinfold::spec::types::{
@@ -84,12 +84,71 @@ struct Supervised {
     generation: u64,
     handle: WorkerHandle,
     task: tokio::task::JoinHandle<()>,
+    /// The last freeze or thaw that was asked for.
+    freeze: Option<Freeze>,
+}
+
+/// A freeze or a thaw that was asked for, of the run that was the newest then.
+struct Freeze {
+    run: u32,
+    frozen: bool,
+    /// Until it has come.
+    answer: Option<Answer>,
+    done: bool,
+}
+
+impl Supervised {
+    /// Asks for it; the answer to the one before, which nobody has waited for.
+    fn freezes(&mut self, frozen: bool) -> Option<Answer> {
+        let answer = Some(self.handle.freeze(frozen));
+        let before = self.freeze.replace(Freeze { run: self.handle.status().run, frozen, answer, done: false });
+        before.and_then(|before| before.answer)
+    }
+
+    /// What was asked for last and answered is so for as long as the run runs and nothing else is asked for.
+    fn is_left_as_it_was_asked_to_be(&mut self, bench: &Bench) -> Result<(), String> {
+        let (id, status) = (&self.id, self.handle.status());
+        let Some(Freeze { run, frozen, answer, done }) = &mut self.freeze else { return Ok(()) };
+        if let Some(answered) = answer.as_mut().and_then(FutureExt::now_or_never) {
+            (*answer, *done) = (None, answered.is_ok());
+        }
+        if !*done || status.run != *run || status.state != State::Running {
+            return Ok(());
+        }
+        match bench.kernel.is_left_frozen(&RunId::new(id.clone(), *run)) {
+            Some(left) if left != *frozen => {
+                Err(format!("{id} was to be frozen: {frozen}, and is: {left}: {status:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whoever looks sees how it is: what is told of a worker that runs is what its kernel says.
+async fn who_looks_sees_whether_it_is_frozen(bench: &Bench, worker: &WorkerHandle) -> Result<(), String> {
+    let before = worker.status();
+    let run = RunId::new(before.id.clone(), before.run);
+    let says = || bench.kernel.is_left_frozen(&run);
+    let there = says();
+    bench.shared.kernel.look_again(&run);
+    // The least that is some time.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let after = worker.status();
+    let same = (before.run, before.state, after.state) == (after.run, State::Running, State::Running);
+    match there.filter(|there| same && says() == Some(*there)) {
+        Some(frozen) if frozen != is_frozen(&after) => Err(format!("frozen: {frozen}, and told is {after:?}")),
+        _ => Ok(()),
+    }
+}
+
+fn is_frozen(status: &WorkerStatus) -> bool {
+    status.detail == Detail::Running(Readiness::Frozen)
 }
 
 fn supervised(bench: &Bench, id: WorkerId, spec: Arc<Spec>) -> Supervised {
     let charge = bench.left_of(&id, Arc::clone(&spec));
     let (handle, actor) = supervise(&bench.shared, charge);
-    Supervised { id, spec, generation: 1, handle, task: tokio::spawn(actor) }
+    Supervised { id, spec, generation: 1, handle, task: tokio::spawn(actor), freeze: None }
 }
 
 /// What was last asked of a worker, and whether that is a stop.
@@ -123,18 +182,29 @@ async fn die_and_recover(
     let quiet: Vec<_> = workers.iter().map(status).zip(before).map(|(now, before)| (now == before, now)).collect();
     let down: BTreeSet<_> =
         last.iter_mut().filter_map(|(id, order)| order.is_a_stop_that_is_done().then(|| id.clone())).collect();
-    for worker in workers.iter_mut() {
+    // All of them at this moment: while one is waited for, others would go on.
+    for worker in workers.iter() {
         worker.task.abort();
+    }
+    for worker in workers.iter_mut() {
         assert!((&mut worker.task).await.is_err());
     }
     bench.ledger.crash();
     // The next one counts anew.
     *bench.shared.seqs.lock().unwrap_or_else(PoisonError::into_inner) = Seqs::default();
     for worker in workers.iter_mut() {
-        *worker = supervised(bench, worker.id.clone(), Arc::clone(&worker.spec));
+        // Before the crash, by whom it was answered.
+        worker.is_left_as_it_was_asked_to_be(bench)?;
+        let freeze = worker.freeze.take().filter(|freeze| freeze.done);
+        *worker = Supervised { freeze, ..supervised(bench, worker.id.clone(), Arc::clone(&worker.spec)) };
     }
-    for (worker, (quiet, before)) in workers.iter().zip(quiet) {
+    for (worker, (quiet, before)) in workers.iter_mut().zip(quiet) {
         let after = worker.handle.status();
+        let frozen = bench.kernel.is_frozen(&RunId::new(worker.id.clone(), after.run));
+        if after.state == State::Running && is_frozen(&after) != frozen {
+            return Err(format!("the next supervisor finds it frozen: {frozen}, and tells {after:?}"));
+        }
+        worker.is_left_as_it_was_asked_to_be(bench)?;
         if down.contains(&worker.id) && after.desired_up {
             return Err(format!("a stop that was done is undone by the crash: {before:?}, then {after:?}"));
         }
@@ -325,6 +395,25 @@ fn a_frozen_worker_is_not_restarted_for_its_health(events: &[Event]) -> Result<(
     Ok(())
 }
 
+/// A freeze or a thaw is of the run that a person has asked it of, and of no other.
+fn what_a_person_froze_is_all_that_is_frozen(events: &[Event], calls: &[(Mono, Call)]) -> Result<(), String> {
+    let asked = |event: &Event| match &event.kind {
+        EventKind::Operator { what, .. } if ["freeze", "thaw"].contains(&what.as_str()) => {
+            Some((RunId::new(event.worker.clone()?, event.run?), what == "freeze"))
+        }
+        _ => None,
+    };
+    let asked: BTreeSet<_> = events.iter().filter_map(asked).collect();
+    for (_, call) in calls {
+        if let Call::Freeze(run, frozen) = call
+            && !asked.contains(&(run.clone(), *frozen))
+        {
+            return Err(format!("{call:?} is what nobody has asked for"));
+        }
+    }
+    Ok(())
+}
+
 fn any_report(random: &mut fastrand::Rng) -> HealthReport {
     let observed = "seen".to_owned();
     match random.u32(0..6) {
@@ -336,11 +425,9 @@ fn any_report(random: &mut fastrand::Rng) -> HealthReport {
 }
 
 /// One of the things that arrive; what it says about the worker's being up, if anything.
-fn ask_anything(
-    Supervised { handle, spec, generation, .. }: &mut Supervised,
-    random: &mut fastrand::Rng,
-) -> (Option<bool>, Answer) {
-    match random.u32(0..22) {
+fn ask_anything(worker: &mut Supervised, random: &mut fastrand::Rng) -> (Option<bool>, Option<Answer>) {
+    let Supervised { handle, spec, generation, .. } = &mut *worker;
+    let (up, answer) = match random.u32(0..22) {
         0..5 => (Some(true), handle.start(Trigger::Operator)),
         5..7 => (Some(true), handle.restart(random.bool())),
         7..9 => (Some(false), handle.stop(KilledBy::Stop)),
@@ -349,7 +436,7 @@ fn ask_anything(
         11 => (None, handle.signal(15)),
         12..15 => (None, handle.health(handle.status().run, any_report(random))),
         15 => (Some(true), handle.restart(true)),
-        18..22 => (None, handle.freeze(random.u32(0..3) > 0)),
+        18..22 => return (None, worker.freezes(random.u32(0..3) > 0)),
         16 => {
             *generation += 1;
             let renew = if random.bool() { Renew::Yes } else { Renew::No };
@@ -362,7 +449,8 @@ fn ask_anything(
             let limits = any_spec(random).limits;
             (None, handle.update(Arc::new(Spec { limits, ..Spec::clone(spec) }), Reach::Run))
         }
-    }
+    };
+    (up, Some(answer))
 }
 
 /// A storm: fifty workers, a minute, everything arrives together.
@@ -381,12 +469,13 @@ async fn storm(seed: u64) -> Result<usize, String> {
     while bench.shared.clock.now().since(began) < Duration::from_secs(60) {
         for worker in &mut workers {
             for _ in 0..random.u32(0..4) {
-                answers.push(ask_anything(worker, &mut random).1);
+                answers.extend(ask_anything(worker, &mut random).1);
             }
         }
         // Every verb works all the same.
         bench.ledger.full(random.u8(0..4) == 0);
         tokio::time::sleep(Duration::from_millis(random.u64(0..5000))).await;
+        workers.iter_mut().try_for_each(|worker| worker.is_left_as_it_was_asked_to_be(&bench))?;
     }
     end(&mut bench, workers, answers, false).await
 }
@@ -415,20 +504,20 @@ async fn live(seed: u64) -> Result<usize, String> {
         let worker = &mut workers[which];
         match ask_anything(worker, &mut random) {
             (Some(up), answer) => {
-                let order = last.insert(worker.id.clone(), Order { stop: !up, answer: Some(answer), done: false });
+                let order = last.insert(worker.id.clone(), Order { stop: !up, answer, done: false });
                 answers.extend(order.and_then(|order| order.answer));
             }
-            (None, answer) => answers.push(answer),
+            (None, answer) => answers.extend(answer),
         }
         // What notifications did not say is seen by whoever looks.
         if random.u8(0..4) == 0 {
-            let worker = &workers[random.usize(0..workers.len())];
-            bench.shared.kernel.look_again(&RunId::new(worker.id.clone(), worker.handle.status().run));
+            who_looks_sees_whether_it_is_frozen(&bench, &workers[random.usize(0..workers.len())].handle).await?;
         }
         let pause = if random.bool() { 0 } else { random.u64(0..20_000) };
         tokio::time::sleep(Duration::from_millis(pause)).await;
-        for worker in &workers {
+        for worker in &mut workers {
             the_state_is_legal(&worker.handle)?;
+            worker.is_left_as_it_was_asked_to_be(&bench)?;
         }
     }
     answers.extend(last.into_values().filter_map(|order| order.answer));
@@ -438,10 +527,15 @@ async fn live(seed: u64) -> Result<usize, String> {
 /// Ends everything and looks at what is left.
 async fn end(
     bench: &mut Bench,
-    workers: Vec<Supervised>,
+    mut workers: Vec<Supervised>,
     mut answers: Vec<Answer>,
     crashed: bool,
 ) -> Result<usize, String> {
+    for worker in &mut workers {
+        who_looks_sees_whether_it_is_frozen(bench, &worker.handle).await?;
+        worker.is_left_as_it_was_asked_to_be(bench)?;
+        answers.extend(worker.freeze.take().and_then(|freeze| freeze.answer));
+    }
     answers.extend(workers.iter().map(|w| w.handle.stop(KilledBy::Shutdown)));
     for answer in answers {
         match tokio::time::timeout(LONG, answer).await {
@@ -480,6 +574,7 @@ async fn end(
         return Err(format!("{:?} after its stop", worker.handle.status()));
     }
     let events = bench.recorded();
+    what_a_person_froze_is_all_that_is_frozen(&events, &bench.kernel.calls())?;
     seq_is_gapless(&events)?;
     an_open_breaker_admits_nothing(&events)?;
     no_restart_follows_a_stop(&events)?;

@@ -22,6 +22,8 @@ pub(super) struct Freezer {
     owed: bool,
     /// The change of limits that has frozen it, and thaws it.
     ice: Option<usize>,
+    /// Whether somebody else has had a hand in it.
+    others: bool,
     /// How its main process would have ended, had it not stood still.
     end: Option<ExitStatus>,
     /// What it hears when it is thawed.
@@ -31,13 +33,25 @@ pub(super) struct Freezer {
 impl FakeKernel {
     /// Freezes or thaws `run` as somebody else would, who tells nobody.
     pub fn freeze_by_another_hand(&self, run: &RunId, frozen: bool) {
-        self.write_freeze(&mut self.world(), run, frozen);
+        let mut world = self.world();
+        if let Some(run) = world.runs.get_mut(run) {
+            run.freezer.others = true;
+        }
+        self.write_freeze(&mut world, run, frozen);
     }
 
     /// What `cgroup.events` of `run` says.
     #[must_use]
     pub fn is_frozen(&self, run: &RunId) -> bool {
         self.world().runs.get(run).is_some_and(|run| run.freezer.frozen)
+    }
+
+    /// The same, where that is nobody's but the supervisors', and not for the moment of a change of its limits.
+    #[must_use]
+    pub fn is_left_frozen(&self, run: &RunId) -> Option<bool> {
+        let world = self.world();
+        let freezer = &world.runs.get(run).filter(|run| !run.gone)?.freezer;
+        (!freezer.others && freezer.ice.is_none()).then_some(freezer.frozen)
     }
 
     pub(super) fn freeze_or_thaw(&self, run: &RunId, frozen: bool) -> Result<(), KernelError> {
@@ -120,7 +134,8 @@ impl FakeKernel {
 
     /// Somebody freezes it for a while.
     pub(super) fn is_frozen_by_another(&self, world: &mut World, id: &RunId, lasts: Duration) {
-        if world.runs.get(id).is_some_and(|run| run.freezer.ice.is_none() && run.populated()) {
+        if let Some(run) = world.runs.get_mut(id).filter(|run| run.freezer.ice.is_none() && run.populated()) {
+            run.freezer.others = true;
             self.write_freeze(world, id, true);
             let id = id.clone();
             self.later(world, lasts, move |this, world| {
@@ -136,7 +151,7 @@ impl World {
     /// A change of limits freezes the run, where nobody has.
     pub(super) fn form_ice(&mut self, id: &RunId) -> Option<usize> {
         let serial = self.calls.len();
-        let run = self.runs.get_mut(id).filter(|run| run.populated() && !run.freezer.asked)?;
+        let run = self.runs.get_mut(id).filter(|run| run.populated() && !run.gone && !run.freezer.asked)?;
         (run.freezer.asked, run.freezer.frozen, run.freezer.ice) = (true, true, Some(serial));
         Some(serial)
     }
