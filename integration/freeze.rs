@@ -148,6 +148,31 @@ fn a_stop_a_kill_and_a_restart_of_a_frozen_worker_are_heard_as_ever() {
 }
 
 #[test]
+fn who_has_ended_before_it_could_be_frozen_is_not_said_to_be_frozen() {
+    let case = Case::new();
+    let mut up = Up::start(&case, &misbehaving("w", &["sleep"], &[]));
+    let main = up.started("w", 1);
+    let dir = case.run_dir("w", 1);
+    // So that nobody is told of its end meanwhile.
+    let keeper = case.role("keeper");
+    keeper.signal(Signal::STOP);
+    main.signal(Signal::KILL);
+    wait_until("nobody is left in it", || (tree::field(&dir, "cgroup.events", "populated") == 0).then_some(()));
+    let freeze = case.pinfold("freeze").arg("w").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Of nobody the kernel says that all of it stands still.
+    wait_until("the kernel says so", || is_frozen(&dir).then_some(()));
+    up.wait_for("it is asked for", |e| {
+        is(e, "w") && matches!(&e.kind, EventKind::Operator { what, .. } if what == "freeze")
+    });
+    keeper.signal(Signal::CONT);
+    let ran = freeze.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ran.stderr), "pinfold: w: it is not running\n");
+    assert_eq!(up.exited("w", 1), ExitCause::KilledExternal);
+    assert!(!up.states("w").contains(&"running(frozen)".to_owned()));
+    up.stop();
+}
+
+#[test]
 fn a_signal_waits_for_the_thaw() {
     let case = Case::new();
     let told = case.file("told");

@@ -68,8 +68,8 @@ pub trait Kernel: Send + Sync + 'static {
     fn change_limits(&self, run: &RunId, spec: &Arc<Spec>, lifted: bool);
 
     /// Has a living run `frozen` (`cgroup.freeze`), or thawed.
-    /// Answer: `Frozen`, with how it is now; and again whenever that changes, until it has been told that it is thawed. Not asked
-    /// while limits of it are being changed.
+    /// Answer: `Frozen`, with how it is now; and again whenever that changes, until it has been told that it is thawed. A run in
+    /// which nobody is left is never told to be frozen: its end is the answer. Not asked while limits of it are being changed.
     ///
     /// # Errors
     /// Where the kernel refuses.

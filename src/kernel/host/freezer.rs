@@ -40,6 +40,9 @@ pub(super) fn freeze(inner: &Inner, run: &RunId, frozen: bool) -> Result<(), Ker
 pub(super) fn held_up(inner: &Inner, run: &RunId, frozen: bool) -> Option<String> {
     let dir = inner.dir(run)?;
     if frozen {
+        if !dir.populated().ok()? {
+            return Some("not frozen: no process of it is in its cgroup".to_owned());
+        }
         let waiting = stuck::uninterruptible(&signal::processes_below(&dir).ok()?);
         return stuck::describe(&waiting).map(|what| format!("not frozen yet: {what}"));
     }
@@ -52,6 +55,14 @@ pub(super) fn is_frozen(dir: &Dir) -> bool {
     dir.frozen().unwrap_or(false) || dir.read("cgroup.freeze").is_ok_and(|text| text.trim() == "1")
 }
 
+/// Whether all of it stands still. `None` where nobody is left in it: the kernel says so of such a cgroup as soon as it is asked to
+/// freeze it, and the end of its main process is still to be told.
+fn stands_still(dir: &Dir) -> Result<Option<bool>, DirError> {
+    let frozen = dir.frozen()?;
+    // Read after it: whoever is there now was there then.
+    Ok((!frozen || dir.populated()?).then_some(frozen))
+}
+
 impl Inner {
     /// Keeps an eye on a run that an earlier supervisor has left frozen, or on its way to that. Whether it is frozen now.
     pub(super) fn find_frozen(&self, run: &RunId, dir: &Dir) -> Result<bool, DirError> {
@@ -61,14 +72,16 @@ impl Inner {
         {
             tracing::warn!(%run, error = %chain(&e), "whether a frozen run is thawed is not seen");
         }
-        dir.frozen()
+        Ok(stands_still(dir)?.unwrap_or(false))
     }
 
     /// Reads whether the run is frozen, and tells it where it is news, or somebody waits for it.
     pub(super) fn look_whether_frozen(&self, run: &RunId) {
         let Some(dir) = self.dir(run) else { return };
-        let frozen = match dir.frozen() {
-            Ok(frozen) => frozen,
+        let frozen = match stands_still(&dir) {
+            Ok(Some(frozen)) => frozen,
+            // Whoever waits for it is answered by its end.
+            Ok(None) => return,
             Err(e) => {
                 if !e.is_absent() {
                     tracing::error!(%run, error = %chain(&e), "whether a run is frozen cannot be read");

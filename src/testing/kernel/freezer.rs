@@ -50,7 +50,7 @@ impl FakeKernel {
     #[must_use]
     pub fn is_left_frozen(&self, run: &RunId) -> Option<bool> {
         let world = self.world();
-        let freezer = &world.runs.get(run).filter(|run| !run.gone)?.freezer;
+        let freezer = &world.runs.get(run).filter(|run| !run.gone && run.populated())?.freezer;
         (!freezer.others && freezer.ice.is_none()).then_some(freezer.frozen)
     }
 
@@ -158,8 +158,10 @@ impl World {
 
     fn tell_freezer(&mut self, id: &RunId) {
         let Some(run) = self.runs.get_mut(id) else { return };
+        let nobody = run.freezer.frozen && !run.populated();
         let freezer = &mut run.freezer;
-        if run.gone || run.removing || run.draining || !freezer.eye || run.script.frozen_lost || freezer.ice.is_some() {
+        let mute = run.gone || run.removing || run.draining || run.script.frozen_lost || nobody;
+        if mute || !freezer.eye || freezer.ice.is_some() {
             return;
         }
         let owed = std::mem::take(&mut freezer.owed);
