@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::Transition;
+use crate::model::ExitStatus;
 use crate::worker::effect::{Effect, Refusal};
 use crate::worker::event::Ticket;
 use crate::worker::state::{AskedOfFreezer, Goal, Phase};
@@ -70,6 +71,16 @@ impl Transition<'_> {
         {
             life.stuck_on = None;
             self.settle(Goal::Frozen(frozen), &Ok(()));
+        }
+    }
+
+    /// Its main process has ended. One that did so of its own accord had gone on, which the kernel, who tells of a change every ten
+    /// milliseconds at most, says after that or never.
+    pub(super) fn ended_while_frozen(&mut self, status: Option<ExitStatus>) {
+        let asked = self.s.phase.life_mut().and_then(|life| life.asked_of_freezer());
+        if matches!(status, Some(ExitStatus::Exited { .. })) && asked.is_some_and(|asked| asked.begun && !asked.frozen)
+        {
+            self.freezer_says(false);
         }
     }
 

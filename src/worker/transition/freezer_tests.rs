@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::*;
 use crate::model::{
-    Counters, CpuStat, Detail, EventKind, HealthReport, KernelEvent, KernelEventKind, KilledBy, Limit, Mono, ProbeKind,
-    Readiness, Sample, Target, Trigger, WorkerId,
+    Counters, CpuStat, Detail, EventKind, ExitStatus, HealthReport, KernelEvent, KernelEventKind, KilledBy, Limit,
+    Mono, ProbeKind, Readiness, Sample, Target, Trigger, WorkerId,
 };
 use crate::policy::restart::{RestartMode, RestartPolicy};
 use crate::spec::types::{Cpu, Limits, Spec, ViolationPolicy};
@@ -171,6 +171,25 @@ fn the_end_of_the_run_is_the_end_of_what_is_on_its_way() {
         let (_, effects) = bed.ask(end.clone());
         assert!(answers(&effects).contains(&(freeze.0, Err(Refusal::NotRunning))), "{end:?}: {effects:?}");
         assert_eq!(bed.state.status().stuck_on, None);
+    }
+}
+
+#[test]
+fn who_ends_of_its_own_accord_was_thawed_and_who_is_killed_may_not_have_been() {
+    let killed = ExitStatus::Signaled { signal: 15, core: false };
+    let exited = ExitStatus::Exited { code: 0 };
+    for (frozen, status, answer) in [
+        (false, exited, Ok(())),
+        (false, killed, Err(Refusal::NotRunning)),
+        (true, exited, Err(Refusal::NotRunning)),
+        (true, killed, Err(Refusal::NotRunning)),
+    ] {
+        let mut bed = Bed::running(plain());
+        bed.frozen(!frozen);
+        let (ticket, _) = bed.ask(Ask::Freeze { frozen });
+        let counters = Counters::default();
+        let exit = KernelEventKind::Exited { status: Some(status), counters, populated: false, above: None };
+        assert_eq!(answers(&bed.hears(exit)), [(ticket.0, answer)], "{frozen} {status:?}");
     }
 }
 

@@ -20,6 +20,7 @@ impl Transition<'_> {
             KernelEventKind::Counted { counters, main_is_dying } => self.counted(counters, main_is_dying),
             KernelEventKind::Exited { status, counters, populated, above } => {
                 self.seen_above(above);
+                self.ended_while_frozen(status);
                 self.exited(status, counters, populated);
             }
             KernelEventKind::Unpopulated { usage, counters, above } => {
