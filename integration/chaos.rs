@@ -1,23 +1,28 @@
-//! Our own processes are killed at random, again and again, under load: no worker notices, no exit is told wrongly, and
-//! no line is lost, but for what is written after its logger has died without a keeper.
+//! Our own processes are killed at random, again and again, under load, while workers are frozen and thawed: no worker notices,
+//! no exit is told wrongly, who is frozen stays so, and no line is lost, but for what is written after its logger has died
+//! without a keeper.
 //!
 //! `PINFOLD_CHAOS_WORKERS` and `PINFOLD_CHAOS_KILLS` make it larger; `PINFOLD_CHAOS_SEED` has it choose again what it chose
 //! before (when it happens is the machine's part). On a machine that nobody else uses, `PINFOLD_CHAOS_WITHIN_MS` is the most
 //! that a re-attachment may take, beyond the pause that the keeper makes before it starts a role again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
+#[path = "chaos/frozen.rs"]
+mod frozen;
 mod support;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     path::{Path, PathBuf},
+    process::Stdio,
     time::Duration,
 };
 
+use frozen::Frozen;
 use pinfold::{
     clock,
-    model::{EventKind, ExitCause, Mono, UnknownWhy},
+    model::{Event, EventKind, ExitCause, KilledBy, Mono, UnknownWhy},
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -30,7 +35,6 @@ use support::{
 const CODED: usize = 12;
 const CODED_WITHIN: &str = "600";
 const PACE: &str = "50";
-const ALWAYS_AT_ONCE: &str = "restart: {policy: always, retry_delay: 0s, max_retries: 0}";
 /// Small files, and no end to their number.
 const LOGS: &str = "logs: {max_size: 64KiB, max_files: 1000}";
 
@@ -42,10 +46,13 @@ enum Whom {
     Logger,
     SupervisorAndLogger,
     Everybody,
+    /// Nobody: the supervisor hands over to the next one, by `reexec`.
+    Replaced,
 }
 
 impl Whom {
-    const ALL: [Self; 5] = [Self::Supervisor, Self::Keeper, Self::Logger, Self::SupervisorAndLogger, Self::Everybody];
+    const ALL: [Self; 6] =
+        [Self::Supervisor, Self::Keeper, Self::Logger, Self::SupervisorAndLogger, Self::Everybody, Self::Replaced];
 
     fn keeper(self) -> bool {
         matches!(self, Self::Keeper | Self::Everybody)
@@ -123,6 +130,15 @@ struct Chaos<'a> {
     /// How often an `up` was refused because the one before had not ended.
     refused: u32,
     took: BTreeMap<Whom, Vec<Duration>>,
+    frozen: Frozen,
+}
+
+/// What a supervisor says of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    run: u32,
+    pid: i32,
+    frozen: bool,
 }
 
 /// The most that the keeper waits before it starts a role again that was at work.
@@ -140,17 +156,19 @@ fn coded(worker: usize) -> String {
     format!("coded{worker}")
 }
 
-fn configuration(case: &Case, workers: usize) -> String {
+/// `reset_after` is what a reload changes, of every worker.
+fn configuration(case: &Case, workers: usize, reset_after: usize) -> String {
+    let always = format!("restart: {{policy: always, retry_delay: 0s, max_retries: 0, reset_after: {reset_after}s}}");
     let mut config = String::new();
     for worker in 0..workers {
         let (id, file) = (id(worker), case.file(&id(worker)));
         config += &match Kind::of(worker) {
-            Kind::Quiet => misbehaving(&id, &["sleep"], &[ALWAYS_AT_ONCE]),
-            Kind::Steady | Kind::Fresh => misbehaving(&id, &["count", PACE, &file], &[ALWAYS_AT_ONCE, LOGS]),
+            Kind::Quiet => misbehaving(&id, &["sleep"], &[&always]),
+            Kind::Steady | Kind::Fresh => misbehaving(&id, &["count", PACE, &file], &[&always, LOGS]),
         };
     }
     for worker in (0..CODED).map(coded) {
-        config += &misbehaving(&worker, &["coded", CODED_WITHIN, &case.file(&worker)], &[ALWAYS_AT_ONCE]);
+        config += &misbehaving(&worker, &["coded", CODED_WITHIN, &case.file(&worker)], &[&always]);
     }
     config
 }
@@ -181,7 +199,7 @@ fn logger_of(case: &Case, keeper: i32) -> Option<Process> {
 
 impl Chaos<'_> {
     /// What the supervisor says of those that are to live: `None` where one of them does not run.
-    fn told(&self) -> Option<BTreeMap<String, (u32, i32)>> {
+    fn told(&self) -> Option<BTreeMap<String, Told>> {
         let answer = Door::ask_whoever_is_there(&self.case.socket(), "/v1/workers")?;
         assert_eq!(answer.status, 200, "{answer:?}");
         let mut told = BTreeMap::new();
@@ -195,7 +213,7 @@ impl Chaos<'_> {
             if worker["state"] != "running" {
                 return None;
             }
-            told.insert(name.to_owned(), (run, pid));
+            told.insert(name.to_owned(), Told { run, pid, frozen: worker["detail"] == "frozen" });
         }
         Some(told)
     }
@@ -205,7 +223,7 @@ impl Chaos<'_> {
         let told = wait_until("all run", || self.told());
         for worker in 0..workers {
             let name = id(worker);
-            let (run, pid) = told[&name];
+            let Told { run, pid, .. } = told[&name];
             let start_ticks = Process::open(pid).unwrap_or_else(|| panic!("{name} is gone")).stat(22);
             let life = Life { kind: Kind::of(worker), run, pid, start_ticks };
             let before = self.lives.insert(name.clone(), life);
@@ -216,7 +234,23 @@ impl Chaos<'_> {
         }
     }
 
-    fn round(&mut self, whom: Whom) {
+    fn round(&mut self, whom: Whom, rng: &mut fastrand::Rng) {
+        let begun = self.frozen.begin(self.case, &self.lives, rng);
+        let reload = rng.u8(..3) == 0;
+        let reload = reload.then(|| {
+            let mut command = self.case.pinfold("reload");
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        });
+        // From before they are taken notice of to after they are answered.
+        pause(Duration::from_millis(rng.u64(..60)));
+        self.kill(whom);
+        self.frozen.finish(self.case, &self.lives, begun);
+        if let Some(mut reload) = reload {
+            reload.wait().unwrap();
+        }
+    }
+
+    fn kill(&mut self, whom: Whom) {
         let keeper = self.up.pid();
         let supervisor = self.case.role("supervisor");
         let logger = wait_until("the keeper's logger", || logger_of(self.case, keeper));
@@ -237,12 +271,15 @@ impl Chaos<'_> {
                 logger.signal_if_there(Signal::KILL);
             }
         }
-        let allowed = if whom.keeper() { Duration::ZERO } else { KEEPERS_PAUSE };
+        let allowed = if whom.keeper() || whom == Whom::Replaced { Duration::ZERO } else { KEEPERS_PAUSE };
         if whom.keeper() {
             self.up.reap_killed();
             self.gone.push(std::mem::replace(&mut self.up, Up::again(self.case)));
         }
-        if whom.keeper() || whom.supervisor() {
+        if whom == Whom::Replaced {
+            self.case.ask("reexec", &[]);
+        }
+        if whom.keeper() || whom.supervisor() || whom == Whom::Replaced {
             supervisor.wait_gone("the supervisor without its keeper");
         }
         let told = self.wait_supervised();
@@ -257,16 +294,19 @@ impl Chaos<'_> {
             self.unseen.push(Unseen { from: killed, to: now });
         }
         for (name, life) in &self.lives {
-            assert_eq!(told[name], (life.run, life.pid), "{name} after {whom:?}");
+            let Told { run, pid, .. } = told[name];
+            assert_eq!((run, pid), (life.run, life.pid), "{name} after {whom:?}");
         }
         eprintln!("{whom:?}: {took:?} of which the keeper's pause {allowed:?}");
-        if let Some(within) = parameter("PINFOLD_CHAOS_WITHIN_MS").map(Duration::from_millis) {
+        // Whoever hands over first sees to its own end.
+        let within = parameter("PINFOLD_CHAOS_WITHIN_MS").map(Duration::from_millis);
+        if let Some(within) = within.filter(|_| whom != Whom::Replaced) {
             assert!(took < within + allowed, "{whom:?}: {took:?}, and {allowed:?} for the keeper's pause");
         }
     }
 
     /// Waits until all are supervised; what is told of them. One whose place is not free yet is started again.
-    fn wait_supervised(&mut self) -> BTreeMap<String, (u32, i32)> {
+    fn wait_supervised(&mut self) -> BTreeMap<String, Told> {
         let started = clock::monotonic();
         loop {
             if let Some(code) = self.up.over() {
@@ -296,9 +336,20 @@ impl Chaos<'_> {
         }
     }
 
+    fn who_is_frozen_is_so(&mut self) {
+        // What a command that was cut short has asked for is told when it is so.
+        wait_until("it is told who is frozen", || {
+            let told = self.told()?;
+            self.lives.keys().all(|name| told[name].frozen == self.frozen.is(name)).then_some(())
+        });
+        let told = self.told().unwrap().into_iter().map(|(name, told)| (name, told.frozen)).collect();
+        self.frozen.assert_so(self.case, &self.lives, &told);
+    }
+
     /// What is written from now on arrives, except in the pipes that nobody has any more.
     fn output_goes_on(&self, whom: Whom) {
-        let writers = self.lives.iter().filter(|(_, life)| life.kind != Kind::Quiet && whom != Whom::Everybody);
+        let writers = self.lives.iter().filter(|(name, life)| life.kind != Kind::Quiet && !self.frozen.is(name));
+        let writers = writers.filter(|_| whom != Whom::Everybody);
         let before: Vec<_> = writers.map(|(name, life)| (name, life.run, written(self.case, name, life.run))).collect();
         for (name, run, before) in before {
             wait_until(&format!("more output of {name} after {whom:?}"), || {
@@ -314,6 +365,8 @@ impl Chaos<'_> {
             }
         }
         self.learn(workers, |kind| kind.restarted_after(whom));
+        self.frozen.begin_anew(&self.lives, |kind| kind.restarted_after(whom));
+        self.who_is_frozen_is_so();
     }
 }
 
@@ -354,6 +407,8 @@ struct Exits {
     told: u32,
     exact: u32,
     unknown: u32,
+    /// Of runs whose keeper was killed before it could say that their programs have begun.
+    not_begun: u32,
     /// By two supervisors, as the same.
     twice: u32,
     /// In the store, while the supervisor that had it printed was killed before it was.
@@ -363,13 +418,27 @@ struct Exits {
 }
 
 /// `remembered`: what the store says of each worker's runs.
-fn exits(case: &Case, ups: &[Up], unseen: &[Unseen], remembered: &BTreeMap<String, BTreeMap<u32, ExitCause>>) -> Exits {
+fn exits(
+    case: &Case,
+    ups: &[Up],
+    unseen: &[Unseen],
+    frozen: &Frozen,
+    remembered: &BTreeMap<String, BTreeMap<u32, ExitCause>>,
+) -> Exits {
     let mut told: BTreeMap<(String, u32), Vec<ExitCause>> = BTreeMap::new();
     for event in ups.iter().flat_map(|up| &up.seen) {
         if let (EventKind::Exited { cause, .. }, Some(worker), Some(run)) = (&event.kind, &event.worker, event.run) {
             told.entry((worker.to_string(), run)).or_default().push(cause.clone());
         }
     }
+    // Killed by the next keeper's supervisor: nobody had come to say which process its program was.
+    let killed = |event: &Event| match &event.kind {
+        EventKind::Reconciled { what } => {
+            Some(what.strip_prefix("killed ")?.strip_suffix(": its program had not begun")?.to_owned())
+        }
+        _ => None,
+    };
+    let not_begun: BTreeSet<String> = ups.iter().flat_map(|up| &up.seen).filter_map(killed).collect();
     let mut exits = Exits::default();
     for worker in (0..CODED).map(coded) {
         let mut last = 0;
@@ -381,7 +450,8 @@ fn exits(case: &Case, ups: &[Up], unseen: &[Unseen], remembered: &BTreeMap<Strin
             last = run;
             let at = Mono(Duration::from_nanos(u64::try_from(ns).unwrap()));
             // Between its word and its end it may have been kept waiting.
-            let blind = unseen.iter().any(|u| at + scaled(Duration::from_secs(1)) >= u.from && at <= u.to);
+            let until = frozen.may_have_ended(&worker, at, scaled(Duration::from_secs(1)));
+            let blind = unseen.iter().any(|u| until >= u.from && at <= u.to);
             let causes = told.get(&(worker.clone(), run)).map_or(&[][..], Vec::as_slice);
             let stored = remembered[&worker].get(&run);
             exits.told += 1;
@@ -396,6 +466,7 @@ fn exits(case: &Case, ups: &[Up], unseen: &[Unseen], remembered: &BTreeMap<Strin
                     exits.exact += 1;
                 }
                 Some(ExitCause::Unknown { why: UnknownWhy::SupervisorAway }) if blind => exits.unknown += 1,
+                None if blind && not_begun.contains(&format!("{worker}.{run}")) => exits.not_begun += 1,
                 None | Some(ExitCause::Unknown { why: UnknownWhy::SupervisorAway }) => {
                     exits.untold.push((worker.clone(), run, at));
                 }
@@ -434,7 +505,7 @@ fn whichever_of_ours_is_killed_no_worker_notices_and_every_exit_and_line_is_acco
     let workers: usize = parameter("PINFOLD_CHAOS_WORKERS").unwrap_or(60);
     eprintln!("chaos: {kills} kills, {workers} workers, seed {}", seed.0);
     let mut rng = fastrand::Rng::with_seed(seed.0);
-    case.config(&configuration(&case, workers));
+    case.config(&configuration(&case, workers, 60));
     let mut chaos = Chaos {
         case: &case,
         up: Up::again(&case),
@@ -444,6 +515,7 @@ fn whichever_of_ours_is_killed_no_worker_notices_and_every_exit_and_line_is_acco
         kills: Vec::new(),
         refused: 0,
         took: BTreeMap::new(),
+        frozen: Frozen::default(),
     };
     chaos.learn(workers, |_| true);
     // Runs whose pipes nobody has any more.
@@ -454,9 +526,13 @@ fn whichever_of_ours_is_killed_no_worker_notices_and_every_exit_and_line_is_acco
     rng.shuffle(&mut order);
     for round in 0..kills as usize {
         let whom = order.get(round).copied().unwrap_or_else(|| Whom::ALL[rng.usize(..Whom::ALL.len())]);
+        chaos.frozen.ask(&case, &chaos.lives, &mut rng);
+        // What the next who reads it finds, by a reload or because it is the next one.
+        case.config(&configuration(&case, workers, 61 + round));
         pause(Duration::from_millis(rng.u64(..1000)));
-        chaos.round(whom);
+        chaos.round(whom, &mut rng);
         chaos.nobody_has_noticed();
+        chaos.who_is_frozen_is_so();
         chaos.output_goes_on(whom);
         Truth::wait_settled(&case);
         for (name, life) in chaos.lives.iter().filter(|(_, life)| life.kind.restarted_after(whom)) {
@@ -464,11 +540,13 @@ fn whichever_of_ours_is_killed_no_worker_notices_and_every_exit_and_line_is_acco
         }
         chaos.restart(workers, whom);
     }
-    let Chaos { mut up, gone, lives, unseen, kills, refused, took, .. } = chaos;
+    let Chaos { mut up, gone, lives, unseen, kills, refused, took, mut frozen, .. } = chaos;
     case.ask("stop", &["*", "--timeout", "300s"]);
+    frozen.end();
     // When the store has all of it.
     wait_until("every directory is gone", || tree::run_dirs(&case.root).is_empty().then_some(()));
-    let remembered = (0..CODED).map(coded).map(|name| (name.clone(), past(&case, &name))).collect();
+    let names = (0..CODED).map(coded).chain(lives.keys().cloned());
+    let remembered: BTreeMap<_, _> = names.map(|name| (name.clone(), past(&case, &name))).collect();
     up.signal(Signal::TERM);
     up.reap_killed();
     let mut ups = gone;
@@ -483,7 +561,12 @@ fn whichever_of_ours_is_killed_no_worker_notices_and_every_exit_and_line_is_acco
     for (name, run) in &cut {
         gapless(&case, name, *run, true);
     }
-    let exits = exits(&case, &ups, &unseen, &remembered);
+    frozen.assert_told(&ups, &lives);
+    let outlasted = |cause: &&ExitCause| matches!(cause, ExitCause::Killed { by: KilledBy::StopTimeout, .. });
+    for (name, past) in &remembered {
+        assert_eq!(past.values().find(outlasted), None, "{name}, frozen or not, ends when it is asked to: {past:?}");
+    }
+    let exits = exits(&case, &ups, &unseen, &frozen, &remembered);
     for (name, run, at) in &exits.untold {
         let near = kills.iter().min_by_key(|(killed, _)| killed.since(*at).max(at.since(*killed))).unwrap();
         let after = near.0.as_nanos().cast_signed() - at.as_nanos().cast_signed();
@@ -494,6 +577,8 @@ fn whichever_of_ours_is_killed_no_worker_notices_and_every_exit_and_line_is_acco
         }
     }
     eprint!("re-attached, the keeper's pause included:\n{}", Times(&took));
+    eprintln!("frozen over kills: {}", frozen.over_kills);
+    assert!(frozen.over_kills > 0);
     eprintln!("up refused at first: {refused}; logs whole {}, cut {}; {exits:?}", over.len(), cut.len());
     assert!(exits.exact > 0);
     assert!(exits.untold.is_empty(), "{exits:?}");

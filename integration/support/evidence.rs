@@ -21,15 +21,18 @@ fn variable(pid: i32, name: &str) -> Option<String> {
     environ.split(|byte| *byte == 0).find_map(of).and_then(|value| String::from_utf8(value).ok())
 }
 
-/// What must not be while all is settled: a directory that is half-made, empty or the second of its worker; a process in
-/// the directory of a run that is not its own, or nowhere.
+/// What must not be while all is settled: a directory that is half-made, empty, on its way to be frozen or thawed, or the
+/// second of its worker; a process in the directory of a run that is not its own, or nowhere.
 pub(crate) fn faults(case: &Case) -> Vec<String> {
     let sight = Sight::of(case);
     let mut faults: Vec<String> = sight.no_runs.iter().map(|dir| format!("{} is no run's", dir.display())).collect();
     faults.extend(sight.peopled_slices.iter().map(|dir| format!("processes in {} itself", dir.display())));
     let mut known = BTreeSet::new();
     let mut workers = BTreeSet::new();
-    for Run { id, procs, record, .. } in &sight.runs {
+    for Run { id, freezer, procs, record, .. } in &sight.runs {
+        if freezer.0 != freezer.1 {
+            faults.push(format!("{id} is to be frozen and is: {freezer:?}"));
+        }
         if !workers.insert(id.worker.clone()) {
             faults.push(format!("{id} is the second run of its worker"));
         }

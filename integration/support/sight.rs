@@ -35,6 +35,8 @@ pub(crate) struct Run {
     pub(crate) id: RunId,
     pub(crate) dir: PathBuf,
     pub(crate) populated: bool,
+    /// What its `cgroup.freeze` asks for, and whether all of it is frozen.
+    pub(crate) freezer: (bool, bool),
     /// The processes in it and below.
     pub(crate) procs: Vec<i32>,
     pub(crate) record: Option<Record>,
@@ -89,7 +91,8 @@ impl Sight {
                 self.read_runs(&dir);
             } else if let Some(id) = RunId::from_dir_name(&name) {
                 let (populated, record, procs) = (is_populated(&dir), record(&dir), tree::procs_below(&dir));
-                self.runs.push(Run { id, dir, populated, procs, record });
+                let freezer = freezer(&dir);
+                self.runs.push(Run { id, dir, populated, freezer, procs, record });
             } else {
                 self.no_runs.push(dir);
             }
@@ -99,6 +102,12 @@ impl Sight {
 
 pub(crate) fn is_populated(dir: &Path) -> bool {
     tree::read(dir, "cgroup.events").lines().any(|line| line == "populated 1")
+}
+
+/// What `cgroup.freeze` asks for, and whether all of it is frozen.
+pub(crate) fn freezer(dir: &Path) -> (bool, bool) {
+    let frozen = tree::read(dir, "cgroup.events").lines().any(|line| line == "frozen 1");
+    (tree::read(dir, "cgroup.freeze") == "1", frozen)
 }
 
 /// The record of a run's directory, read as any MessagePack: root's, or a user's.

@@ -76,6 +76,9 @@ impl Truth {
         if !run.populated {
             return unsettled(format!("{name} is empty"));
         }
+        if run.freezer.0 != run.freezer.1 {
+            unsettled(format!("{name} is to be frozen and is: {:?}", run.freezer));
+        }
         let Some(record) = &run.record else { return unsettled(format!("{name} has no record")) };
         let (Some(pid), Some(ticks)) = (record.pid, record.start_ticks) else {
             return unsettled(format!("the record of {name} has no process"));
