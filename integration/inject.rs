@@ -1,5 +1,6 @@
-//! SIGKILL to the supervisor or to the keeper before a system call of a start, a stop, a restart or a reload, by strace's
-//! injection; then what the kernel and the workers say (`support::evidence`), without a word of the product.
+//! SIGKILL to the supervisor or to the keeper before a system call of a start, a stop, a restart, a reload, a freeze or a thaw, of
+//! workers that are frozen or not, by strace's injection; then what the kernel and the workers say (`support::evidence`), without a
+//! word of the product, but for the one that it must agree with: who is frozen.
 //!
 //! strace counts the calls of each name in each thread by itself. So every (thread, name of a call) that a recording shows is
 //! stepped through: the first such call, the second, …, until none is left to kill before. Left out are calls that change
@@ -23,7 +24,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
-    Case, door::Door, evidence, misbehaving, parameter, process::Process, run::finish, tree, up::Up, wait_until,
+    Case, door::Door, evidence, misbehaving, parameter, process::Process, run::finish, sight::freezer, tree, up::Up,
+    wait_until,
 };
 
 /// Calls that nobody outside of the process can tell from their not having been made.
@@ -43,6 +45,19 @@ enum Order {
     Stop,
     Restart,
     Reload,
+    Freeze,
+    Thaw,
+}
+
+impl Order {
+    /// Whether it is given to workers that are frozen, where it could be either.
+    fn of_frozen(self, either: bool) -> bool {
+        match self {
+            Self::Start | Self::Stop | Self::Restart | Self::Reload => either,
+            Self::Freeze => false,
+            Self::Thaw => true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +141,8 @@ fn tids(process: &Process) -> Vec<(i32, String)> {
 /// A supervised case, ready for the order.
 struct Scene {
     order: Order,
+    /// Whether all of them were frozen before it.
+    frozen: bool,
     case: Case,
     up: Up,
     same: Process,
@@ -133,7 +150,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn set(order: Order, victim: Victim) -> Self {
+    fn set(order: Order, victim: Victim, frozen: bool) -> Self {
         let case = Case::new();
         let mut up = Up::start(&case, &before(&case));
         let [same, _one, _gone] = ["same", "one", "gone"].map(|name| up.started(name, 1));
@@ -141,17 +158,20 @@ impl Scene {
             ["same", "one", "gone"].iter().all(|told| !case.told(told).is_empty()).then_some(())
         });
         settled(&case);
+        if frozen {
+            case.ask("freeze", &["*"]);
+        }
         match order {
             Order::Start => drop(case.ask("stop", &["one"])),
             Order::Reload => drop(case.config(&after(&case))),
-            Order::Stop | Order::Restart => {}
+            Order::Stop | Order::Restart | Order::Freeze | Order::Thaw => {}
         }
         wait_until("the scene is set", || evidence::faults(&case).is_empty().then_some(()));
         let victim = case.role(match victim {
             Victim::Supervisor => "supervisor",
             Victim::Keeper => "keeper",
         });
-        Self { order, case, up, same, victim }
+        Self { order, frozen, case, up, same, victim }
     }
 
     /// Gives the order; whether it was answered that it is done.
@@ -162,6 +182,8 @@ impl Scene {
             Order::Stop => finish(case.pinfold("stop").arg("one")),
             Order::Restart => finish(case.pinfold("restart").arg("one")),
             Order::Reload => finish(&mut case.pinfold("reload")),
+            Order::Freeze => finish(case.pinfold("freeze").arg("one")),
+            Order::Thaw => finish(case.pinfold("thaw").arg("one")),
         };
         ran.code == Some(0)
     }
@@ -188,6 +210,16 @@ impl Scene {
             let begun = evidence::lives(case, worker).contains(&run.id.number);
             let changed = worker == "one" && evidence::lives(case, "changed").contains(&run.id.number);
             expect("whoever lives has told so", begun || changed);
+            let frozen = run.freezer.0;
+            match self.order {
+                Order::Freeze | Order::Thaw if worker == "one" => {
+                    expect("done where it was answered", !answered || frozen == (self.order == Order::Freeze));
+                }
+                _ => {
+                    let from_before = self.frozen && run.id.number == 1 && worker != "new";
+                    expect("who was frozen before is so, and nobody else", frozen == from_before);
+                }
+            }
         }
         let one = (alive("one"), lives("one"));
         match self.order {
@@ -197,6 +229,7 @@ impl Scene {
             Order::Stop => expect("stopped or not", [(0, 1), (1, 1)].contains(&one)),
             Order::Restart if answered => expect("restarted once", one == (1, 2)),
             Order::Restart => expect("restarted once or not", [(1, 2), (1, 1)].contains(&one)),
+            Order::Freeze | Order::Thaw => expect("it is the same life", one == (1, 1)),
             Order::Reload => {
                 let applied = fs::read_to_string(case.dir.path().join("state/applied.json")).unwrap();
                 let anew = applied.contains("lock-new");
@@ -248,14 +281,17 @@ impl Scene {
     }
 }
 
-/// Waits until a supervisor serves and none of its workers is on the way to anywhere.
+/// Waits until a supervisor serves and none of its workers is on the way to anywhere; it says of each whether it is frozen.
 fn settled(case: &Case) {
     wait_until("a supervisor whose workers are settled", || {
         UnixStream::connect(case.socket()).ok()?;
         let shown = Door::open(&case.socket()).get("/v1/workers").body;
-        let rests = |worker: &serde_json::Value| match worker["state"].as_str() {
-            Some("running") => worker["detail"] == "ready",
-            Some("stopped") => worker["detail"] == "stopped",
+        let rests = |worker: &serde_json::Value| match (worker["state"].as_str(), worker["run"].as_u64()) {
+            (Some("running"), Some(run)) => {
+                let dir = case.run_dir(worker["id"].as_str().unwrap(), u32::try_from(run).unwrap());
+                worker["detail"] == if freezer(&dir).1 { "frozen" } else { "ready" }
+            }
+            (Some("stopped"), _) => worker["detail"] == "stopped",
             _ => false,
         };
         shown["workers"].as_array()?.iter().all(rests).then_some(())
@@ -264,7 +300,8 @@ fn settled(case: &Case) {
 
 /// One order, with a kill at `place`. Whether it came to it.
 fn injected(order: Order, victim: Victim, place: &Place) -> bool {
-    let mut scene = Scene::set(order, victim);
+    let frozen = order.of_frozen(place.nth.is_multiple_of(2));
+    let mut scene = Scene::set(order, victim, frozen);
     let supervisor = scene.case.role("supervisor");
     let named = place.thread.as_ref().map(|name| {
         let threads = tids(&scene.victim).into_iter().filter(|(_, comm)| comm == name);
@@ -294,13 +331,14 @@ fn injected(order: Order, victim: Victim, place: &Place) -> bool {
         settled(&scene.case);
     }
     scene.wait_whole(answered);
+    settled(&scene.case);
     scene.end();
     killed
 }
 
 /// Every (thread, call) of an order, and how often it was made.
 fn recording(order: Order, victim: Victim) -> Vec<(Option<String>, String, usize)> {
-    let scene = Scene::set(order, victim);
+    let scene = Scene::set(order, victim, order.of_frozen(true));
     let there = tids(&scene.victim);
     let threads = [scene.victim.pid];
     let what = ["-e".to_owned(), format!("trace=!{PRIVATE}")];
@@ -403,4 +441,14 @@ fn a_reload_that_its_supervisor_dies_in_leaves_the_old_or_the_new_as_a_whole() {
 #[test]
 fn a_reload_that_its_keeper_dies_in_leaves_the_old_or_the_new_as_a_whole() {
     go_through(Order::Reload, Victim::Keeper, 1);
+}
+
+#[test]
+fn a_freeze_that_its_supervisor_dies_in_is_done_or_not_and_told_as_it_is() {
+    go_through(Order::Freeze, Victim::Supervisor, 2);
+}
+
+#[test]
+fn a_thaw_that_its_supervisor_dies_in_is_done_or_not_and_told_as_it_is() {
+    go_through(Order::Thaw, Victim::Supervisor, 2);
 }
