@@ -15,7 +15,7 @@ use std::{
 
 use pinfold::{
     clock,
-    model::{Decision, Detail, Event, EventKind, State, Trigger, Verdict},
+    model::{Decision, Detail, Event, EventKind, Readiness, State, Trigger, Verdict},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ use support::{
     door::Door,
     misbehaving, parameter, pause,
     process::Process,
+    sight::freezer,
     slowness, tree,
     up::{Up, is},
     wait_until,
@@ -102,10 +103,13 @@ impl Hand<'_> {
         let (wait, force) = (self.rng.u8(..4) == 0, self.rng.bool());
         let few = format!("w{}?", self.rng.u8(1..5));
         match self.rng.u32(..100) {
-            0..15 => self.signal(worker, &["HUP", "TERM", "INT", "ABRT", "RTMIN+3"]),
-            15..30 => self.signal(worker, &["USR1", "USR2", "ALRM"]),
-            30..40 => self.stranger(worker),
-            40..50 => self.health(worker),
+            0..12 => self.signal(worker, &["HUP", "TERM", "INT", "ABRT", "RTMIN+3"]),
+            12..25 => self.signal(worker, &["USR1", "USR2", "ALRM"]),
+            25..33 => self.stranger(worker),
+            33..41 => self.health(worker),
+            41..46 => self.ask("freeze", &id(worker), &json!({ "wait": wait, "timeout": "1s" })),
+            46..49 => self.ask("thaw", &id(worker), &json!({ "wait": wait, "timeout": "1s" })),
+            49 => self.ask(if force { "freeze" } else { "thaw" }, &few, &json!({ "wait": false })),
             50..65 => self.ask("start", &id(worker), &json!({ "wait": wait, "timeout": "2s" })),
             65..75 => self.ask("restart", &id(worker), &json!({ "wait": false, "force": force })),
             75..82 => self.ask("stop", &id(worker), &json!({ "wait": wait, "timeout": "1s" })),
@@ -113,7 +117,7 @@ impl Hand<'_> {
             88..91 => self.ask("reset", &id(worker), &json!({})),
             91..93 => self.ask("start", &few, &json!({ "wait": false })),
             93 => self.ask("restart", "w*", &json!({ "wait": false })),
-            94 => self.by_command(worker),
+            94..96 => self.by_command(worker),
             _ => self.all_of_it(worker),
         }
     }
@@ -165,8 +169,17 @@ impl Hand<'_> {
     }
 
     fn by_command(&mut self, worker: usize) {
-        let verb = ["start", "stop", "restart", "kill", "status", "why"][self.rng.usize(..6)];
-        let ran = support::run::finish(self.case.pinfold(verb).arg(id(worker)));
+        let verbs = ["start", "stop", "restart", "kill", "status", "why", "freeze", "thaw", "set", "set"];
+        let verb = verbs[self.rng.usize(..verbs.len())];
+        let mut command = self.case.pinfold(verb);
+        command.arg(id(worker));
+        if verb == "set" {
+            // One that shrinks freezes what it is about.
+            command.arg(format!("memory.max_rss={}MiB", self.rng.u8(20..40)));
+        }
+        let ran = support::run::finish(&mut command);
+        // A connection that idles for as long as a command may take is closed.
+        self.door = Door::open(&self.case.socket());
         self.count(format!("pinfold {verb}: {:?}", ran.code));
         assert!(ran.code.is_some_and(|code| ![2, 5, 6].contains(&code)), "pinfold {verb}: {ran:?}");
     }
@@ -178,7 +191,7 @@ impl Hand<'_> {
             self.ask("signal", &id, &json!({ "signal": signal }));
         }
         self.stranger(worker);
-        for verb in ["restart", "stop", "start", "kill", "start"] {
+        for verb in ["freeze", "restart", "stop", "start", "freeze", "thaw", "kill", "start"] {
             if self.rng.bool() {
                 self.ask(verb, &id, &json!({ "wait": false }));
             }
@@ -267,6 +280,7 @@ fn a_storm_leaves_one_life_a_worker_at_most_and_nothing_behind() {
     for worker in 0..WORKERS {
         drop(fs::remove_file(sick(&case, worker)));
     }
+    let frozen = (0..WORKERS).filter(|worker| is_told_as_it_is(&case, *worker)).count();
     calm(&mut up);
 
     // Nothing is left of it, while the supervisor lives.
@@ -285,7 +299,11 @@ fn a_storm_leaves_one_life_a_worker_at_most_and_nothing_behind() {
     let mut all: BTreeMap<String, u32> = BTreeMap::new();
     done.into_iter().flatten().for_each(|(what, n)| *all.entry(what).or_default() += n);
     let runs = up.seen.iter().filter(|e| matches!(e.kind, EventKind::Started { .. })).count();
-    eprintln!("storm: {runs} runs in {time:?}, {} events, seed {}: {all:?}", up.seen.len(), seed.0);
+    eprintln!(
+        "storm: {runs} runs in {time:?}, {} events, {frozen} frozen at its end, seed {}: {all:?}",
+        up.seen.len(),
+        seed.0
+    );
     assert_eq!(told["workers"].as_array().map(Vec::len), Some(WORKERS), "{told}");
     for worker in told["workers"].as_array().unwrap() {
         assert_eq!(worker["state"], "stopped", "{worker}");
@@ -293,6 +311,7 @@ fn a_storm_leaves_one_life_a_worker_at_most_and_nothing_behind() {
     for worker in 0..WORKERS {
         lives_fit(&case, &up, worker);
         no_wish_is_ignored(&up.of(&id(worker)).collect::<Vec<_>>());
+        nobody_is_frozen_unasked(&up.of(&id(worker)).collect::<Vec<_>>());
     }
 }
 
@@ -340,6 +359,43 @@ fn no_wish_is_ignored(events: &[&Event]) {
             }
             EventKind::State { state: State::Starting, detail: Detail::Preparing } => {
                 assert!(down.is_none(), "a new run in spite of {:?}: {event:?}", down.map(|e| &e.kind));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Waits until what is told of one that runs is what its cgroup says; whether it is frozen.
+fn is_told_as_it_is(case: &Case, worker: usize) -> bool {
+    let name = id(worker);
+    let mut door = Door::open(&case.socket());
+    wait_until(&format!("it is told whether {name} is frozen"), || {
+        let status = door.get(&format!("/v1/workers/{name}")).body;
+        let run = status["run"].as_u64().and_then(|run| u32::try_from(run).ok()).unwrap();
+        match status["state"].as_str() {
+            Some("running") => {
+                let told = status["detail"] == "frozen";
+                (freezer(&case.run_dir(&name, run)) == (told, told)).then_some(told)
+            }
+            Some("stopped") => Some(false),
+            _ => None,
+        }
+    })
+}
+
+/// A run is frozen after a person has asked for that, and its health decides nothing while it is.
+fn nobody_is_frozen_unasked(events: &[&Event]) {
+    let mut asked = BTreeSet::new();
+    let mut frozen = false;
+    for event in events {
+        match &event.kind {
+            EventKind::Operator { what, .. } if what == "freeze" => drop(asked.insert(event.run)),
+            EventKind::State { detail, .. } => {
+                frozen = *detail == Detail::Running(Readiness::Frozen);
+                assert!(!frozen || asked.contains(&event.run), "nobody has asked for it: {event:?}");
+            }
+            EventKind::Decision(Decision { trigger: Trigger::Health, .. }) => {
+                assert!(!frozen, "the health of one that is frozen: {event:?}");
             }
             _ => {}
         }
