@@ -572,7 +572,15 @@ fn whichever_of_ours_is_killed_no_worker_notices_and_every_exit_and_line_is_acco
         let after = near.0.as_nanos().cast_signed() - at.as_nanos().cast_signed();
         let in_store = remembered[name].get(run);
         eprintln!("untold: {name}.{run}, {} us before {:?}; the store: {in_store:?}", after / 1000, near.1);
-        for event in ups.iter().flat_map(|up| up.of(name)).filter(|e| e.run.is_some_and(|r| r.abs_diff(*run) < 2)) {
+        let id = format!("{name}.{run}");
+        let tells = |event: &&Event| match &event.kind {
+            EventKind::Reconciled { what } => what.contains(&id),
+            _ => {
+                event.worker.as_ref().is_some_and(|w| w.as_str() == name)
+                    && event.run.is_some_and(|r| r.abs_diff(*run) < 2)
+            }
+        };
+        for event in ups.iter().flat_map(|up| &up.seen).filter(tells) {
             eprintln!("    {}", serde_json::to_string(event).unwrap());
         }
     }
