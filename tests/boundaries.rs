@@ -250,7 +250,10 @@ fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
 
 /// The part of a file that ships: tests stand last, behind `#[cfg(test)]`. Comments name neighbours freely.
 fn shipped(text: &str) -> String {
-    let text = text.split("\n#[cfg(test)]\nmod tests").next().unwrap();
+    let behind = |(at, attribute): &(usize, &str)| text[at + attribute.len()..].lines().next().unwrap_or_default();
+    // Some are seen by other tests.
+    let tests = text.match_indices("\n#[cfg(test)]\n").find(|found| behind(found).ends_with("mod tests {"));
+    let text = &text[..tests.map_or(text.len(), |(at, _)| at)];
     text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 

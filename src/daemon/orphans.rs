@@ -53,7 +53,7 @@ pub(super) fn hand_over(
             }
             continue;
         }
-        if let Err(error) = orphans.take(kernel, note, *populated, clock) {
+        if let Err(error) = orphans.take(kernel, note, clock) {
             // It is left alone then, and nothing is started over it.
             tracing::error!(%run, error = %chain(&*error), "an orphaned run cannot be taken over");
         }
@@ -62,30 +62,20 @@ pub(super) fn hand_over(
 }
 
 impl Orphans {
-    fn take(
-        &mut self,
-        kernel: &HostKernel,
-        note: &RunNote,
-        populated: bool,
-        clock: Clock,
-    ) -> Result<(), Box<dyn std::error::Error>> {
+    fn take(&mut self, kernel: &HostKernel, note: &RunNote, clock: Clock) -> Result<(), Box<dyn std::error::Error>> {
         let run = &note.run;
         let at = note.started_mono_ns.map_or_else(|| clock.now(), |ns| Mono(Duration::from_nanos(ns)));
         let (process, pidfd) = match kernel.orphan(note)? {
             Orphan::Alive { pid, start_ticks, pidfd } => ((pid, start_ticks), Some(pidfd)),
             Orphan::Gone => ((note.pid.unwrap_or(0), note.pid_start_ticks.unwrap_or(0)), None),
             Orphan::Unlaunched => {
-                if populated {
-                    kernel.kill_half_made(run)?;
-                    self.half_made.push(run.clone());
-                    return Ok(());
-                }
-                if !kernel.was_inhabited(run)? {
-                    return Ok(());
-                }
-                // Somebody was in it: whether that came to its program nobody can tell any more.
-                ((0, 0), None)
+                kernel.kill_half_made(run)?;
+                self.half_made.push(run.clone());
+                return Ok(());
             }
+            // Whether whoever was in it came to his program nobody can tell any more.
+            Orphan::Nobody if kernel.was_inhabited(run)? => ((0, 0), None),
+            Orphan::Nobody => return Ok(()),
         };
         let alive = pidfd.is_some();
         kernel.entrust(run, process, at, pidfd)?;

@@ -105,11 +105,11 @@ fn encode(note: &RunNote) -> Result<Vec<u8>, NoteError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::kernel) mod tests {
     use super::*;
     use crate::model::{Confidence, Counters, Evidence, ExitCause, MemoryEvents, RunEnd, RunId, WorkerId};
 
-    fn note() -> RunNote {
+    pub(in crate::kernel) fn note() -> RunNote {
         let id = "x".repeat(WorkerId::MAX_LEN);
         let memory = MemoryEvents { low: u64::MAX, oom: 3, ..MemoryEvents::default() };
         RunNote {

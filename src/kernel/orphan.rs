@@ -29,8 +29,10 @@ pub enum Orphan {
     },
     /// It ran, and is gone.
     Gone,
-    /// It never ran: at most there is a child that has not executed its program.
+    /// It has not run: there is a child that has not executed its program.
     Unlaunched,
+    /// Nobody is there, and the record names nobody.
+    Nobody,
 }
 
 /// Looks for the main process of the run in `dir`, of this boot.
@@ -45,7 +47,7 @@ pub fn identify(dir: &Dir, note: &RunNote) -> io::Result<Orphan> {
     let stats: Vec<Stat> = stats.collect();
     let main = oldest_leader(&stats).filter(|main| note.pid.is_none_or(|pid| pid == main.pid));
     let Some(main) = main else {
-        return Ok(if note.pid.is_some() || !stats.is_empty() { Orphan::Gone } else { Orphan::Unlaunched });
+        return Ok(if note.pid.is_some() || !stats.is_empty() { Orphan::Gone } else { Orphan::Nobody });
     };
     if executes_us(main.pid) {
         return Ok(Orphan::Unlaunched);
@@ -85,6 +87,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::kernel::note::tests::note;
 
     fn stat(pid: i32, session: i32, starttime: u64) -> Stat {
         let mut stat = Process::myself().unwrap().stat().unwrap();
@@ -100,6 +103,18 @@ mod tests {
         assert_eq!(main(&[stat(3, 3, 9), stat(10, 10, 5)]), Some(10));
         assert_eq!(main(&[stat(12, 10, 6), stat(13, 13, 7)]), None, "its main process is gone");
         assert_eq!(main(&[]), None);
+    }
+
+    #[test]
+    fn of_nobody_it_is_not_said_that_he_had_not_come_to_his_program() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::write(tmp.path().join("cgroup.procs"), "").unwrap();
+        let dir = Dir::on_any_fs(tmp.path());
+        // He may have ended since somebody was last seen there.
+        let unnamed = RunNote { pid: None, pid_start_ticks: None, ..note() };
+        assert!(matches!(identify(&dir, &unnamed).unwrap(), Orphan::Nobody));
+        let named = RunNote { pid_start_ticks: None, ..note() };
+        assert!(matches!(identify(&dir, &named).unwrap(), Orphan::Gone));
     }
 
     #[test]
