@@ -115,23 +115,36 @@ fn systemd_hears_the_supervisor_through_the_keeper_and_the_workers_never_get_its
 }
 
 #[test]
-fn what_was_said_in_time_counts_however_late_the_keeper_hears_it() {
+fn a_keeper_that_could_not_listen_holds_nothing_against_its_supervisor() {
     let bed = Bed::start_with("into-cgroup", |command, dir| {
         command.env("NOTIFY_SOCKET", dir.join("nobody")).env("WATCHDOG_USEC", "8000000");
     });
     let (mut fake, ..) = bed.greeted();
-    let nonce = fake.asked();
-    let asked = monotonic();
     let keeper = pidfd::open(bed.keeper_pid()).unwrap();
-    pidfd::signal(keeper.as_fd(), libc::SIGSTOP).unwrap();
-    let state = || std::fs::read_to_string(format!("/proc/{}/stat", bed.keeper_pid())).unwrap();
-    wait_for("a stopped keeper", || state().contains(") T ").then_some(()));
-    fake.send(&ToKeeper::Pong { nonce }, &[]);
-    // A quarter of the watchdog's limit is its patience.
-    wait_for("its end of patience", || (monotonic().since(asked) > Duration::from_secs(3)).then_some(()));
-    pidfd::signal(keeper.as_fd(), libc::SIGCONT).unwrap();
-    assert_eq!(fake.list(), []);
-    assert!(!bed.said().contains("is killed"), "{}", bed.said());
+    let signal = |signal| pidfd::signal(keeper.as_fd(), signal).unwrap();
+    let wait_state = |letter| {
+        let is_so = || std::fs::read_to_string(format!("/proc/{}/stat", bed.keeper_pid())).unwrap().contains(letter);
+        wait_for(letter, || is_so().then_some(()));
+    };
+    // It was said in time and is read late, or nobody could say anything: both stood still, frozen together.
+    for said_in_time in [true, false] {
+        let nonce = fake.asked();
+        let asked = monotonic();
+        signal(libc::SIGSTOP);
+        wait_state(") T ");
+        if said_in_time {
+            fake.send(&ToKeeper::Pong { nonce }, &[]);
+        }
+        // A quarter of the watchdog's limit is its patience, and a second more is late.
+        wait_for("its end of patience", || (monotonic().since(asked) > Duration::from_secs(4)).then_some(()));
+        signal(libc::SIGCONT);
+        wait_state(") S ");
+        if !said_in_time {
+            fake.send(&ToKeeper::Pong { nonce }, &[]);
+        }
+        assert_eq!(fake.list(), []);
+        assert!(!bed.said().contains("is killed"), "{}", bed.said());
+    }
 }
 
 /// One thread, and at most 2 MB that the process alone costs: what it has written to, or made without a file

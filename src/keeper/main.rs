@@ -205,6 +205,7 @@ impl Keeper {
         }
         let ended = self.take_signals(now)?;
         self.hear_supervisor(now);
+        self.supervisor.read_late(now);
         Ok(ended)
     }
 

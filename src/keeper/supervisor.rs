@@ -126,6 +126,13 @@ impl Supervisor {
         matches!(self.due(now), Some(Due::GiveUp(_)))
     }
 
+    /// All that it has said and done is known, as late as it may be.
+    pub(super) fn read_late(&mut self, now: Mono) {
+        if let Some(seat) = &mut self.seat {
+            seat.vigil.read_late(now);
+        }
+    }
+
     /// What time alone has brought about.
     pub(super) fn tick(&mut self, now: Mono) {
         match self.due(now) {

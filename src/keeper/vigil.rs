@@ -15,6 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const STOPPED: Duration = Duration::from_secs(2);
 /// How long a new one may take to say hello: it starts on a host that may be short of everything.
 const HELLO: Duration = Duration::from_secs(30);
+/// Whoever looks so much later than he meant to was himself stopped, frozen or kept from the processor, and most likely not alone.
+const LATE: Duration = Duration::from_secs(1);
 /// How long one that has closed its socket may take to exit.
 const LEAVING: Duration = Duration::from_secs(10);
 
@@ -89,6 +91,24 @@ impl Vigil {
         self.sign = Sign::NotWaitedFor;
         self.hello = None;
         self.leaving.get_or_insert(now + LEAVING);
+    }
+
+    /// What was to have been said by now was read, and is not there. Where we look that late, it is waited for once more.
+    pub(super) fn read_late(&mut self, now: Mono) {
+        let late = LATE.min(self.patience);
+        let renew = |at: &mut Mono, patience| {
+            if *at + late <= now {
+                *at = now + patience;
+            }
+        };
+        if let Sign::GiveUpAt(at) = &mut self.sign {
+            renew(at, self.patience);
+        }
+        for (at, patience) in [(&mut self.hello, HELLO), (&mut self.stopped, STOPPED), (&mut self.leaving, LEAVING)] {
+            if let Some(at) = at {
+                renew(at, patience);
+            }
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<Mono> {
@@ -189,6 +209,19 @@ mod tests {
         assert_eq!(vigil.deadline(), Some(at(106)));
         vigil.stopped(at(103));
         assert_eq!(vigil.due(at(105)), Some(Due::GiveUp("it was stopped (SIGSTOP) and not continued")));
+    }
+
+    #[test]
+    fn who_was_waited_for_by_one_that_could_not_look_is_waited_for_once_more() {
+        let mut vigil = greeted();
+        vigil.asked(at(100));
+        vigil.read_late(at(105));
+        assert_eq!(vigil.due(at(105)), Some(Due::GiveUp("it did not answer")), "that is in time");
+        vigil.read_late(at(106));
+        assert_eq!((vigil.due(at(106)), vigil.deadline()), (None, Some(at(111))));
+        vigil.stopped(at(107));
+        vigil.read_late(at(111));
+        assert_eq!((vigil.due(at(111)), vigil.deadline()), (Some(Due::GiveUp("it did not answer")), Some(at(111))));
     }
 
     #[test]
