@@ -12,7 +12,7 @@ mod frozen;
 mod support;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt, fs,
     path::{Path, PathBuf},
     process::Stdio,
@@ -407,8 +407,6 @@ struct Exits {
     told: u32,
     exact: u32,
     unknown: u32,
-    /// Of runs whose keeper was killed before it could say that their programs have begun.
-    not_begun: u32,
     /// By two supervisors, as the same.
     twice: u32,
     /// In the store, while the supervisor that had it printed was killed before it was.
@@ -431,14 +429,6 @@ fn exits(
             told.entry((worker.to_string(), run)).or_default().push(cause.clone());
         }
     }
-    // Killed by the next keeper's supervisor: nobody had come to say which process its program was.
-    let killed = |event: &Event| match &event.kind {
-        EventKind::Reconciled { what } => {
-            Some(what.strip_prefix("killed ")?.strip_suffix(": its program had not begun")?.to_owned())
-        }
-        _ => None,
-    };
-    let not_begun: BTreeSet<String> = ups.iter().flat_map(|up| &up.seen).filter_map(killed).collect();
     let mut exits = Exits::default();
     for worker in (0..CODED).map(coded) {
         let mut last = 0;
@@ -466,7 +456,6 @@ fn exits(
                     exits.exact += 1;
                 }
                 Some(ExitCause::Unknown { why: UnknownWhy::SupervisorAway }) if blind => exits.unknown += 1,
-                None if blind && not_begun.contains(&format!("{worker}.{run}")) => exits.not_begun += 1,
                 None | Some(ExitCause::Unknown { why: UnknownWhy::SupervisorAway }) => {
                     exits.untold.push((worker.clone(), run, at));
                 }
