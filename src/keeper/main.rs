@@ -137,25 +137,14 @@ impl Keeper {
 
     /// The supervisor's exit code.
     fn work(&mut self) -> Result<i32, Failure> {
-        let code = self.serve()?;
-        self.hand_pipes_over();
-        Ok(code)
-    }
-
-    /// Until the supervisor exits; its code.
-    fn serve(&mut self) -> Result<i32, Failure> {
         let mut events = Vec::with_capacity(64);
         // What ended before anybody looked. No supervisor runs yet, so nothing follows for us.
         self.reap(monotonic())?;
         loop {
-            let now = monotonic();
-            if let Some(code) = self.catch_up(now)? {
-                return Ok(code);
-            }
-            self.reexecute_when_ready(now);
-            self.tick(now);
+            let looked = monotonic();
+            self.reexecute_when_ready(looked);
             self.ask_for_room()?;
-            let timeout = self.deadline().map(|at| timespec(at.since(monotonic())));
+            let timeout = self.deadline().map(|at| timespec(at.since(looked)));
             events.clear();
             let spare = rustix::buffer::spare_capacity(&mut events);
             match epoll::wait(&self.epoll, spare, timeout.as_ref()) {
@@ -186,8 +175,15 @@ impl Keeper {
                     }
                 };
                 if let Some(code) = ended {
+                    self.hand_pipes_over();
                     return Ok(code);
                 }
+            }
+            // Nobody is given up for what only waits to be read: it may be us who are late, stopped or kept from the processor. So
+            // time has come no further than to the last look at everything.
+            if events.len() < events.capacity() {
+                self.supervisor.read_late(looked);
+                self.tick(looked);
             }
         }
     }
@@ -195,18 +191,6 @@ impl Keeper {
     fn deadline(&self) -> Option<Mono> {
         let all = [self.supervisor.deadline(), self.logs.deadline(), self.runs.deadline(), self.watchdog_at];
         all.into_iter().chain([self.reexec_deadline()]).flatten().min()
-    }
-
-    /// What a supervisor has said or done in time is read before it is given up: it may be us who are late, stopped or kept
-    /// from the processor.
-    fn catch_up(&mut self, now: Mono) -> Result<Option<i32>, Failure> {
-        if !self.supervisor.is_overdue(now) {
-            return Ok(None);
-        }
-        let ended = self.take_signals(now)?;
-        self.hear_supervisor(now);
-        self.supervisor.read_late(now);
-        Ok(ended)
     }
 
     fn tick(&mut self, now: Mono) {

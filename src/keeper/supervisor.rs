@@ -117,16 +117,7 @@ impl Supervisor {
         [self.restart_at, seat.and_then(|seat| seat.vigil.deadline())].into_iter().flatten().min()
     }
 
-    fn due(&self, now: Mono) -> Option<Due> {
-        self.seat.as_ref().filter(|seat| seat.given_up.is_none())?.vigil.due(now)
-    }
-
-    /// Whether it would be given up for all that is known.
-    pub(super) fn is_overdue(&self, now: Mono) -> bool {
-        matches!(self.due(now), Some(Due::GiveUp(_)))
-    }
-
-    /// All that it has said and done is known, as late as it may be.
+    /// All that it had said and done by then is known.
     pub(super) fn read_late(&mut self, now: Mono) {
         if let Some(seat) = &mut self.seat {
             seat.vigil.read_late(now);
@@ -135,7 +126,8 @@ impl Supervisor {
 
     /// What time alone has brought about.
     pub(super) fn tick(&mut self, now: Mono) {
-        match self.due(now) {
+        let Some(seat) = self.seat.as_mut().filter(|seat| seat.given_up.is_none()) else { return };
+        match seat.vigil.due(now) {
             Some(Due::Ask) => self.ping(now),
             Some(Due::GiveUp(why)) => self.give_up(why),
             None => {}

@@ -93,7 +93,7 @@ impl Vigil {
         self.leaving.get_or_insert(now + LEAVING);
     }
 
-    /// What was to have been said by now was read, and is not there. Where we look that late, it is waited for once more.
+    /// What had been said by `now` was read. Whom that leaves overdue by a second and more has his time again.
     pub(super) fn read_late(&mut self, now: Mono) {
         let late = LATE.min(self.patience);
         let renew = |at: &mut Mono, patience| {
