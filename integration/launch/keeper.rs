@@ -11,7 +11,7 @@ use pinfold::kernel::pidfd;
 use pinfold::model::{ExitStatus, RunId};
 use serde_bytes::ByteBuf;
 
-use crate::support::{Bed, MISBEHAVE, launched, plan, run, wait_for};
+use crate::support::{Bed, MISBEHAVE, launched, pause, plan, run, wait_for};
 
 #[test]
 fn every_exit_code_and_every_deadly_signal_is_told_and_kept_until_acknowledged() {
@@ -145,6 +145,31 @@ fn a_keeper_that_could_not_listen_holds_nothing_against_its_supervisor() {
         assert_eq!(fake.list(), []);
         assert!(!bed.said().contains("is killed"), "{}", bed.said());
     }
+}
+
+#[test]
+fn a_launch_that_has_executed_while_the_keeper_was_stopped_has_not_taken_too_long() {
+    let bed = Bed::start("into-cgroup");
+    let (mut fake, ..) = bed.greeted();
+    let run = run("late", 1);
+    let mut plan = plan(&run, &[MISBEHAVE, "sleep"]);
+    // An exec that takes its time: the right file is the last that is tried.
+    plan.candidates = std::iter::repeat_n(ByteBuf::from("/-"), 500_000).chain([ByteBuf::from(MISBEHAVE)]).collect();
+    bed.launch(&fake, &plan);
+    let child = wait_for("its process", || bed.tree.pids("late.1").first().copied());
+    let tries = || procfs::process::Process::new(child).and_then(|p| p.stat()).is_ok_and(|stat| stat.stime > 1);
+    wait_for("its tries", || tries().then_some(()));
+    bed.tree.write("late.1/cgroup.freeze", "1");
+    let keeper = pidfd::open(bed.keeper_pid()).unwrap();
+    pidfd::signal(keeper.as_fd(), libc::SIGSTOP).unwrap();
+    bed.tree.write("late.1/cgroup.freeze", "0");
+    wait_for("its program", || {
+        std::fs::read_link(format!("/proc/{child}/exe")).ok().filter(|exe| exe == Path::new(MISBEHAVE))
+    });
+    // Thirty seconds is what a launch may take.
+    pause(30_000);
+    pidfd::signal(keeper.as_fd(), libc::SIGCONT).unwrap();
+    assert_eq!(launched(fake.next().0).0, run);
 }
 
 /// One thread, and at most 2 MB that the process alone costs: what it has written to, or made without a file

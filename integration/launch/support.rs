@@ -71,8 +71,8 @@ impl Drop for Tree {
     }
 }
 
-fn pause(ms: i64) {
-    poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: ms * 1_000_000 })).ok();
+pub(crate) fn pause(ms: i64) {
+    poll(&mut [], Some(&Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 })).ok();
 }
 
 /// Looks until it is so.
