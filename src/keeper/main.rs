@@ -182,7 +182,6 @@ impl Keeper {
             // Nobody is given up for what only waits to be read: it may be us who are late, stopped or kept from the processor. So
             // time has come no further than to the last look at everything.
             if events.len() < events.capacity() {
-                self.supervisor.read_late(looked);
                 self.tick(looked);
             }
         }

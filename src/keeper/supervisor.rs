@@ -117,16 +117,10 @@ impl Supervisor {
         [self.restart_at, seat.and_then(|seat| seat.vigil.deadline())].into_iter().flatten().min()
     }
 
-    /// All that it had said and done by then is known.
-    pub(super) fn read_late(&mut self, now: Mono) {
-        if let Some(seat) = &mut self.seat {
-            seat.vigil.read_late(now);
-        }
-    }
-
-    /// What time alone has brought about.
+    /// What time alone has brought about. All that it had said and done by `now` has been read.
     pub(super) fn tick(&mut self, now: Mono) {
         let Some(seat) = self.seat.as_mut().filter(|seat| seat.given_up.is_none()) else { return };
+        seat.vigil.read_late(now);
         match seat.vigil.due(now) {
             Some(Due::Ask) => self.ping(now),
             Some(Due::GiveUp(why)) => self.give_up(why),
