@@ -11,7 +11,7 @@ use pinfold::kernel::pidfd;
 use pinfold::model::{ExitStatus, RunId};
 use serde_bytes::ByteBuf;
 
-use crate::support::{Bed, MISBEHAVE, launched, pause, plan, run, wait_for};
+use crate::support::{Bed, MISBEHAVE, launched, pause, plan, run, slow_plan, wait_for};
 
 #[test]
 fn every_exit_code_and_every_deadly_signal_is_told_and_kept_until_acknowledged() {
@@ -152,10 +152,7 @@ fn a_launch_that_has_executed_while_the_keeper_was_stopped_has_not_taken_too_lon
     let bed = Bed::start("into-cgroup");
     let (mut fake, ..) = bed.greeted();
     let run = run("late", 1);
-    let mut plan = plan(&run, &[MISBEHAVE, "sleep"]);
-    // An exec that takes its time: the right file is the last that is tried.
-    plan.candidates = std::iter::repeat_n(ByteBuf::from("/-"), 500_000).chain([ByteBuf::from(MISBEHAVE)]).collect();
-    bed.launch(&fake, &plan);
+    bed.launch(&fake, &slow_plan(&run));
     let child = wait_for("its process", || bed.tree.pids("late.1").first().copied());
     let tries = || procfs::process::Process::new(child).and_then(|p| p.stat()).is_ok_and(|stat| stat.stime > 1);
     wait_for("its tries", || tries().then_some(()));

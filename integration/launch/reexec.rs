@@ -5,9 +5,8 @@ use std::os::fd::AsFd;
 use pinfold::clock::monotonic;
 use pinfold::keeper::protocol::{FromKeeper, ToKeeper};
 use pinfold::model::ExitStatus;
-use serde_bytes::ByteBuf;
 
-use crate::support::{Bed, Fake, MISBEHAVE, TESTBED, plan, run, wait_for};
+use crate::support::{Bed, Fake, MISBEHAVE, TESTBED, plan, run, slow_plan, wait_for};
 
 fn ask(fake: &Fake, file: &str) {
     let file = std::fs::File::open(file).unwrap();
@@ -44,10 +43,7 @@ fn what_lives_has_ended_or_is_in_flight_is_the_next_keepers_and_its_signals_too(
     bed.launch(&first, &plan(&run("dead", 1), &[MISBEHAVE, "exit", "7"]));
     launched(&mut first);
     let (FromKeeper::Exited { .. }, _) = first.next() else { panic!("it has not ended") };
-    // An exec that takes its time: the right file is the last that is tried.
-    let mut flying = plan(&run("flying", 1), &[MISBEHAVE, "sleep"]);
-    flying.candidates = std::iter::repeat_n(ByteBuf::from("/-"), 500_000).chain([ByteBuf::from(MISBEHAVE)]).collect();
-    bed.launch(&first, &flying);
+    bed.launch(&first, &slow_plan(&run("flying", 1)));
     ask(&first, TESTBED);
     first.exit(0);
     drop(first);

@@ -8,9 +8,8 @@ use pinfold::clock::monotonic;
 use pinfold::keeper::protocol::{FromKeeper, ToKeeper};
 use pinfold::kernel::pidfd::{self, Whom};
 use pinfold::model::ExitStatus;
-use serde_bytes::ByteBuf;
 
-use crate::support::{Bed, MISBEHAVE, launched, plan, run, wait_for};
+use crate::support::{Bed, MISBEHAVE, launched, plan, run, slow_plan, wait_for};
 
 #[test]
 fn a_killed_supervisor_is_replaced_and_finds_everything_as_it_was() {
@@ -74,11 +73,7 @@ fn a_launch_in_flight_is_in_the_list_of_the_next_supervisor_before_it_is_decided
     let bed = Bed::start("into-cgroup");
     let (first, ..) = bed.greeted();
     let run = run("flying", 1);
-    let mut plan = plan(&run, &[MISBEHAVE, "sleep"]);
-    // An exec that takes its time: the right file is the last that is tried.
-    let tries = 500_000;
-    plan.candidates = std::iter::repeat_n(ByteBuf::from("/-"), tries).chain([ByteBuf::from(MISBEHAVE)]).collect();
-    bed.launch(&first, &plan);
+    bed.launch(&first, &slow_plan(&run));
     wait_for("its process", || bed.tree.pids("flying.1").first().copied());
     // Amid its tries, and no further before the next one has seen it.
     bed.tree.write("flying.1/cgroup.freeze", "1");

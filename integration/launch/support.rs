@@ -113,6 +113,12 @@ pub(crate) fn plan(run: &RunId, argv: &[&str]) -> LaunchPlan {
     }
 }
 
+/// An exec that takes its time: the right file is the last that is tried.
+pub(crate) fn slow_plan(run: &RunId) -> LaunchPlan {
+    let tries = std::iter::repeat_n(ByteBuf::from("/-"), 500_000);
+    LaunchPlan { candidates: tries.chain([ByteBuf::from(MISBEHAVE)]).collect(), ..plan(run, &[MISBEHAVE, "sleep"]) }
+}
+
 /// The run that was launched, and its main process.
 pub(crate) fn launched(message: FromKeeper) -> (RunId, i32) {
     match message {
