@@ -100,14 +100,18 @@ impl Sight {
     }
 }
 
+/// Whether `cgroup.events` has this line. Not where the directory is gone.
+fn says(dir: &Path, line: &str) -> bool {
+    tree::read(dir, "cgroup.events").lines().any(|said| said == line)
+}
+
 pub(crate) fn is_populated(dir: &Path) -> bool {
-    tree::read(dir, "cgroup.events").lines().any(|line| line == "populated 1")
+    says(dir, "populated 1")
 }
 
 /// What `cgroup.freeze` asks for, and whether all of it is frozen.
 pub(crate) fn freezer(dir: &Path) -> (bool, bool) {
-    let frozen = tree::read(dir, "cgroup.events").lines().any(|line| line == "frozen 1");
-    (tree::read(dir, "cgroup.freeze") == "1", frozen)
+    (tree::read(dir, "cgroup.freeze") == "1", says(dir, "frozen 1"))
 }
 
 /// The record of a run's directory, read as any MessagePack: root's, or a user's.
